@@ -4,6 +4,7 @@
 // Threads: one job at a time; run() may be called from one thread at a time.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 
