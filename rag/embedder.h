@@ -1,0 +1,39 @@
+// What rag needs from the engine: vectors for texts, and token counts. app adapts the engine to it.
+//
+// Threads: implementations may be used by one thread at a time.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace apud {
+
+enum class EmbedKind { kQuery, kPassage };
+
+class TextEmbedder {
+ public:
+  virtual ~TextEmbedder() = default;
+  /// Identity of weights, tokenizer, prompts and dimension: vectors of one fingerprint compare.
+  virtual std::string fingerprint() const = 0;
+  virtual std::string name() const = 0;
+  virtual int dimension() const = 0;
+  /// Tokens of input that the model takes, its prompt and special tokens included.
+  virtual int max_tokens() const = 0;
+  /// Tokens of `text` alone.
+  virtual int count_tokens(std::string_view text) const = 0;
+  /// False for models that know English only: readers of other scripts are warned.
+  virtual bool multilingual() const = 0;
+  /// out (texts.size(), dimension): unit vectors. A vector does not depend on its batch neighbours.
+  /// Texts longer than max_tokens() are a bug of the caller (CHECK).
+  virtual void embed(std::span<const std::string> texts, EmbedKind kind, std::span<float> out) = 0;
+};
+
+/// Counts tokens as the chat model's tokenizer does, for packing.
+class TokenCounter {
+ public:
+  virtual ~TokenCounter() = default;
+  virtual int count(std::string_view text) const = 0;
+};
+
+}  // namespace apud
