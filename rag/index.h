@@ -1,0 +1,81 @@
+// The vector index of one collection: exact inner-product search over fp16 rows held in FAISS
+// storage, scanned by our own vectorised loop (Debian's FAISS 1.7.3 is a plain SSE2 build).
+//
+// A cache beside the store: saved in our own checksummed file with the collection's uuid, embedder
+// and generation; on any doubt it is ignored and rebuilt from the store, never answered from.
+// FAISS's deserialiser never sees a file. Threads: const methods may run in parallel.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "rag/store.h"
+
+namespace apud {
+
+struct VectorHit {
+  int64_t chunk = 0;
+  float score = 0;  // inner product of unit vectors
+};
+
+/// Instruction sets of the scan; kPortable runs everywhere.
+enum class ScanIsa { kPortable, kAvx2, kAvx512 };
+const char* scan_isa_name(ScanIsa isa);
+/// What this machine can run, best last.
+std::vector<ScanIsa> scan_isas();
+
+class VectorIndex {
+ public:
+  explicit VectorIndex(int dimension);
+  ~VectorIndex();
+  VectorIndex(VectorIndex&&) noexcept;
+  VectorIndex& operator=(VectorIndex&&) noexcept;
+
+  int dimension() const;
+  int64_t size() const;  // live rows
+  int64_t tombstones() const;
+  /// Adds a row, or replaces the chunk's row. fp16 unit vector (dimension).
+  void add(int64_t chunk, std::span<const uint16_t> vector);
+  /// Returns false when the chunk is not there. Compacts when a fifth is dead.
+  bool remove(int64_t chunk);
+  /// Best k by inner product, best first, ties by chunk id. `keep`, when given, filters chunks.
+  /// query (dimension) fp32.
+  std::vector<VectorHit> search(std::span<const float> query, int k,
+                                const std::function<bool(int64_t)>& keep = {}) const;
+  /// Inner products with the given chunks; NaN where absent.
+  std::vector<float> scores(std::span<const float> query, std::span<const int64_t> chunks) const;
+  /// Forces a scan (tests, bench); nullopt: the best one. Throws kUsage where it cannot run.
+  void force_isa(std::optional<ScanIsa> isa);
+  ScanIsa isa() const;
+
+  /// Identity under which the file is valid.
+  struct Key {
+    std::string collection_uuid;
+    std::string embedder;  // fingerprint
+    int64_t generation = 0;
+  };
+  /// Atomic replacement of `file`.
+  void save(const Path& file, const Key& key) const;
+  /// Absent when the file is missing, damaged, or of another key; `why` (when given) says which.
+  static std::optional<VectorIndex> load(const Path& file, const Key& key, int dimension,
+                                         std::string* why = nullptr);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// cache_dir()/index/<uuid>.vec
+Path vector_index_path(const std::string& collection_uuid);
+/// Loads the collection's index or rebuilds it from the store (and saves it, where the cache folder
+/// can be written). `note` says what happened when it was not simply loaded.
+VectorIndex open_vector_index(Store& store, const CollectionInfo& collection,
+                              std::string* note = nullptr);
+
+}  // namespace apud

@@ -1,0 +1,96 @@
+// Packing: the most useful sentences of the best chunks, to an exact token budget.
+//
+// Sentences are scored by .5 cosine + .5 idf overlap + .5 / (1 + chunk rank / 5) (measured in
+// rag.md section 5), neighbours are joined, document order is restored, near-duplicates dropped.
+// Nothing is cut in silence: what was left out is in the result with its score.
+//
+// Threads: one at a time.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "rag/embedder.h"
+#include "rag/retriever.h"
+#include "rag/store.h"
+
+namespace apud {
+
+/// A range of one document that was put before the model under a short id.
+struct Passage {
+  int id = 0;  // as the model sees it, [id]; 1-based, unique in a conversation
+  int64_t document = 0;
+  std::string collection;
+  std::string path;  // or the name given to `-f` text
+  std::string title;
+  std::string heading_path;
+  size_t begin = 0;  // range of the normalised text; sentences may be missing inside
+  size_t end = 0;
+  Anchor from;
+  Anchor to;
+  std::string text;         // as shown to the model: " … " where sentences were left out
+  std::string source_text;  // text[begin, end) of the document, for checking quotes
+  double score = 0;         // of its best sentence
+  int chunk_rank = 0;       // best rank among the hits it came from; 0: not from retrieval
+};
+
+struct LeftOut {
+  std::string path;
+  Anchor from;
+  std::string heading_path;
+  double score = 0;
+  int tokens = 0;
+  std::string reason;  // "budget", "duplicate of [3]"
+};
+
+/// Sentences already in the conversation: not packed again.
+struct SentRange {
+  int passage = 0;  // its id
+  int64_t document = 0;
+  size_t begin = 0;
+  size_t end = 0;
+};
+
+struct PackOptions {
+  int budget = 2000;  // tokens of render_evidence() at most
+  int first_id = 1;
+  std::vector<SentRange> sent;  // the ledger's
+  int max_hits = 30;            // chunks considered
+  bool whole_document = true;   // one document asked for and small enough goes in whole
+};
+
+struct Packed {
+  std::vector<Passage> passages;  // new ones, canonical order (document, offset)
+  std::vector<int> referred;      // ids of earlier passages that the hits fall into, best first
+  std::vector<LeftOut> left_out;
+  std::string evidence;  // render_evidence(passages)
+  int tokens = 0;        // counter.count(evidence); <= budget
+};
+
+/// The markup in the prompt: one block per passage, "[id] path, lines a-b · heading" and the text.
+/// Inside texts, anything that looks like such a mark is written with round brackets.
+std::string render_evidence(std::span<const Passage> passages);
+
+class Packer {
+ public:
+  /// `embedder` may be null: then sentences are scored without cosine. Borrows both.
+  Packer(Store& store, TextEmbedder* embedder);
+  ~Packer();
+  Packer(const Packer&) = delete;
+  Packer& operator=(const Packer&) = delete;
+
+  Packed pack(std::span<const Hit> hits, std::string_view question, const TokenCounter& counter,
+              const PackOptions& options = {});
+  /// Evidence that is in no store (`-f`, stdin): whole when it fits, else its best sentences.
+  Packed pack_text(std::string_view name, std::string_view text, std::string_view question,
+                   const TokenCounter& counter, const PackOptions& options = {});
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace apud

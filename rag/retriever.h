@@ -1,0 +1,86 @@
+// Retrieval: dense and keyword search over collections, fused by a weighted min-max sum
+// (Bruch et al., TOIS 2023: a convex combination beats reciprocal ranks), with every score kept.
+//
+// Ownership: a Retriever borrows store and embedder and holds the vector indexes it opened.
+// Threads: one at a time. It notices new generations of the store at each retrieve().
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "rag/embedder.h"
+#include "rag/store.h"
+
+namespace apud {
+
+enum class SearchMode { kHybrid, kDense, kBm25 };
+/// "hybrid", "dense", "bm25"; throws kUsage naming the value otherwise.
+SearchMode parse_search_mode(std::string_view name);
+const char* search_mode_name(SearchMode mode);
+
+struct RetrieveOptions {
+  SearchMode mode = SearchMode::kHybrid;
+  int k = 10;                     // hits to return
+  int candidates = 100;           // taken from each side
+  std::string previous_question;  // user turn before this one: follow-ups; empty: none
+  bool query_syntax = false;      // `search`: "phrases", -exclusions, path:GLOB, after:/before:DATE
+  std::optional<double> dense_weight;  // instead of the collection's
+};
+
+struct Hit {
+  int64_t chunk = 0;
+  int64_t document = 0;
+  int64_t collection = 0;
+  std::string collection_name;
+  std::string path;
+  std::string title;
+  std::string heading;
+  std::string heading_path;
+  std::string text;  // the chunk's
+  size_t begin = 0;  // of the chunk in the document's normalised text
+  size_t end = 0;
+  Anchor from;                 // line, page, member of begin
+  Anchor to;                   // of the last character
+  int tokens = 0;              // of the embedder
+  int rank = 0;                // 1-based
+  double score = 0;            // what the order rests on, 0..1 for hybrid
+  std::optional<float> dense;  // cosine, where the dense side knows it
+  std::optional<double> bm25;
+};
+
+struct Retrieval {
+  std::vector<Hit> hits;
+  std::string query;                          // as searched
+  std::string joined_query;                   // with the previous turn; empty: none
+  double best_dense = 0;                      // top cosine over all collections
+  double abstain_line = 0;                    // of the collection that gave it
+  bool below_line = false;                    // no evidence by calibration
+  std::vector<std::string> nearest_headings;  // for "not in the documents"
+  double embed_ms = 0;
+  double search_ms = 0;
+  std::vector<std::string> warnings;  // index rebuilt, …
+};
+
+class Retriever {
+ public:
+  /// `embedder` may be null: then only kBm25 works and others throw kUsage.
+  Retriever(Store& store, TextEmbedder* embedder);
+  ~Retriever();
+  Retriever(const Retriever&) = delete;
+  Retriever& operator=(const Retriever&) = delete;
+
+  /// Searches the named collections. Throws kNoInput for unknown names, kUsage for an empty query,
+  /// bad query syntax, or a collection of another embedder (with advice).
+  Retrieval retrieve(std::string_view query, std::span<const std::string> collections,
+                     const RetrieveOptions& options = {});
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace apud
