@@ -34,6 +34,11 @@ def models_dir():
     return Path(base) / "apud" / "models"
 
 
+def vocabularies_dir():
+    """Where scripts/fetch-vocabularies puts its files."""
+    return models_dir().parent / "vocabularies"
+
+
 def field(reader, key):
     value = reader.get_field(key)
     if value is None:
@@ -102,7 +107,7 @@ def wordpiece_encoder(path):
 def encoder(name, vocabularies=None):
     """text -> ids of the tokenizer `name`; `vocabularies` holds the ggml-vocab files."""
     file, kind = TOKENIZERS[name]
-    folder = Path(vocabularies) if file.startswith("ggml-vocab") and vocabularies else models_dir()
+    folder = Path(vocabularies or vocabularies_dir()) if file.startswith("ggml-vocab") else models_dir()
     path = folder / file
     if not path.exists():
         raise FileNotFoundError(path)
