@@ -126,6 +126,12 @@ def halves_layout(weight, heads):
     return weight.reshape(heads, half, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
+def llama3_factor(reader):
+    """The scaling factor of Llama 3's rope: what the slowest frequency is divided by."""
+    (factors,) = [tensor.data for tensor in reader.tensors if tensor.name == "rope_freqs.weight"]
+    return float(factors[-1])
+
+
 def decoder_config(reader, arch, vocab, tied):
     import transformers as hf
 
@@ -138,17 +144,37 @@ def decoder_config(reader, arch, vocab, tied):
         num_key_value_heads=get("attention.head_count_kv"), max_position_embeddings=get("context_length"),
         rms_norm_eps=get("attention.layer_norm_rms_epsilon"), tie_word_embeddings=tied)
     rope = {"rope_type": "default", "rope_theta": get("rope.freq_base")}
+    head_dim = reader.get_field(f"{arch}.attention.key_length")
+    head_dim = head_dim.contents() if head_dim else common["hidden_size"] // common["num_attention_heads"]
+    layers = range(get("block_count"))
     if arch == "llama":
-        return hf.LlamaForCausalLM, hf.LlamaConfig(rope_parameters=rope, **common)
+        if any(tensor.name == "rope_freqs.weight" for tensor in reader.tensors):
+            # The file holds the factors only; these are the numbers that they were made from.
+            rope |= {"rope_type": "llama3", "factor": llama3_factor(reader), "low_freq_factor": 1.0,
+                     "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+        return hf.LlamaForCausalLM, hf.LlamaConfig(rope_parameters=rope, head_dim=head_dim, **common)
     if arch == "qwen2":
         return hf.Qwen2ForCausalLM, hf.Qwen2Config(rope_parameters=rope, use_sliding_window=False, **common)
+    if arch == "qwen3":
+        return hf.Qwen3ForCausalLM, hf.Qwen3Config(
+            rope_parameters=rope, use_sliding_window=False, head_dim=head_dim, **common)
+    if arch == "phi3":
+        return hf.Phi3ForCausalLM, hf.Phi3Config(
+            rope_parameters=rope, original_max_position_embeddings=common["max_position_embeddings"],
+            sliding_window=None, pad_token_id=0, bos_token_id=1, eos_token_id=2, **common)
+    if arch == "gemma2":  # every second layer slides, the first one too
+        kinds = ["full_attention" if i % 2 else "sliding_attention" for i in layers]
+        return hf.Gemma2ForCausalLM, hf.Gemma2Config(
+            rope_parameters=rope, head_dim=head_dim, query_pre_attn_scalar=head_dim, layer_types=kinds,
+            sliding_window=get("attention.sliding_window"), attn_logit_softcapping=get("attn_logit_softcapping"),
+            final_logit_softcapping=get("final_logit_softcapping"), **common)
     if arch == "gemma3":
         # Not in the file: five sliding layers to one full one, local rope base 10,000 (Gemma 3 report).
         local = {"rope_type": "default", "rope_theta": 10000.0}
-        layers = ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(get("block_count"))]
+        kinds = ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in layers]
         return hf.Gemma3ForCausalLM, hf.Gemma3TextConfig(
-            head_dim=get("attention.key_length"), query_pre_attn_scalar=get("attention.key_length"),
-            sliding_window=get("attention.sliding_window"), layer_types=layers,
+            head_dim=head_dim, query_pre_attn_scalar=head_dim, layer_types=kinds,
+            sliding_window=get("attention.sliding_window"),
             rope_parameters={"full_attention": rope, "sliding_attention": local}, **common)
     raise SystemExit(f"no reference for architecture {arch}")
 
@@ -173,16 +199,20 @@ def decoder(path):
     config._attn_implementation = "eager"
     with torch.device("meta"):
         model = kind(config)
+    tensors.pop("rope_freqs.weight", None)
+    gemma = arch.startswith("gemma")
     norms = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q_norm": "self_attn.q_norm",
              "attn_k_norm": "self_attn.k_norm"}
-    if arch == "gemma3":
+    if gemma:
         norms |= {"post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
                   "post_ffw_norm": "post_feedforward_layernorm"}
     matrices = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
                 "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-                "ffn_down": "mlp.down_proj"}
+                "ffn_down": "mlp.down_proj", "attn_qkv": "self_attn.qkv_proj"}
+    if arch == "phi3":
+        matrices["ffn_up"] = "mlp.gate_up_proj"
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    offset = 1.0 if arch == "gemma3" else 0.0  # the converter stores 1 + w
+    offset = 1.0 if gemma else 0.0  # the converter stores 1 + w
     state = {"model.embed_tokens.weight": weight("token_embd.weight"),
              "model.norm.weight": weight("output_norm.weight") - offset}
     state["lm_head.weight"] = state["model.embed_tokens.weight"] if tied else weight("output.weight")
@@ -201,7 +231,7 @@ def decoder(path):
         raise SystemExit(f"{path}: missing {missing}, unexpected {unexpected}")
     # Buffers that are computed, not loaded, were on the meta device too.
     model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
-    if arch == "gemma3":
+    if hasattr(model.model.embed_tokens, "embed_scale"):
         embed = model.model.embed_tokens
         embed.embed_scale = torch.tensor(config.hidden_size ** 0.5)
     return model.eval()

@@ -9,6 +9,7 @@ import unittest
 from pathlib import Path
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make-random-model"
+GOLDEN = Path(__file__).resolve().parents[1] / "data" / "golden"
 
 
 class RandomModel(unittest.TestCase):
@@ -21,6 +22,15 @@ class RandomModel(unittest.TestCase):
     def test_same_arguments_same_bytes(self):
         self.assertEqual(self.make("--shape", "tiny-gemma3"), self.make("--shape", "tiny-gemma3"))
         self.assertNotEqual(self.make("--shape", "tiny-qwen2"), self.make("--shape", "tiny-qwen2", "--seed", "2"))
+
+    def test_the_files_of_the_golden_data(self):
+        """tests/data/golden/logits-tiny-* were computed from exactly these bytes."""
+        pins = sorted(GOLDEN.glob("logits-tiny-*.sha256"))
+        self.assertGreaterEqual(len(pins), 8)
+        for pin in pins:
+            digest, name = pin.read_text().split()
+            data = self.make("--shape", name.removesuffix(".gguf"))
+            self.assertEqual(hashlib.sha256(data).hexdigest(), digest, name)
 
     def test_every_shape_and_type_writes_a_gguf(self):
         listed = subprocess.run([sys.executable, SCRIPT, "--list"], check=True, capture_output=True, text=True).stdout
