@@ -134,6 +134,13 @@ payload_bytes = 5000
         self.assertEqual(self.run_script("one"), 0)
         self.assertEqual(self.calls(), [])
 
+    def test_second_run_clears_what_a_kill_after_the_rename_left(self):
+        self.run_script("one")
+        (self.dest / ".fetch-one.gguf").mkdir()
+        (self.dest / ".fetch-one.gguf" / "part-000").write_bytes(self.parts[0])
+        self.assertEqual(self.run_script("one"), 0)
+        self.assertEqual(self.names(), ["one.gguf"])
+
     def test_goes_on_where_it_stopped(self):
         self.assertEqual(self.run_script("one", fail="pkg3==1.0"), 74)
         self.assertIn("pkg3==1.0", self.message)
