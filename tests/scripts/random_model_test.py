@@ -16,12 +16,16 @@ class RandomModel(unittest.TestCase):
     def make(self, *arguments):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.gguf"
-            subprocess.run([sys.executable, SCRIPT, path, *arguments], check=True, capture_output=True)
+            subprocess.run(
+                [sys.executable, SCRIPT, path, *arguments], check=True, capture_output=True
+            )
             return path.read_bytes()
 
     def test_same_arguments_same_bytes(self):
         self.assertEqual(self.make("--shape", "tiny-gemma3"), self.make("--shape", "tiny-gemma3"))
-        self.assertNotEqual(self.make("--shape", "tiny-qwen2"), self.make("--shape", "tiny-qwen2", "--seed", "2"))
+        self.assertNotEqual(
+            self.make("--shape", "tiny-qwen2"), self.make("--shape", "tiny-qwen2", "--seed", "2")
+        )
 
     def test_the_files_of_the_golden_data(self):
         """tests/data/golden/logits-tiny-* were computed from exactly these bytes."""
@@ -33,7 +37,9 @@ class RandomModel(unittest.TestCase):
             self.assertEqual(hashlib.sha256(data).hexdigest(), digest, name)
 
     def test_every_shape_and_type_writes_a_gguf(self):
-        listed = subprocess.run([sys.executable, SCRIPT, "--list"], check=True, capture_output=True, text=True).stdout
+        listed = subprocess.run(
+            [sys.executable, SCRIPT, "--list"], check=True, capture_output=True, text=True
+        ).stdout
         shapes, types = (line.split()[1:] for line in listed.splitlines())
         tiny = [shape for shape in shapes if shape.startswith("tiny")]
         self.assertGreaterEqual(len(tiny), 8)
