@@ -22,6 +22,7 @@ struct CatalogueFile {
 struct CatalogueEntry {
   std::string id;        // "qwen2.5-coder:1.5b"
   std::string kind;      // "chat" or "embed"
+  bool base = false;     // a base model: completion only, no chat template
   std::string target;    // file or folder name below the models folder
   std::string licence;   // SPDX id or name of the terms
   bool needs_acceptance = false;
@@ -53,6 +54,9 @@ class Catalogue {
  private:
   std::vector<CatalogueEntry> entries_;
 };
+
+/// Whether the hub answers within two seconds. Nothing is downloaded.
+bool hub_reachable();
 
 /// $APUD_MODELS or data_dir()/models.
 Path models_dir();
