@@ -212,9 +212,16 @@ payload_bytes = 5000
         self.assertEqual(self.names(), ["two"])
 
     def test_licence_must_be_accepted_first(self):
-        self.assertEqual(self.run_script("default"), 2)
+        self.assertEqual(self.run_script("two"), 2)
         self.assertIn("--accept-licence terms", self.message)
         self.assertEqual(self.calls(), [])
+
+    def test_a_group_leaves_out_what_is_not_accepted_and_says_so(self):
+        self.assertEqual(self.run_script("default"), 0)
+        self.assertIn("left out two: Terms", self.message)
+        self.assertEqual(self.names(), ["one.gguf"])
+        self.assertEqual(self.run_script("default", "--accept-licence", "terms"), 0)
+        self.assertEqual(self.names(), ["one.gguf", "two"])
 
     def test_disk_space_is_checked_before_the_download(self):
         self.write_catalog(bytes=1 << 60)
