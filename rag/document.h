@@ -6,12 +6,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace apud {
 
 /// A place of the normalised text that maps to a place of the source. Anchors are sorted by offset;
-/// an anchor holds until the next one.
+/// an anchor holds until the next one, and its line, when there is one, counts on by one at every
+/// newline of the text behind it (so plain text needs few anchors).
 struct Anchor {
   size_t offset = 0;         // in Document::text
   int line = 0;              // 1-based line of the source file; 0: the format has no lines
@@ -57,11 +59,15 @@ struct Document {
   std::string reason;            // for skips and partial yields: one line, names numbers
   std::vector<int> pages_without_text;
   int hidden_removed = 0;        // hidden elements, bidi controls, tag characters dropped
+  int replaced = 0;              // ill-formed bytes that became U+FFFD
   bool structure_lost = false;   // HTML beyond the nesting limit: tags stripped
   bool skipped() const { return status >= LoadStatus::kBinary; }
 };
 
-/// Line and page of an offset.
-Anchor anchor_at(const Document& document, size_t offset);
+/// Line, page and member of an offset; its `offset` is the one asked for.
+Anchor anchor_at(std::string_view text, const std::vector<Anchor>& anchors, size_t offset);
+inline Anchor anchor_at(const Document& document, size_t offset) {
+  return anchor_at(document.text, document.anchors, offset);
+}
 
 }  // namespace apud

@@ -1,0 +1,151 @@
+#include "rag/loader.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <optional>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "rag/loaders/formats.h"
+
+namespace apud {
+
+namespace {
+
+std::string lower_extension(std::string_view name) {
+  size_t slash = name.rfind('/');
+  if (slash != std::string_view::npos) name.remove_prefix(slash + 1);
+  size_t dot = name.rfind('.');
+  if (dot == std::string_view::npos || dot == 0) return {};
+  std::string out(name.substr(dot + 1));
+  for (char& c : out) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+  return out;
+}
+
+bool is(std::string_view extension, std::initializer_list<std::string_view> list) {
+  return std::find(list.begin(), list.end(), extension) != list.end();
+}
+
+bool starts(std::string_view bytes, std::string_view mark) { return bytes.substr(0, mark.size()) == mark; }
+
+enum class Format { kText, kMarkdown, kPdf };
+
+// By extension; where that says nothing or the content plainly disagrees, by content.
+Format choose(std::string_view extension, std::string_view bytes) {
+  if (bytes.substr(0, 1024).find("%PDF-") != std::string_view::npos &&
+      (extension == "pdf" || starts(bytes, "%PDF-"))) {
+    return Format::kPdf;
+  }
+  if (extension == "pdf" && bytes.empty()) return Format::kPdf;
+  if (is(extension, {"md", "markdown", "mdown", "mkd", "mdx", "rmd", "qmd"})) return Format::kMarkdown;
+  return Format::kText;
+}
+
+bool private_key(std::string_view bytes) {
+  std::string_view head = bytes.substr(0, 4096);
+  size_t begin = head.find("-----BEGIN ");
+  return begin != std::string_view::npos && begin < 256 &&
+         head.substr(begin, 80).find("PRIVATE KEY") != std::string_view::npos;
+}
+
+struct Stamp {
+  uint64_t size;
+  int64_t mtime_ns, ctime_ns;
+  bool operator==(const Stamp&) const = default;
+};
+
+Stamp stamp(int fd, const Path& path) {
+  struct stat st {};
+  if (::fstat(fd, &st) != 0) throw io_error("cannot stat", path.string(), errno);
+  return {static_cast<uint64_t>(st.st_size), st.st_mtim.tv_sec * 1'000'000'000ll + st.st_mtim.tv_nsec,
+          st.st_ctim.tv_sec * 1'000'000'000ll + st.st_ctim.tv_nsec};
+}
+
+// Bytes of the file as `before` describes it; absent when it changed meanwhile.
+std::optional<std::string> read_stable(int fd, const Path& path, const Stamp& before) {
+  std::string bytes(before.size, '\0');
+  size_t done = 0;
+  while (done < bytes.size()) {
+    ssize_t n = ::pread(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw io_error("cannot read", path.string(), errno);
+    if (n == 0) break;
+    done += static_cast<size_t>(n);
+  }
+  if (done != bytes.size() || !(stamp(fd, path) == before)) return std::nullopt;
+  return bytes;
+}
+
+// Binary content needs no more than its first 8 KiB: NUL bytes in what is neither a format of ours
+// nor UTF-16 or UTF-32.
+bool binary_head(std::string_view head) {
+  if (head.find('\0') == std::string_view::npos) return false;
+  if (head.find("%PDF-") != std::string_view::npos || starts(head, "PK\x03\x04")) return false;
+  return load_text(head.substr(0, head.size() & ~size_t{3}), "").status == LoadStatus::kBinary;
+}
+
+}  // namespace
+
+Document skipped_document(std::string loader, LoadStatus status, std::string reason) {
+  Document document;
+  document.loader = std::move(loader);
+  document.status = status;
+  document.reason = std::move(reason);
+  return document;
+}
+
+Document load_bytes(std::string_view name, std::string_view bytes, const LoadOptions& options) {
+  if (bytes.size() > options.max_bytes) {
+    return skipped_document("", LoadStatus::kTooLarge,
+                            std::to_string(bytes.size()) + " bytes, the limit is " +
+                                std::to_string(options.max_bytes));
+  }
+  if (private_key(bytes)) return skipped_document("", LoadStatus::kSecret, "holds a private key");
+  std::string extension = lower_extension(name);
+  switch (choose(extension, bytes)) {
+    case Format::kPdf: return load_pdf(bytes, options);
+    case Format::kMarkdown: return load_markdown(bytes);
+    case Format::kText: return load_text(bytes, extension);
+  }
+  return {};
+}
+
+LoadedFile load_file(const Path& path, const LoadOptions& options) {
+  LoadedFile out;
+  try {
+    for (int attempt = 0; attempt < 3; ++attempt) {
+      FileDescriptor fd = open_regular(path);
+      Stamp before = stamp(fd.get(), path);
+      out.size = before.size;
+      out.mtime_ns = before.mtime_ns;
+      if (before.size > options.max_bytes) {
+        out.document = skipped_document("", LoadStatus::kTooLarge,
+                                        std::to_string(before.size) + " bytes, the limit is " +
+                                            std::to_string(options.max_bytes));
+        return out;
+      }
+      char head[8192];
+      ssize_t n = ::pread(fd.get(), head, sizeof head, 0);
+      if (n < 0) throw io_error("cannot read", path.string(), errno);
+      if (binary_head({head, static_cast<size_t>(n)})) {
+        out.document = skipped_document("", LoadStatus::kBinary, "binary content");
+        return out;
+      }
+      std::optional<std::string> bytes = read_stable(fd.get(), path, before);
+      if (!bytes) continue;
+      out.sha256 = sha256_hex(*bytes);
+      out.document = load_bytes(path.filename().string(), *bytes, options);
+      return out;
+    }
+    out.document = skipped_document("", LoadStatus::kChanging, "changed while being read, three times");
+  } catch (const Error& error) {
+    out.document = skipped_document("", LoadStatus::kUnreadable, error.what());
+  }
+  return out;
+}
+
+}  // namespace apud

@@ -1,0 +1,20 @@
+// The loaders, one per family of formats. Each takes all bytes of a file and never throws for what
+// is in them: faults become the document's status. Private to rag.
+//
+// Threads: re-entrant.
+#pragma once
+
+#include <string_view>
+
+#include "rag/loader.h"
+
+namespace apud {
+
+Document load_text(std::string_view bytes, std::string_view extension);
+Document load_markdown(std::string_view bytes);
+Document load_pdf(std::string_view bytes, const LoadOptions& options);
+
+/// A document that is skipped.
+Document skipped_document(std::string loader, LoadStatus status, std::string reason);
+
+}  // namespace apud
