@@ -71,6 +71,7 @@ class Chunker {
       std::string own;
       if (blocks[i].kind == BlockKind::kHeading) {
         own = clip(text_.substr(blocks[i].begin, blocks[i].end - blocks[i].begin), kMaxHeadingBytes);
+        while (count_(own) >= kMaxHeadingTokens) own = clip(own, own.size() * 3 / 4);
         section.level = std::max(1, blocks[i].level);
         body = i + 1;
       }
@@ -164,7 +165,7 @@ class Chunker {
 
   // One section: whole where it fits, else in parts of equal size, cut between blocks where possible.
   void chunk_section(int section, size_t first_block, size_t end_block, const std::string& heading) {
-    int heading_tokens = heading.empty() ? 0 : std::min(kMaxHeadingTokens, count_(heading) + 1);
+    int heading_tokens = heading.empty() ? 0 : count_(heading) + 1;
     const int limit = options_.max_tokens - heading_tokens;
     std::vector<Unit> units;
     int total = 0;

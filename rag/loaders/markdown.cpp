@@ -122,6 +122,7 @@ int leave_block(MD_BLOCKTYPE type, void*, void* data) {
     p.kind = p.lists > 0 ? BlockKind::kListItem : BlockKind::kParagraph;
   } else if (type == MD_BLOCK_HTML) {
     p.buffer = strip_tags(p.buffer);
+    p.buffer.erase(0, p.buffer.find_first_not_of(" \t\n"));  // breaks of tags are no lines
     flush(p);
   } else if (type != MD_BLOCK_TH && type != MD_BLOCK_TD && type != MD_BLOCK_DOC) {
     flush(p);
