@@ -1,6 +1,7 @@
 // What rag needs from the engine: vectors for texts, and token counts. app adapts the engine to it.
 //
-// Threads: implementations may be used by one thread at a time.
+// Threads: embed() is called by one thread at a time; everything else by any thread at any time,
+// also while embed() runs (parsers count tokens while the embedder works).
 #pragma once
 
 #include <span>
@@ -30,6 +31,7 @@ class TextEmbedder {
 };
 
 /// Counts tokens as the chat model's tokenizer does, for packing.
+/// Threads: one at a time.
 class TokenCounter {
  public:
   virtual ~TokenCounter() = default;

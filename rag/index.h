@@ -54,6 +54,16 @@ class VectorIndex {
   void force_isa(std::optional<ScanIsa> isa);
   ScanIsa isa() const;
 
+  /// Live rows as they are saved: ids (rows), codes (rows, dimension) fp16.
+  struct Rows {
+    std::vector<int64_t> ids;
+    std::vector<uint8_t> codes;
+  };
+  Rows export_rows() const;
+  std::vector<int64_t> export_ids() const;
+  /// Replaces everything. REQUIRES: sizes agree, ids are distinct.
+  void import_rows(Rows rows);
+
   /// Identity under which the file is valid.
   struct Key {
     std::string collection_uuid;
@@ -77,5 +87,10 @@ Path vector_index_path(const std::string& collection_uuid);
 /// can be written). `note` says what happened when it was not simply loaded.
 VectorIndex open_vector_index(Store& store, const CollectionInfo& collection,
                               std::string* note = nullptr);
+
+/// Brings an index that was right for an earlier generation of the same collection up to the
+/// store's content, in time proportional to the change (chunk ids are never reused and never change
+/// vectors).
+void refresh_vector_index(VectorIndex& index, Store& store, int64_t collection);
 
 }  // namespace apud

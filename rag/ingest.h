@@ -69,8 +69,8 @@ struct IngestReport {
   int64_t tokens = 0;
   int64_t embedded = 0;  // chunks that needed the embedder
   struct SkipCount {
-    LoadStatus status;
-    int64_t files;
+    std::string reason;  // "binary", "hidden", "secret", …
+    int64_t files = 0;
   };
   std::vector<SkipCount>
       skips;             // by reason, most frequent first; secrets and ignored ones included

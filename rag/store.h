@@ -37,6 +37,7 @@ struct Calibration {
   double dense_weight = 0.6;  // share of the dense score in the fused one
   double abstain_line = 0.0;  // best cosine below which the collection has no evidence
   int queries = 0;            // heading queries it rests on; 0: not calibrated, line not in force
+  int64_t chunks = 0;         // of the collection when it was measured
 };
 
 struct CollectionInfo {
@@ -50,7 +51,7 @@ struct CollectionInfo {
   int64_t generation = 0;          // rises with every change of retrievable content
   int64_t created = 0;             // unix seconds
   int64_t changed = 0;
-  int64_t documents = 0;  // retrievable ones
+  int64_t documents = 0;    // retrievable ones that have text
   int64_t vanished = 0;   // kept, not retrievable
   int64_t chunks = 0;
   int64_t tokens = 0;      // of the embedder
@@ -68,8 +69,9 @@ struct DocumentInfo {
   std::string content_hash;  // SHA-256 of the file's bytes, hex
   int64_t size = 0;          // of the file, bytes
   int64_t mtime_ns = 0;
-  int64_t indexed = 0;    // unix seconds
-  bool vanished = false;  // file gone; not retrieved; removed by --prune
+  int64_t indexed = 0;       // unix seconds
+  bool vanished = false;     // file gone; not retrieved; removed by --prune
+  int64_t duplicate_of = 0;  // document of equal content that is indexed instead; 0: none
   int64_t chunks = 0;
   int64_t tokens = 0;
   int64_t text_bytes = 0;
@@ -171,11 +173,12 @@ class Store {
   std::optional<DocumentInfo> find_document(int64_t collection, std::string_view path);
   std::optional<DocumentInfo> document(int64_t id);
   std::vector<StoredChunk> chunks_of(int64_t document);
-  /// Text of a document; CHECKs that the id exists (ids come from this store in one read).
+  /// Text of a document. Throws kNoInput when it was removed meanwhile.
   DocumentText text(int64_t document);
+  std::optional<DocumentText> text_if_there(int64_t document);
   std::vector<StoredChunk> chunks(std::span<const int64_t> ids);
-  /// Which of the keys have no vector yet for this embedder.
-  std::vector<bool> missing_vectors(std::string_view embedder, std::span<const std::string> keys);
+  /// text_key() of every text that has a vector of this embedder.
+  std::vector<std::string> vector_keys(std::string_view embedder);
   /// One transaction: replaces the document of that path (or inserts it), its chunks, keywords and
   /// the vectors given in `new_vectors` (fp32 (n, dimension), for `new_keys`). Returns its id.
   /// The document is durable when this returns.
@@ -189,6 +192,8 @@ class Store {
   void set_vanished(WriteLock&, std::span<const int64_t> documents, bool vanished);
   /// Not retrievable when it returns. Names of sessions that quoted them.
   std::vector<std::string> remove_documents(WriteLock&, std::span<const int64_t> documents);
+  /// Removes the vectors that replaced documents left behind (put_document keeps them for reuse).
+  void drop_unused_vectors(WriteLock&);
   /// After removals: no byte of removed text is left in the store's files (keyword segments merged,
   /// free pages zeroed, WAL cut). Takes time proportional to the keyword index.
   void purge(WriteLock&);
@@ -197,12 +202,16 @@ class Store {
   int64_t generation(int64_t collection);
   /// All retrievable rows in chunk order. `row` gets views valid during the call.
   void for_each_vector(int64_t collection, const std::function<void(const VectorRow&)>& row);
-  /// Chunks with their vectors, fp32; absent where the chunk is gone.
-  std::vector<std::vector<float>> vectors(std::span<const int64_t> chunks);
+  /// Ids of all retrievable chunks, ascending.
+  std::vector<int64_t> retrievable_chunks(int64_t collection);
+  /// fp16 vectors of chunks; empty where the chunk is gone.
+  std::vector<std::vector<uint16_t>> vectors(std::span<const int64_t> chunks);
   /// Best `limit` by BM25 over heading, body, path. `match` is FTS5 syntax (rag/query.h makes it).
   std::vector<KeywordHit> keyword_search(int64_t collection, std::string_view match, int limit);
   /// Number of chunks holding each term (as tokenised for the index); for idf.
   std::vector<int64_t> document_frequencies(int64_t collection, std::span<const std::string> terms);
+  /// Terms of a text exactly as the keyword index holds them (folded, split, stemmed).
+  std::vector<std::string> index_terms(std::string_view text);
 
   // --- answers
   std::string save_answer(WriteLock&, AnswerRecord record);

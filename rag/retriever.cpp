@@ -1,0 +1,338 @@
+#include "rag/retriever.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <climits>
+#include <cmath>
+#include <map>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "rag/index.h"
+#include "rag/text/query.h"
+
+namespace apud {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+/// Scores of one candidate for one of the searched texts.
+struct Scores {
+  std::optional<float> dense;
+  std::optional<double> bm25;
+};
+
+struct Candidate {
+  size_t collection = 0;         // position among the searched ones
+  std::vector<Scores> by_query;  // (queries)
+  double fused = 0;
+};
+
+/// Scales to 0..1 over what the side found; what it did not find counts 0.
+class MinMax {
+ public:
+  void see(double value) {
+    low_ = std::min(low_, value);
+    high_ = std::max(high_, value);
+  }
+  double operator()(double value) const {
+    if (high_ <= low_) return value >= high_ ? 1.0 : 0.0;
+    return std::clamp((value - low_) / (high_ - low_), 0.0, 1.0);
+  }
+
+ private:
+  double low_ = HUGE_VAL;
+  double high_ = -HUGE_VAL;
+};
+
+/// The end of a text that fits the embedder (of a follow-up the question is at the end).
+std::string fit_to_embedder(const TextEmbedder& embedder, std::string text) {
+  constexpr int kPromptReserve = 16;  // prompt and special tokens
+  int limit = embedder.max_tokens() - kPromptReserve;
+  for (int count; (count = embedder.count_tokens(text)) > limit;) {
+    size_t cut = std::max<size_t>(1, text.size() - text.size() * limit / count);
+    while (cut < text.size() && (static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) ++cut;
+    text.erase(0, cut);
+  }
+  return text;
+}
+
+}  // namespace
+
+SearchMode parse_search_mode(std::string_view name) {
+  for (SearchMode mode : {SearchMode::kHybrid, SearchMode::kDense, SearchMode::kBm25}) {
+    if (name == search_mode_name(mode)) return mode;
+  }
+  throw Error(ErrorKind::kUsage, fmt::format("unknown search mode '{}'", name),
+              "use hybrid, dense or bm25");
+}
+
+const char* search_mode_name(SearchMode mode) {
+  switch (mode) {
+    case SearchMode::kHybrid:
+      return "hybrid";
+    case SearchMode::kDense:
+      return "dense";
+    case SearchMode::kBm25:
+      return "bm25";
+  }
+  return "?";
+}
+
+struct Retriever::Impl {
+  Store& store;
+  TextEmbedder* embedder;
+  struct Opened {
+    VectorIndex index;
+    int64_t generation;
+  };
+  std::map<int64_t, Opened> opened;  // by collection
+
+  /// The collection's index at its present generation.
+  const VectorIndex& index_of(const CollectionInfo& info, std::vector<std::string>& warnings) {
+    auto at = opened.find(info.id);
+    if (at == opened.end()) {
+      std::string note;
+      VectorIndex index = open_vector_index(store, info, &note);
+      if (!note.empty()) warnings.push_back(note);
+      at = opened.emplace(info.id, Opened{std::move(index), info.generation}).first;
+    } else if (at->second.generation != info.generation) {
+      refresh_vector_index(at->second.index, store, info.id);
+      at->second.generation = info.generation;
+    }
+    return at->second.index;
+  }
+
+  /// Chunks that a filtered search may return.
+  std::unordered_set<int64_t> allowed_chunks(const CollectionInfo& info, const SearchQuery& query) {
+    std::unordered_set<int64_t> allowed;
+    for (const DocumentInfo& d : store.documents(info.id)) {
+      if (d.vanished) continue;
+      bool path = query.paths.empty();
+      for (const std::string& glob : query.paths) path = path || path_glob(glob, d.path);
+      bool date = (!query.after_ns || d.mtime_ns >= *query.after_ns) &&
+                  (!query.before_ns || d.mtime_ns < *query.before_ns);
+      if (!path || !date) continue;
+      for (const StoredChunk& c : store.chunks_of(d.id)) allowed.insert(c.id);
+    }
+    auto holding = [&](const std::string& phrase) {
+      std::unordered_set<int64_t> chunks;
+      std::string match = phrase_match(phrase);
+      if (match.empty()) {
+        throw Error(ErrorKind::kUsage, fmt::format("'{}' holds no word to search for", phrase));
+      }
+      for (const KeywordHit& h : store.keyword_search(info.id, match, INT_MAX))
+        chunks.insert(h.chunk);
+      return chunks;
+    };
+    for (const std::string& phrase : query.required) {
+      auto with = holding(phrase);
+      std::erase_if(allowed, [&](int64_t c) { return !with.count(c); });
+    }
+    for (const std::string& phrase : query.excluded) {
+      auto with = holding(phrase);
+      std::erase_if(allowed, [&](int64_t c) { return with.count(c) > 0; });
+    }
+    return allowed;
+  }
+};
+
+Retriever::Retriever(Store& store, TextEmbedder* embedder) : impl_(new Impl{store, embedder, {}}) {}
+Retriever::~Retriever() = default;
+
+Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::string> names,
+                              const RetrieveOptions& options) {
+  Store& store = impl_->store;
+  SearchQuery search;
+  if (options.query_syntax) {
+    search = parse_search_query(typed);
+  } else {
+    search.text = std::string(typed);
+  }
+  if (search.text.find_first_not_of(" \t\r\n") == std::string::npos) {
+    throw Error(ErrorKind::kUsage, "the question is empty", "write what you want to know");
+  }
+  if (names.empty()) throw Error(ErrorKind::kUsage, "no collection to search", "name one with -k");
+  bool dense = options.mode != SearchMode::kBm25;
+  bool words = options.mode != SearchMode::kDense;
+  if (dense && !impl_->embedder)
+    throw Error(ErrorKind::kUsage, "dense search needs an embedder", "use --mode bm25");
+
+  std::vector<CollectionInfo> collections;
+  for (const std::string& name : names) {
+    CollectionInfo info = store.collection(name);
+    bool twice = std::any_of(collections.begin(), collections.end(),
+                             [&](auto& c) { return c.id == info.id; });
+    if (twice) continue;
+    if (dense && info.embedder.fingerprint != impl_->embedder->fingerprint()) {
+      throw Error(ErrorKind::kUsage,
+                  fmt::format("collection '{}' was made with the embedder {}, not {}", info.name,
+                              info.embedder.name, impl_->embedder->name()),
+                  fmt::format("use --embedder {}, or ingest the documents into another collection",
+                              info.embedder.name));
+    }
+    collections.push_back(std::move(info));
+  }
+
+  Retrieval result;
+  result.query = search.text;
+  std::vector<std::string> queries = {search.text};
+  if (!options.previous_question.empty()) {
+    result.joined_query = options.previous_question + "\n" + search.text;
+    queries.push_back(result.joined_query);
+  }
+  size_t dimension = dense ? static_cast<size_t>(impl_->embedder->dimension()) : 0;
+  std::vector<float> vectors(queries.size() * dimension);
+  if (dense) {
+    auto start = Clock::now();
+    std::vector<std::string> fitted;
+    for (const std::string& q : queries) fitted.push_back(fit_to_embedder(*impl_->embedder, q));
+    impl_->embedder->embed(fitted, EmbedKind::kQuery, vectors);
+    result.embed_ms = milliseconds_since(start);
+  }
+
+  auto start = Clock::now();
+  std::unordered_map<int64_t, Candidate> candidates;
+  auto candidate = [&](int64_t chunk, size_t collection) -> Candidate& {
+    Candidate& c = candidates[chunk];
+    c.collection = collection;
+    c.by_query.resize(queries.size());
+    return c;
+  };
+  result.best_dense = -1;
+  for (size_t i = 0; i < collections.size(); ++i) {
+    const CollectionInfo& info = collections[i];
+    std::unordered_set<int64_t> allowed;
+    std::function<bool(int64_t)> keep;
+    if (search.filters()) {
+      allowed = impl_->allowed_chunks(info, search);
+      keep = [&allowed](int64_t chunk) { return allowed.count(chunk) > 0; };
+    }
+    const VectorIndex* index = dense ? &impl_->index_of(info, result.warnings) : nullptr;
+    for (size_t q = 0; q < queries.size(); ++q) {
+      std::span<const float> vector(vectors.data() + q * dimension, dimension);
+      if (dense) {
+        for (const VectorHit& h : index->search(vector, options.candidates, keep)) {
+          candidate(h.chunk, i).by_query[q].dense = h.score;
+          if (h.score > result.best_dense) {
+            result.best_dense = h.score;
+            result.abstain_line = info.calibration.queries > 0 ? info.calibration.abstain_line : 0;
+          }
+        }
+      }
+      std::string match = words ? any_word_match(queries[q]) : std::string();
+      if (!match.empty()) {
+        int taken = 0;
+        for (const KeywordHit& h :
+             store.keyword_search(info.id, match, keep ? INT_MAX : options.candidates)) {
+          if (keep && !keep(h.chunk)) continue;
+          candidate(h.chunk, i).by_query[q].bm25 = h.score;
+          if (++taken == options.candidates) break;
+        }
+      }
+    }
+    // The dense side knows every chunk: the keyword side's finds get their cosines, too.
+    if (dense) {
+      std::vector<int64_t> ids;
+      for (auto& [chunk, c] : candidates) {
+        if (c.collection == i) ids.push_back(chunk);
+      }
+      for (size_t q = 0; q < queries.size(); ++q) {
+        std::vector<float> scores = index->scores({vectors.data() + q * dimension, dimension}, ids);
+        for (size_t j = 0; j < ids.size(); ++j) {
+          if (!std::isnan(scores[j])) candidates[ids[j]].by_query[q].dense = scores[j];
+        }
+      }
+    }
+  }
+
+  // Weighted min-max sum for each searched text, then their mean.
+  for (size_t q = 0; q < queries.size(); ++q) {
+    std::vector<double> cosines;
+    MinMax dense_scale, bm25_scale;
+    for (auto& [chunk, c] : candidates) {
+      if (c.by_query[q].dense) cosines.push_back(*c.by_query[q].dense);
+      if (c.by_query[q].bm25) bm25_scale.see(*c.by_query[q].bm25);
+    }
+    // The dense scale spans the side's own best; the keyword side's finds below it count 0.
+    size_t span = std::min<size_t>(cosines.size(), options.candidates);
+    std::partial_sort(cosines.begin(), cosines.begin() + span, cosines.end(), std::greater<>());
+    for (size_t i = 0; i < span; ++i) dense_scale.see(cosines[i]);
+    for (auto& [chunk, c] : candidates) {
+      const Scores& s = c.by_query[q];
+      double d = s.dense ? dense_scale(*s.dense) : 0;
+      double b = s.bm25 ? bm25_scale(*s.bm25) : 0;
+      double weight =
+          options.dense_weight.value_or(collections[c.collection].calibration.dense_weight);
+      if (!dense) weight = 0;
+      if (!words) weight = 1;
+      c.fused += (weight * d + (1 - weight) * b) / static_cast<double>(queries.size());
+    }
+  }
+  std::vector<std::pair<int64_t, const Candidate*>> order;
+  order.reserve(candidates.size());
+  for (const auto& [chunk, c] : candidates) order.emplace_back(chunk, &c);
+  std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
+    if (a.second->fused != b.second->fused) return a.second->fused > b.second->fused;
+    return a.first < b.first;
+  });
+
+  std::map<int64_t, std::pair<DocumentInfo, DocumentText>> documents;
+  for (const auto& [id, c] : order) {
+    if (static_cast<int>(result.hits.size()) >= options.k) break;
+    std::vector<StoredChunk> found = store.chunks({&id, 1});
+    if (found.empty()) continue;  // removed by another process since the search
+    const StoredChunk& chunk = found[0];
+    auto at = documents.find(chunk.document);
+    if (at == documents.end()) {
+      auto info = store.document(chunk.document);
+      auto text = store.text_if_there(chunk.document);
+      if (!info || info->vanished || !text) continue;
+      at = documents.emplace(chunk.document, std::pair(std::move(*info), std::move(*text))).first;
+    }
+    const auto& [info, text] = at->second;
+    if (chunk.end > text.text.size() || chunk.begin >= chunk.end) continue;
+    Hit hit;
+    hit.chunk = id;
+    hit.document = chunk.document;
+    hit.collection = collections[c->collection].id;
+    hit.collection_name = collections[c->collection].name;
+    hit.path = info.path;
+    hit.title = info.title;
+    hit.heading = chunk.heading;
+    hit.heading_path = chunk.heading_path;
+    hit.text = text.text.substr(chunk.begin, chunk.end - chunk.begin);
+    hit.begin = chunk.begin;
+    hit.end = chunk.end;
+    hit.from = text.anchor_at(chunk.begin);
+    hit.to = text.anchor_at(chunk.end - 1);
+    hit.tokens = chunk.tokens;
+    hit.rank = static_cast<int>(result.hits.size()) + 1;
+    hit.score = c->fused;
+    for (const Scores& s : c->by_query) {
+      if (s.dense && (!hit.dense || *s.dense > *hit.dense)) hit.dense = s.dense;
+      if (s.bm25 && (!hit.bm25 || *s.bm25 > *hit.bm25)) hit.bm25 = s.bm25;
+    }
+    const std::string& heading = hit.heading_path.empty() ? hit.title : hit.heading_path;
+    auto& nearest = result.nearest_headings;
+    if (!heading.empty() && nearest.size() < 5 &&
+        std::find(nearest.begin(), nearest.end(), heading) == nearest.end()) {
+      nearest.push_back(heading);
+    }
+    result.hits.push_back(std::move(hit));
+  }
+  result.below_line = dense && !candidates.empty() && result.best_dense < result.abstain_line;
+  if (result.best_dense < 0) result.best_dense = 0;
+  result.search_ms = milliseconds_since(start);
+  return result;
+}
+
+}  // namespace apud

@@ -1,0 +1,279 @@
+// Writing documents: one transaction each.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "rag/store/half.h"
+#include "rag/store/impl.h"
+
+namespace apud {
+
+using sqlite::Database;
+using sqlite::KeywordRow;
+using sqlite::Statement;
+
+std::vector<KeywordRow> Store::Impl::keyword_rows(std::string_view path, std::string_view text,
+                                                  const std::vector<StoredChunk>& chunks) {
+  std::vector<KeywordRow> rows;
+  rows.reserve(chunks.size());
+  for (const StoredChunk& chunk : chunks) {
+    APUD_CHECK(chunk.begin <= chunk.end && chunk.end <= text.size(), "chunk lies in its text");
+    rows.push_back({chunk.id, chunk.heading, text.substr(chunk.begin, chunk.end - chunk.begin),
+                    sqlite::keyword_path(chunk.heading_path, path)});
+  }
+  return rows;
+}
+
+void Store::Impl::clear_document(const DocumentInfo& info) {
+  Statement select(
+      *db,
+      "SELECT id, document, ordinal, begin, end, heading, heading_path, tokens FROM chunks "
+      "WHERE document = ? ORDER BY ordinal");
+  std::vector<StoredChunk> chunks;
+  select.add(info.id);
+  while (select.row()) {
+    chunks.push_back({select.integer(0), select.integer(1), static_cast<int>(select.integer(2)),
+                      static_cast<size_t>(select.integer(3)),
+                      static_cast<size_t>(select.integer(4)), select.text(5), select.text(6),
+                      static_cast<int>(select.integer(7))});
+  }
+  if (!chunks.empty()) {
+    if (!info.vanished) {
+      Statement text(*db, "SELECT text FROM texts WHERE document = ?");
+      text.add(info.id);
+      if (!text.row())
+        throw Error(ErrorKind::kBadData, "text of " + info.path + " is missing in the store");
+      std::string whole = sqlite::decompress(text.blob(0), "text of " + info.path);
+      sqlite::remove_keywords(*db, info.collection, keyword_rows(info.path, whole, chunks));
+    }
+    Statement(*db, "INSERT OR IGNORE INTO orphans SELECT vector FROM chunks WHERE document = ?")
+        .add(info.id)
+        .run();
+    Statement(*db, "DELETE FROM chunks WHERE document = ?").add(info.id).run();
+  }
+  Statement(*db, "DELETE FROM texts WHERE document = ?").add(info.id).run();
+}
+
+void Store::Impl::drop_orphans() {
+  db->exec(
+      "DELETE FROM vectors WHERE id IN (SELECT vector FROM orphans) AND NOT EXISTS "
+      "(SELECT 1 FROM chunks WHERE chunks.vector = vectors.id)");
+  db->exec("DELETE FROM orphans");
+}
+
+int64_t Store::put_document(WriteLock&, const DocumentInfo& info, const Document& document,
+                            std::span<const NewChunk> chunks, std::span<const std::string> new_keys,
+                            std::span<const float> new_vectors) {
+  Database& db = impl_->writable();
+  sqlite::Transaction transaction(db);
+  Statement owner(
+      db,
+      "SELECT c.embedder, e.dimension FROM collections c JOIN embedders e ON e.id = c.embedder "
+      "WHERE c.id = ?");
+  owner.add(info.collection);
+  APUD_CHECK(owner.row(), "the collection of a document exists");
+  int64_t embedder = owner.integer(0);
+  size_t dimension = static_cast<size_t>(owner.integer(1));
+  owner.reset();
+  APUD_CHECK(new_vectors.size() == new_keys.size() * dimension, "one vector per key");
+
+  Statement insert_vector(db, "INSERT OR IGNORE INTO vectors(embedder, key, data) VALUES(?,?,?)");
+  for (size_t i = 0; i < new_keys.size(); ++i) {
+    auto half = to_half(new_vectors.subspan(i * dimension, dimension));
+    insert_vector.add(embedder)
+        .add_blob(new_keys[i].data(), new_keys[i].size())
+        .add_blob(half.data(), half.size() * sizeof(uint16_t))
+        .run();
+  }
+
+  int64_t tokens = 0;
+  for (const NewChunk& chunk : chunks) tokens += chunk.tokens;
+  int64_t id = 0;
+  if (auto old = find_document(info.collection, info.path)) {
+    impl_->clear_document(*old);
+    id = old->id;
+    Statement(db,
+              "UPDATE documents SET title=?, loader=?, status=?, reason=?, content_hash=?, size=?, "
+              "mtime_ns=?, indexed=?, vanished=0, duplicate_of=?, chunks=?, tokens=?, text_bytes=? "
+              "WHERE id=?")
+        .add(info.title)
+        .add(info.loader)
+        .add(static_cast<int64_t>(info.status))
+        .add(info.reason)
+        .add(info.content_hash)
+        .add(info.size)
+        .add(info.mtime_ns)
+        .add(sqlite::now_seconds())
+        .add(info.duplicate_of)
+        .add(static_cast<int64_t>(chunks.size()))
+        .add(tokens)
+        .add(static_cast<int64_t>(document.text.size()))
+        .add(id)
+        .run();
+  } else {
+    Statement(db,
+              "INSERT INTO documents(collection, path, title, loader, status, reason, "
+              "content_hash, size, "
+              "mtime_ns, indexed, vanished, duplicate_of, chunks, tokens, text_bytes) "
+              "VALUES(?,?,?,?,?,?,?,?,?,?,0,?,?,?,?)")
+        .add(info.collection)
+        .add(info.path)
+        .add(info.title)
+        .add(info.loader)
+        .add(static_cast<int64_t>(info.status))
+        .add(info.reason)
+        .add(info.content_hash)
+        .add(info.size)
+        .add(info.mtime_ns)
+        .add(sqlite::now_seconds())
+        .add(info.duplicate_of)
+        .add(static_cast<int64_t>(chunks.size()))
+        .add(tokens)
+        .add(static_cast<int64_t>(document.text.size()))
+        .run();
+    id = db.last_id();
+  }
+
+  if (!chunks.empty()) {
+    std::string packed = sqlite::compress(document.text);
+    std::string anchors = sqlite::pack_anchors(document.anchors);
+    Statement(db, "INSERT INTO texts(document, text, anchors) VALUES(?,?,?)")
+        .add(id)
+        .add_blob(packed.data(), packed.size())
+        .add_blob(anchors.data(), anchors.size())
+        .run();
+    Statement find_vector(db, "SELECT id FROM vectors WHERE embedder = ? AND key = ?");
+    Statement insert_chunk(
+        db,
+        "INSERT INTO chunks(document, ordinal, begin, end, heading, heading_path, tokens, "
+        "vector) VALUES(?,?,?,?,?,?,?,?)");
+    std::vector<StoredChunk> stored;
+    for (size_t i = 0; i < chunks.size(); ++i) {
+      const NewChunk& c = chunks[i];
+      find_vector.add(embedder).add_blob(c.embedded_hash.data(), c.embedded_hash.size());
+      APUD_CHECK(find_vector.row(), "every chunk's text has a vector by now");
+      int64_t vector = find_vector.integer(0);
+      find_vector.reset();
+      insert_chunk.add(id)
+          .add(static_cast<int64_t>(i))
+          .add(static_cast<int64_t>(c.begin))
+          .add(static_cast<int64_t>(c.end))
+          .add(c.heading)
+          .add(c.heading_path)
+          .add(static_cast<int64_t>(c.tokens))
+          .add(vector)
+          .run();
+      stored.push_back({db.last_id(), id, static_cast<int>(i), c.begin, c.end, c.heading,
+                        c.heading_path, c.tokens});
+    }
+    sqlite::add_keywords(db, info.collection,
+                         impl_->keyword_rows(info.path, document.text, stored));
+  }
+  impl_->bump(info.collection);
+  transaction.commit();
+  return id;
+}
+
+void Store::move_document(WriteLock&, int64_t id, std::string_view path, int64_t mtime_ns) {
+  Database& db = impl_->writable();
+  sqlite::Transaction transaction(db);
+  auto info = document(id);
+  APUD_CHECK(info, "a moved document exists");
+  // An entry without chunks may stand at the new path (a file that was empty or skipped before).
+  if (auto squatter = find_document(info->collection, path); squatter && squatter->id != id) {
+    impl_->clear_document(*squatter);
+    Statement(db, "DELETE FROM documents WHERE id = ?").add(squatter->id).run();
+  }
+  if (info->chunks > 0) {
+    std::vector<StoredChunk> chunks = chunks_of(id);
+    std::string whole = text(id).text;
+    if (!info->vanished) {
+      sqlite::remove_keywords(db, info->collection, impl_->keyword_rows(info->path, whole, chunks));
+    }
+    sqlite::add_keywords(db, info->collection, impl_->keyword_rows(path, whole, chunks));
+  }
+  Statement(db, "UPDATE documents SET path = ?, mtime_ns = ?, vanished = 0 WHERE id = ?")
+      .add(path)
+      .add(mtime_ns)
+      .add(id)
+      .run();
+  impl_->bump(info->collection);
+  transaction.commit();
+}
+
+void Store::touch_document(WriteLock&, int64_t id, int64_t mtime_ns, int64_t size) {
+  Statement(impl_->writable(), "UPDATE documents SET mtime_ns = ?, size = ? WHERE id = ?")
+      .add(mtime_ns)
+      .add(size)
+      .add(id)
+      .run();
+}
+
+void Store::set_vanished(WriteLock&, std::span<const int64_t> ids, bool vanished) {
+  Database& db = impl_->writable();
+  sqlite::Transaction transaction(db);
+  for (int64_t id : ids) {
+    auto info = document(id);
+    APUD_CHECK(info, "a vanished document exists");
+    if (info->vanished == vanished) continue;
+    if (info->chunks > 0) {
+      std::vector<StoredChunk> chunks = chunks_of(id);
+      std::string whole = text(id).text;
+      auto rows = impl_->keyword_rows(info->path, whole, chunks);
+      if (vanished) {
+        sqlite::remove_keywords(db, info->collection, rows);
+      } else {
+        sqlite::add_keywords(db, info->collection, rows);
+      }
+    }
+    Statement(db, "UPDATE documents SET vanished = ? WHERE id = ?")
+        .add(static_cast<int64_t>(vanished))
+        .add(id)
+        .run();
+    impl_->bump(info->collection);
+  }
+  transaction.commit();
+}
+
+std::vector<std::string> Store::remove_documents(WriteLock&, std::span<const int64_t> ids) {
+  Database& db = impl_->writable();
+  sqlite::Transaction transaction(db);
+  std::vector<std::string> sessions;
+  Statement quoting(
+      db,
+      "SELECT DISTINCT a.session FROM answers a JOIN answer_documents q ON q.answer = a.id "
+      "WHERE q.document = ? AND a.session != '' ORDER BY a.session");
+  for (int64_t id : ids) {
+    auto info = document(id);
+    if (!info) continue;
+    quoting.add(id);
+    while (quoting.row()) sessions.push_back(quoting.text(0));
+    impl_->clear_document(*info);
+    Statement(db, "DELETE FROM documents WHERE id = ?").add(id).run();
+    impl_->bump(info->collection);
+  }
+  impl_->drop_orphans();
+  transaction.commit();
+  std::sort(sessions.begin(), sessions.end());
+  sessions.erase(std::unique(sessions.begin(), sessions.end()), sessions.end());
+  return sessions;
+}
+
+void Store::drop_unused_vectors(WriteLock&) {
+  Database& db = impl_->writable();
+  sqlite::Transaction transaction(db);
+  impl_->drop_orphans();
+  transaction.commit();
+}
+
+void Store::purge(WriteLock&) {
+  Database& db = impl_->writable();
+  for (const CollectionInfo& c : collections()) sqlite::optimize_keywords(db, c.id);
+  // Removed text is zeroed in the file by secure_delete once the log is written back and cut.
+  int code =
+      sqlite3_wal_checkpoint_v2(db.get(), nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
+  if (code != SQLITE_OK) db.fail(code, "removed, but a reader keeps old pages alive in");
+}
+
+}  // namespace apud

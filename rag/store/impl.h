@@ -1,0 +1,42 @@
+// State shared by the files that implement Store.
+#pragma once
+
+#include "rag/store.h"
+#include "rag/store/keyword.h"
+#include "rag/store/sqlite.h"
+
+namespace apud {
+
+struct Store::Impl {
+  Path path;
+  Mode mode = Mode::kReadOnly;
+  bool read_only_media = false;
+  std::unique_ptr<sqlite::Database> db;
+  std::unique_ptr<sqlite::IndexTerms> terms;
+  bool locked = false;  // a WriteLock of ours lives
+
+  sqlite::Database& database() { return *db; }
+  /// CHECKs that the caller holds the lock of this store.
+  sqlite::Database& writable();
+  int64_t embedder_id(const EmbedderIdentity& embedder);  // inserted when new
+  /// Raises the generation by a random step, so that a restored backup never meets the generation
+  /// of an index made after it.
+  void bump(int64_t collection);
+  /// Removes chunks, keywords and text of a document; its vectors become orphans.
+  void clear_document(const DocumentInfo& info);
+  std::vector<sqlite::KeywordRow> keyword_rows(std::string_view path, std::string_view text,
+                                               const std::vector<StoredChunk>& chunks);
+  void drop_orphans();
+};
+
+namespace sqlite {
+DocumentInfo read_document(Statement& row);
+extern const char* const kDocumentColumns;
+std::string compress(std::string_view text);
+std::string decompress(std::span<const std::byte> data, const std::string& what);
+std::string pack_anchors(const std::vector<Anchor>& anchors);
+std::vector<Anchor> unpack_anchors(std::string_view bytes, const std::string& what);
+int64_t now_seconds();
+}  // namespace sqlite
+
+}  // namespace apud

@@ -1,0 +1,17 @@
+// The schema of the store and its numbered migrations (docs/formats.md describes the tables).
+#pragma once
+
+#include "rag/store/sqlite.h"
+
+namespace apud::sqlite {
+
+inline constexpr int kSchemaVersion = 1;
+inline constexpr int kApplicationId = 0x61707564;  // "apud"
+
+/// Creates or migrates. Throws kBadData for a file that is not ours or of a newer apud.
+/// REQUIRES: the caller holds the write lock.
+void migrate(Database& db);
+/// Throws kBadData unless the file is ours, of this version, and holds only the objects we make.
+void verify_schema(Database& db);
+
+}  // namespace apud::sqlite
