@@ -6,20 +6,27 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/cancel.h"
 #include "base/file.h"
+#include "rag/chunker.h"
 #include "rag/document.h"
 #include "rag/embedder.h"
+#include "rag/loader.h"
 #include "rag/store.h"
+#include "rag/walk.h"
 
 namespace apud {
 
 struct IngestOptions {
   std::string collection = "default";
+  WalkOptions walk;             // which files are taken
+  LoadOptions loading;
+  std::optional<ChunkOptions> chunking;  // of a new collection; default: chunk_options_for(embedder)
   int jobs = 0;                     // parser threads; 0: usable CPUs
   bool prune = false;               // remove vanished documents instead of keeping them
   bool dry_run = false;             // events only; nothing is written, nothing embedded

@@ -124,11 +124,7 @@ DocumentText Store::text(int64_t document) {
   return std::move(*text);
 }
 
-Anchor DocumentText::anchor_at(size_t offset) const {
-  auto after = std::upper_bound(anchors.begin(), anchors.end(), offset,
-                                [](size_t o, const Anchor& a) { return o < a.offset; });
-  return after == anchors.begin() ? Anchor{} : *std::prev(after);
-}
+Anchor DocumentText::anchor_at(size_t offset) const { return apud::anchor_at(text, anchors, offset); }
 
 std::vector<std::string> Store::vector_keys(std::string_view embedder) {
   Statement select(
