@@ -24,9 +24,10 @@ namespace apud {
 
 struct IngestOptions {
   std::string collection = "default";
-  WalkOptions walk;             // which files are taken
+  WalkOptions walk;  // which files are taken
   LoadOptions loading;
-  std::optional<ChunkOptions> chunking;  // of a new collection; default: chunk_options_for(embedder)
+  std::optional<ChunkOptions>
+      chunking;                     // of a new collection; default: chunk_options_for(embedder)
   int jobs = 0;                     // parser threads; 0: usable CPUs
   bool prune = false;               // remove vanished documents instead of keeping them
   bool dry_run = false;             // events only; nothing is written, nothing embedded

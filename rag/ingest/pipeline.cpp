@@ -27,12 +27,12 @@ constexpr size_t kScriptSample = 64u << 10;  // bytes of a document looked at fo
 struct Job {
   WorkItem item;
   LoadedFile file;
-  bool same_content = false;             // as the store's version: only touched
+  bool same_content = false;  // as the store's version: only touched
   std::vector<NewChunk> chunks;
-  std::vector<std::string> texts;        // (chunks) to embed
-  std::vector<std::string> keys;         // (n) that need vectors
-  std::vector<size_t> key_text;          // (n) index into texts
-  std::vector<float> vectors;            // (n, dimension)
+  std::vector<std::string> texts;  // (chunks) to embed
+  std::vector<std::string> keys;   // (n) that need vectors
+  std::vector<size_t> key_text;    // (n) index into texts
+  std::vector<float> vectors;      // (n, dimension)
   int64_t characters = 0;
   int64_t cjk = 0;
 };
@@ -52,7 +52,8 @@ class Pipeline {
 
   PipelineTotals run() {
     std::vector<std::thread> parsers;
-    for (int i = 0; i < options_.jobs; ++i) parsers.emplace_back([this] { guard([this] { parse_loop(); }); });
+    for (int i = 0; i < options_.jobs; ++i)
+      parsers.emplace_back([this] { guard([this] { parse_loop(); }); });
     std::thread writer([this] { guard([this] { write_loop(); }); });
     guard([this] { embed_loop(); });
     {
@@ -88,7 +89,8 @@ class Pipeline {
         std::unique_lock hold(mutex_);
         changed_.wait(hold, [&] {
           return stop_ || next_parse_ == work_.size() ||
-                 (next_parse_ < written_ + kWindowItems && (window_bytes_ < kWindowBytes || next_parse_ == written_));
+                 (next_parse_ < written_ + kWindowItems &&
+                  (window_bytes_ < kWindowBytes || next_parse_ == written_));
         });
         if (stop_ || next_parse_ == work_.size()) return;
         index = next_parse_++;
@@ -115,11 +117,13 @@ class Pipeline {
     if (cancelled()) return nullptr;
     Document& document = job->file.document;
     const auto& known = job->item.known;
-    job->same_content = known && !known->vanished && !document.skipped() && known->duplicate_of == 0 &&
-                        known->content_hash == job->file.sha256 && known->loader == document.loader;
+    job->same_content = known && !known->vanished && !document.skipped() &&
+                        known->duplicate_of == 0 && known->content_hash == job->file.sha256 &&
+                        known->loader == document.loader;
     if (document.skipped() || job->same_content) return job;
-    Chunks cut = chunk_document(document, options_.chunking,
-                                [this](std::string_view text) { return embedder_.count_tokens(text); });
+    Chunks cut = chunk_document(document, options_.chunking, [this](std::string_view text) {
+      return embedder_.count_tokens(text);
+    });
     for (const Chunk& chunk : cut.chunks) {
       const Section& section = cut.sections[chunk.section];
       NewChunk fresh{chunk.begin, chunk.end, section.heading, section.path, chunk.tokens, {}};
@@ -137,11 +141,13 @@ class Pipeline {
     return job;
   }
 
-  /// Next parsed document in order; null when there is none any more. With `wait` false also when it
-  /// is not ready yet.
+  /// Next parsed document in order; null when there is none any more. With `wait` false also when
+  /// it is not ready yet.
   std::unique_ptr<Job> take_parsed(bool wait) {
     std::unique_lock hold(mutex_);
-    if (wait) changed_.wait(hold, [&] { return stop_ || next_embed_ == work_.size() || parsed_[next_embed_]; });
+    if (wait)
+      changed_.wait(hold,
+                    [&] { return stop_ || next_embed_ == work_.size() || parsed_[next_embed_]; });
     if (stop_ || next_embed_ == work_.size() || !parsed_[next_embed_]) return nullptr;
     return std::move(parsed_[next_embed_++]);
   }
@@ -184,9 +190,12 @@ class Pipeline {
       job->vectors.resize(job->keys.size() * dimension);
       for (size_t k = 0; k < job->keys.size(); ++k) all.push_back({job.get(), k});
     }
-    auto text_of = [](const Text& t) -> std::string& { return t.job->texts[t.job->key_text[t.key]]; };
-    std::stable_sort(all.begin(), all.end(),
-                     [&](const Text& a, const Text& b) { return text_of(a).size() < text_of(b).size(); });
+    auto text_of = [](const Text& t) -> std::string& {
+      return t.job->texts[t.job->key_text[t.key]];
+    };
+    std::stable_sort(all.begin(), all.end(), [&](const Text& a, const Text& b) {
+      return text_of(a).size() < text_of(b).size();
+    });
     auto start = Clock::now();
     for (size_t begin = 0; begin < all.size(); begin += kEmbedCall) {
       if (cancelled() || stopped()) return false;
@@ -197,7 +206,8 @@ class Pipeline {
       embedder_.embed(texts, EmbedKind::kPassage, out);
       for (size_t i = 0; i < n; ++i) {
         const Text& t = all[begin + i];
-        std::copy_n(out.data() + i * dimension, dimension, t.job->vectors.data() + t.key * dimension);
+        std::copy_n(out.data() + i * dimension, dimension,
+                    t.job->vectors.data() + t.key * dimension);
       }
     }
     totals_.embed_seconds += std::chrono::duration<double>(Clock::now() - start).count();
@@ -243,7 +253,8 @@ class Pipeline {
     event.reason = document.reason;
     event.pages_without_text = document.pages_without_text;
     if (job.same_content) {
-      store_.touch_document(lock_, known->id, job.file.mtime_ns, static_cast<int64_t>(job.file.size));
+      store_.touch_document(lock_, known->id, job.file.mtime_ns,
+                            static_cast<int64_t>(job.file.size));
       event.outcome = FileOutcome::kUnchanged;
       event.chunks = known->chunks;
       event.tokens = known->tokens;
@@ -265,7 +276,8 @@ class Pipeline {
     info.size = static_cast<int64_t>(job.file.size);
     info.mtime_ns = job.file.mtime_ns;
     auto owner = options_.owners.find(info.content_hash);
-    if (owner != options_.owners.end() && !job.chunks.empty() && owner->second.second != info.path) {
+    if (owner != options_.owners.end() && !job.chunks.empty() &&
+        owner->second.second != info.path) {
       info.duplicate_of = owner->second.first;
       info.reason = event.reason = "duplicate of " + owner->second.second;
       Document nothing;
@@ -314,8 +326,9 @@ class Pipeline {
 
 }  // namespace
 
-PipelineTotals run_pipeline(Store& store, WriteLock& lock, TextEmbedder& embedder, std::vector<WorkItem> work,
-                            PipelineOptions options, const SettledCallback& settled) {
+PipelineTotals run_pipeline(Store& store, WriteLock& lock, TextEmbedder& embedder,
+                            std::vector<WorkItem> work, PipelineOptions options,
+                            const SettledCallback& settled) {
   return Pipeline(store, lock, embedder, std::move(work), std::move(options), settled).run();
 }
 

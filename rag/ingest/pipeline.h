@@ -1,8 +1,9 @@
 // The three overlapping stages of ingest: parser threads load and chunk in the order of the walk,
 // the calling thread embeds, one writer thread commits a document at a time.
 //
-// Order is kept from end to end, so that a run's outcome does not depend on timing. Queues are bounded
-// by documents and bytes. The first exception of any stage stops all and is rethrown to the caller.
+// Order is kept from end to end, so that a run's outcome does not depend on timing. Queues are
+// bounded by documents and bytes. The first exception of any stage stops all and is rethrown to the
+// caller.
 #pragma once
 
 #include <functional>
@@ -25,7 +26,7 @@ namespace apud {
 /// A file to read, with what the store knows of that path.
 struct WorkItem {
   WalkEntry entry;
-  std::string path;                  // absolute
+  std::string path;  // absolute
   std::optional<DocumentInfo> known;
 };
 
@@ -41,10 +42,10 @@ struct PipelineOptions {
 };
 
 struct PipelineTotals {
-  int64_t chunks = 0;       // written
+  int64_t chunks = 0;  // written
   int64_t tokens = 0;
   int64_t embedded = 0;
-  int64_t characters = 0;   // sampled for the share of CJK
+  int64_t characters = 0;  // sampled for the share of CJK
   int64_t cjk = 0;
   double embed_seconds = 0;
 };
@@ -52,8 +53,10 @@ struct PipelineTotals {
 /// Called in the writer thread after each file is settled (and durable).
 using SettledCallback = std::function<void(const FileEvent&, int64_t chunks_parsed)>;
 
-/// Runs `work` to its end or the cancel flag. The store is used by the writer thread alone meanwhile.
-PipelineTotals run_pipeline(Store& store, WriteLock& lock, TextEmbedder& embedder, std::vector<WorkItem> work,
-                            PipelineOptions options, const SettledCallback& settled);
+/// Runs `work` to its end or the cancel flag. The store is used by the writer thread alone
+/// meanwhile.
+PipelineTotals run_pipeline(Store& store, WriteLock& lock, TextEmbedder& embedder,
+                            std::vector<WorkItem> work, PipelineOptions options,
+                            const SettledCallback& settled);
 
 }  // namespace apud

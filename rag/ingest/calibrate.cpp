@@ -1,0 +1,178 @@
+#include "rag/ingest/calibrate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "rag/text/query.h"
+#include "rag/text/terms.h"
+
+namespace apud {
+namespace {
+
+constexpr size_t kQueries = 64;     // headings asked; each costs about one chunk of embedding
+constexpr size_t kFewest = 20;      // below, quantiles mean nothing
+constexpr int kCandidates = 100;    // as retrieval takes
+constexpr double kQuantile = 0.05;  // questions of the collection that the line may refuse
+
+struct Question {
+  std::string heading;
+  int64_t gold = 0;                      // a chunk under that heading
+  std::string text;                      // of the gold chunk, without the heading
+  std::unordered_set<int64_t> siblings;  // other chunks under it: their vectors hold the heading
+};
+
+/// Headings that say something and stand once, spread evenly over the collection.
+std::vector<Question> sample_questions(Store& store, const CollectionInfo& collection) {
+  struct Place {
+    int64_t document;
+    std::vector<StoredChunk> chunks;
+  };
+  std::map<std::string, std::vector<Place>> by_heading;
+  for (const DocumentInfo& d : store.documents(collection.id)) {
+    if (d.vanished || d.chunks == 0) continue;
+    for (StoredChunk& c : store.chunks_of(d.id)) {
+      if (c.heading.empty()) continue;
+      size_t words = 0;
+      for (const std::string& t : terms_of(c.heading)) words += !is_stop_word(t);
+      if (words < 2) continue;
+      auto& places = by_heading[c.heading];
+      bool same = !places.empty() && places.back().document == d.id &&
+                  places.back().chunks.back().heading_path == c.heading_path;
+      if (!same) places.push_back({d.id, {}});
+      places.back().chunks.push_back(std::move(c));
+    }
+  }
+  // "Introduction" of every chapter is no question: only headings that stand at one place.
+  std::vector<std::pair<const std::string*, const Place*>> unique;
+  for (const auto& [heading, places] : by_heading) {
+    if (places.size() == 1) unique.emplace_back(&heading, &places[0]);
+  }
+  std::vector<Question> questions;
+  size_t n = std::min(kQueries, unique.size());
+  for (size_t i = 0; i < n; ++i) {
+    const auto& [heading, place] = unique[i * unique.size() / n];
+    const StoredChunk& chunk = place->chunks[0];
+    auto text = store.text_if_there(place->document);
+    if (!text || chunk.end > text->text.size()) continue;
+    Question q{*heading, chunk.id, text->text.substr(chunk.begin, chunk.end - chunk.begin), {}};
+    for (size_t j = 1; j < place->chunks.size(); ++j) q.siblings.insert(place->chunks[j].id);
+    questions.push_back(std::move(q));
+  }
+  return questions;
+}
+
+struct Ranked {
+  int64_t chunk;
+  double dense;  // scaled 0..1
+  double bm25;
+};
+
+void scale(std::vector<Ranked>& list, double Ranked::*field) {
+  double low = HUGE_VAL, high = -HUGE_VAL;
+  for (const Ranked& r : list) {
+    if (r.*field <= -HUGE_VAL) continue;
+    low = std::min(low, r.*field);
+    high = std::max(high, r.*field);
+  }
+  for (Ranked& r : list) {
+    bool found = r.*field > -HUGE_VAL;
+    r.*field = !found ? 0 : high > low ? (r.*field - low) / (high - low) : 1;
+  }
+}
+
+double reciprocal_rank(const std::vector<Ranked>& list, int64_t gold, double weight) {
+  double mine = -1;
+  for (const Ranked& r : list) {
+    if (r.chunk == gold) mine = weight * r.dense + (1 - weight) * r.bm25;
+  }
+  if (mine < 0) return 0;
+  int rank = 1;
+  for (const Ranked& r : list) rank += weight * r.dense + (1 - weight) * r.bm25 > mine;
+  return rank <= 10 ? 1.0 / rank : 0;
+}
+
+}  // namespace
+
+Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo& collection,
+                      const VectorIndex& index, const CancelFlag* cancel) {
+  Calibration result;
+  result.chunks = collection.chunks;
+  std::vector<Question> questions = sample_questions(store, collection);
+  if (questions.size() < kFewest) return result;
+  size_t dimension = static_cast<size_t>(embedder.dimension());
+  std::vector<std::string> asked, told;
+  for (const Question& q : questions) {
+    asked.push_back(q.heading);
+    told.push_back(q.text);
+  }
+  std::vector<float> queries(questions.size() * dimension), golds(questions.size() * dimension);
+  constexpr size_t kCall = 16;
+  for (size_t at = 0; at < questions.size(); at += kCall) {
+    if (cancel && cancel->raised()) return result;
+    size_t n = std::min(kCall, questions.size() - at);
+    embedder.embed(std::span(asked).subspan(at, n), EmbedKind::kQuery,
+                   std::span(queries).subspan(at * dimension, n * dimension));
+    embedder.embed(std::span(told).subspan(at, n), EmbedKind::kPassage,
+                   std::span(golds).subspan(at * dimension, n * dimension));
+  }
+
+  std::vector<std::vector<Ranked>> lists;
+  std::vector<double> best;
+  for (size_t i = 0; i < questions.size(); ++i) {
+    const Question& q = questions[i];
+    std::span<const float> query(queries.data() + i * dimension, dimension);
+    double gold_cosine = 0;
+    for (size_t d = 0; d < dimension; ++d)
+      gold_cosine += double{query[d]} * golds[i * dimension + d];
+    std::unordered_map<int64_t, Ranked> found;
+    found[q.gold] = {q.gold, gold_cosine, -HUGE_VAL};
+    double top = gold_cosine;
+    auto others = [&](int64_t chunk) { return chunk != q.gold && !q.siblings.count(chunk); };
+    for (const VectorHit& h : index.search(query, kCandidates, others)) {
+      found[h.chunk] = {h.chunk, h.score, -HUGE_VAL};
+      top = std::max(top, double{h.score});
+    }
+    for (const KeywordHit& h :
+         store.keyword_search(collection.id, any_word_match(q.heading, "{body}"), kCandidates)) {
+      if (h.chunk != q.gold && !others(h.chunk)) continue;
+      auto at = found.try_emplace(h.chunk, Ranked{h.chunk, -HUGE_VAL, -HUGE_VAL}).first;
+      at->second.bm25 = h.score;
+    }
+    std::vector<Ranked> list;
+    for (const auto& [chunk, r] : found) list.push_back(r);
+    scale(list, &Ranked::dense);
+    scale(list, &Ranked::bm25);
+    lists.push_back(std::move(list));
+    best.push_back(top);
+  }
+  // The weight nearest to the general .6 among those within one per cent of the best: with some
+  // dozen questions, smaller differences are chance.
+  std::vector<std::pair<double, double>> curve;  // weight, mean reciprocal rank
+  double high = 0;
+  for (int step = 0; step <= 20; ++step) {
+    double weight = step * 0.05, sum = 0;
+    for (size_t i = 0; i < lists.size(); ++i)
+      sum += reciprocal_rank(lists[i], questions[i].gold, weight);
+    curve.emplace_back(weight, sum / static_cast<double>(lists.size()));
+    high = std::max(high, curve.back().second);
+  }
+  double chosen = result.dense_weight, away = HUGE_VAL;
+  for (auto [weight, score] : curve) {
+    double d = std::fabs(weight - 0.6);
+    if (score >= high * 0.99 && d < away) {
+      away = d;
+      chosen = weight;
+    }
+  }
+  result.dense_weight = chosen;
+  std::sort(best.begin(), best.end());
+  result.abstain_line = best[static_cast<size_t>(kQuantile * static_cast<double>(best.size()))];
+  result.queries = static_cast<int>(questions.size());
+  return result;
+}
+
+}  // namespace apud

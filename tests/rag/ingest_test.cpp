@@ -1,0 +1,313 @@
+#include "rag/ingest.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <map>
+
+#include "base/error.h"
+#include "rag/index.h"
+#include "rag/retriever.h"
+#include "tests/support/fake_embedder.h"
+#include "tests/support/temp_home.h"
+
+namespace apud {
+namespace {
+
+using test::FakeEmbedder;
+using test::TempHome;
+
+class IngestTest : public testing::Test {
+ protected:
+  IngestReport run(IngestOptions options = {}) {
+    options.jobs = 2;
+    events.clear();
+    Path root = home / "docs";
+    return ingest(store, embedder, std::span(&root, 1), options, [&](const IngestProgress& p) {
+      if (p.event) events[p.event->path.substr(root.string().size() + 1)] = *p.event;
+    });
+  }
+  FileOutcome outcome(const std::string& name) {
+    EXPECT_TRUE(events.count(name)) << name;
+    return events[name].outcome;
+  }
+  std::vector<Hit> search(const std::string& query, SearchMode mode = SearchMode::kHybrid) {
+    Retriever retriever(store, &embedder);
+    RetrieveOptions options;
+    options.mode = mode;
+    std::vector<std::string> names = {"default"};
+    return retriever.retrieve(query, names, options).hits;
+  }
+  std::string top(const std::string& query, SearchMode mode = SearchMode::kHybrid) {
+    auto hits = search(query, mode);
+    return hits.empty() ? "" : Path(hits[0].path).filename().string();
+  }
+
+  TempHome home;
+  Store store;
+  FakeEmbedder embedder;
+  std::map<std::string, FileEvent> events;
+};
+
+TEST_F(IngestTest, IngestedTextIsFoundByBothSides) {
+  home.write("docs/a.md", "# Apples\n\nThe orchard grows russet apples on north slopes.\n");
+  home.write("docs/b.txt", "Bicycle chains need oil every hundred miles.\n");
+  home.write("docs/c.txt", "北京的秋天很短。香山的红叶在十月下旬最好看。\n");
+  IngestReport report = run();
+  EXPECT_EQ(report.count(FileOutcome::kIndexed), 3);
+  EXPECT_EQ(report.files, 3);
+  EXPECT_GE(report.chunks, 3);
+  EXPECT_FALSE(report.all_skipped);
+  for (SearchMode mode : {SearchMode::kHybrid, SearchMode::kDense, SearchMode::kBm25}) {
+    SCOPED_TRACE(search_mode_name(mode));
+    EXPECT_EQ(top("russet apples", mode), "a.md");
+    EXPECT_EQ(top("oil the bicycle", mode), "b.txt");
+    EXPECT_EQ(top("香山红叶什么时候最好看", mode), "c.txt");
+  }
+  auto hits = search("russet apples");
+  EXPECT_EQ(hits[0].heading, "Apples");
+  EXPECT_EQ(hits[0].from.line, 3);
+  EXPECT_EQ(hits[0].text, "The orchard grows russet apples on north slopes.");
+  EXPECT_TRUE(store.check().empty());
+}
+
+TEST_F(IngestTest, RerunCostsAStatAndChangesReplace) {
+  home.write("docs/a.txt", "alpha beta gamma\n");
+  home.write("docs/b.txt", "delta epsilon zeta\n");
+  run();
+  int before = embedder.embedded;
+  int64_t generation = store.collection("default").generation;
+  IngestReport again = run();
+  EXPECT_EQ(again.count(FileOutcome::kUnchanged), 2);
+  EXPECT_EQ(embedder.embedded, before);
+  EXPECT_EQ(store.collection("default").generation, generation);
+
+  // Another time stamp, the same bytes: nothing is embedded or replaced.
+  std::filesystem::last_write_time(
+      home / "docs/a.txt", std::filesystem::file_time_type::clock::now() + std::chrono::hours(1));
+  run();
+  EXPECT_EQ(outcome("a.txt"), FileOutcome::kUnchanged);
+  EXPECT_EQ(embedder.embedded, before);
+
+  home.write("docs/a.txt", "omega sigma\n");
+  run();
+  EXPECT_EQ(outcome("a.txt"), FileOutcome::kReplaced);
+  EXPECT_EQ(outcome("b.txt"), FileOutcome::kUnchanged);
+  EXPECT_EQ(embedder.embedded, before + 1);
+  EXPECT_EQ(top("omega sigma"), "a.txt");
+  EXPECT_TRUE(search("alpha beta gamma", SearchMode::kBm25).empty());
+  EXPECT_EQ(store.collection("default").documents, 2);
+  EXPECT_TRUE(store.check().empty());
+}
+
+TEST_F(IngestTest, MovedFilesKeepTheirVectorsAndDuplicatesAreIndexedOnce) {
+  home.write("docs/old/a.txt", "the lighthouse keeper counts ships\n");
+  home.write("docs/b.txt", "something else entirely here\n");
+  home.write("docs/c.txt", "third words\n");
+  run();
+  int before = embedder.embedded;
+  std::filesystem::create_directories(home / "docs/new");
+  std::filesystem::rename(home / "docs/old/a.txt", home / "docs/new/lighthouse.txt");
+  home.write("docs/copy.txt", "something else entirely here\n");
+  run();
+  EXPECT_EQ(outcome("new/lighthouse.txt"), FileOutcome::kMoved);
+  EXPECT_EQ(outcome("copy.txt"), FileOutcome::kDuplicate);
+  EXPECT_EQ(events["copy.txt"].reason, "duplicate of " + (home / "docs/b.txt").string());
+  EXPECT_EQ(embedder.embedded, before);
+  EXPECT_EQ(top("lighthouse keeper"), "lighthouse.txt");
+  EXPECT_EQ(search("something else entirely", SearchMode::kBm25).size(), 1u);
+
+  // The original goes: the copy takes its place, still without a second embedding of the text.
+  std::filesystem::remove(home / "docs/b.txt");
+  run();
+  EXPECT_EQ(outcome("copy.txt"), FileOutcome::kIndexed);
+  EXPECT_EQ(outcome("b.txt"), FileOutcome::kVanished);
+  EXPECT_EQ(top("something else entirely"), "copy.txt");
+  EXPECT_EQ(search("something else entirely", SearchMode::kBm25).size(), 1u);
+  EXPECT_EQ(embedder.embedded, before);
+  EXPECT_TRUE(store.check().empty());
+}
+
+TEST_F(IngestTest, VanishedAreNotRetrievedKeptAndPruned) {
+  home.write("docs/a.txt", "walrus ivory carving\n");
+  home.write("docs/b.txt", "penguin colony census\n");
+  home.write("docs/c.txt", "albatross flight range\n");
+  run();
+  std::filesystem::rename(home / "docs/a.txt", home / "kept-a.txt");
+  run();
+  EXPECT_EQ(outcome("a.txt"), FileOutcome::kVanished);
+  EXPECT_TRUE(search("walrus ivory", SearchMode::kBm25).empty());
+  for (const Hit& h : search("walrus ivory")) EXPECT_NE(Path(h.path).filename(), "a.txt");
+  EXPECT_EQ(store.collection("default").vanished, 1);
+  EXPECT_TRUE(store.check().empty());
+
+  int before = embedder.embedded;
+  std::filesystem::rename(home / "kept-a.txt", home / "docs/a.txt");
+  run();
+  EXPECT_EQ(top("walrus ivory"), "a.txt");
+  EXPECT_EQ(embedder.embedded, before);
+
+  std::filesystem::remove(home / "docs/a.txt");
+  IngestOptions prune;
+  prune.prune = true;
+  run(prune);
+  EXPECT_EQ(outcome("a.txt"), FileOutcome::kPruned);
+  EXPECT_EQ(store.documents(store.collection("default").id).size(), 2u);
+  EXPECT_TRUE(store.check().empty());
+}
+
+TEST_F(IngestTest, MoreThanHalfGoneChangesNothing) {
+  for (int i = 0; i < 5; ++i)
+    home.write("docs/" + std::to_string(i) + ".txt", "text number " + std::to_string(i));
+  run();
+  int64_t generation = store.collection("default").generation;
+  for (int i = 0; i < 3; ++i)
+    std::filesystem::remove(home / ("docs/" + std::to_string(i) + ".txt"));
+  home.write("docs/new.txt", "a new one");
+  try {
+    run();
+    FAIL() << "must refuse";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::kNoInput);
+    EXPECT_NE(std::string(e.what()).find("3 of 5"), std::string::npos) << e.what();
+  }
+  EXPECT_EQ(store.collection("default").generation, generation);
+  EXPECT_EQ(store.collection("default").documents, 5);
+  // Renaming them all is no vanishing.
+  for (int i = 0; i < 3; ++i)
+    home.write("docs/sub/" + std::to_string(i) + ".txt", "text number " + std::to_string(i));
+  run();
+  EXPECT_EQ(outcome("sub/0.txt"), FileOutcome::kMoved);
+
+  std::filesystem::remove_all(home / "docs");
+  EXPECT_THROW(run(), Error);
+  EXPECT_EQ(store.collection("default").documents, 6);
+}
+
+TEST_F(IngestTest, AnotherEmbedderIsRefusedWithAdvice) {
+  home.write("docs/a.txt", "one two three\n");
+  run();
+  embedder.print = "other/1";
+  try {
+    run();
+    FAIL() << "must refuse";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::kUsage);
+    EXPECT_FALSE(e.advice().empty());
+  }
+  Retriever retriever(store, &embedder);
+  std::vector<std::string> names = {"default"};
+  EXPECT_THROW(retriever.retrieve("one", names), Error);
+  RetrieveOptions words;
+  words.mode = SearchMode::kBm25;
+  EXPECT_EQ(retriever.retrieve("one", names, words).hits.size(), 1u);
+}
+
+TEST_F(IngestTest, AFailingEmbedderLosesOnlyWhatWasNotWritten) {
+  for (int i = 0; i < 300; ++i) {
+    home.write("docs/" + std::to_string(1000 + i) + ".txt",
+               "file about subject number" + std::to_string(i) + "\n");
+  }
+  embedder.fail_after = 200;
+  EXPECT_THROW(run(), Error);
+  auto half = store.find_collection("default");
+  ASSERT_TRUE(half);
+  EXPECT_GT(half->documents, 0);
+  EXPECT_LT(half->documents, 300);
+  EXPECT_TRUE(store.check().empty());
+  embedder.fail_after = -1;
+  IngestReport rest = run();
+  EXPECT_EQ(rest.count(FileOutcome::kUnchanged), half->documents);
+  EXPECT_EQ(store.collection("default").documents, 300);
+  EXPECT_EQ(store.collection("default").chunks, 300);
+  EXPECT_TRUE(store.check().empty());
+}
+
+TEST_F(IngestTest, CancelKeepsWhatIsDoneAndARerunCompletes) {
+  for (int i = 0; i < 400; ++i) {
+    home.write("docs/" + std::to_string(1000 + i) + ".txt",
+               "file about subject number" + std::to_string(i) + "\n");
+  }
+  CancelFlag cancel;
+  Path root = home / "docs";
+  IngestReport first = ingest(
+      store, embedder, std::span(&root, 1), {},
+      [&](const IngestProgress& p) {
+        if (p.files_done == 50) cancel.raise();
+      },
+      &cancel);
+  EXPECT_TRUE(first.cancelled);
+  int64_t have = store.collection("default").documents;
+  EXPECT_GE(have, 50);
+  EXPECT_LT(have, 400);
+  IngestReport second = run();
+  EXPECT_EQ(second.count(FileOutcome::kUnchanged), have);
+  EXPECT_EQ(store.collection("default").documents, 400);
+  EXPECT_TRUE(store.check().empty());
+}
+
+TEST_F(IngestTest, SameTextIsEmbeddedOnce) {
+  home.write("docs/a.md", "# Part\n\nShared paragraph stands here.\n\n# Own\n\nOnly in a.\n");
+  home.write("docs/b.md", "# Part\n\nShared paragraph stands here.\n\n# Other\n\nOnly in b.\n");
+  run();
+  EXPECT_EQ(embedder.repeated, 0);
+  EXPECT_EQ(embedder.embedded, 3);
+  EXPECT_EQ(store.collection("default").chunks, 4);
+  // Replacing one document must not take the shared vector from the other.
+  home.write("docs/a.md", "# Part\n\nChanged.\n");
+  run();
+  EXPECT_EQ(top("shared paragraph stands"), "b.md");
+  EXPECT_TRUE(store.check().empty());
+}
+
+TEST_F(IngestTest, DryRunWritesNothing) {
+  home.write("docs/a.txt", "one two\n");
+  IngestOptions dry;
+  dry.dry_run = true;
+  IngestReport report = run(dry);
+  EXPECT_EQ(report.count(FileOutcome::kIndexed), 1);
+  EXPECT_EQ(embedder.embedded, 0);
+  EXPECT_FALSE(store.find_collection("default"));
+}
+
+TEST_F(IngestTest, SecondWriterIsTurnedAway) {
+  home.write("docs/a.txt", "one two\n");
+  Store other;
+  WriteLock lock(other);
+  try {
+    run();
+    FAIL() << "must refuse";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind(), ErrorKind::kBusy);
+    EXPECT_NE(std::string(e.what()).find(std::to_string(::getpid())), std::string::npos);
+  }
+}
+
+TEST_F(IngestTest, RemovedTextIsInNoFile) {
+  home.write("docs/a.txt", "The word quokkazebrafish stands here, with quokkazebrafish again.\n");
+  home.write("docs/b.txt", "Another text stays.\n");
+  run();
+  auto in_files = [&](const std::string& needle) {
+    for (const char* folder : {"data", "cache", "state"}) {
+      for (auto& entry : std::filesystem::recursive_directory_iterator(home / folder)) {
+        if (entry.is_regular_file() && read_file(entry.path()).find(needle) != std::string::npos)
+          return true;
+      }
+    }
+    return false;
+  };
+  std::filesystem::create_directories(home / "state");
+  // The text is compressed, the words of the keyword index are not.
+  EXPECT_TRUE(in_files("quokkazebrafish"));
+  CollectionInfo info = store.collection("default");
+  WriteLock lock(store);
+  int64_t id = store.find_document(info.id, (home / "docs/a.txt").string())->id;
+  store.save_answer(lock, {"", 0, "talk", "q", "a", "{}", {id}});
+  EXPECT_EQ(store.remove_documents(lock, std::span(&id, 1)), std::vector<std::string>{"talk"});
+  store.purge(lock);
+  EXPECT_FALSE(in_files("quokkazebrafish"));
+  EXPECT_TRUE(store.check().empty());
+}
+
+}  // namespace
+}  // namespace apud
