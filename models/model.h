@@ -55,7 +55,7 @@ struct ModelConfig {
   std::vector<std::string> from_table;
 };
 
-struct LoadOptions {
+struct ModelOptions {
   /// Context the program is built for (long rope picks its factors by it); 0: the model's own.
   int context = 0;
 };
@@ -82,6 +82,6 @@ class Model {
 
 /// Opens a GGUF file or a Hugging Face folder. Throws apud::Error: kNoInput when it is not there,
 /// kBadData with file, field and value when it is malformed or its architecture is unknown.
-std::shared_ptr<const Model> load_model(const Path& path, const LoadOptions& options = {});
+std::shared_ptr<const Model> load_model(const Path& path, const ModelOptions& options = {});
 
 }  // namespace apud
