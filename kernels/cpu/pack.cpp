@@ -1,0 +1,291 @@
+#include <cstring>
+
+#include "base/check.h"
+#include "kernels/cpu/packed.h"
+
+// Repacking is bound by memory; plain loops over 16 rows are enough (the compiler vectorises them).
+
+namespace apud::cpu {
+namespace {
+
+using Dwords = uint32_t[kStripRows];  // one plane: 16 rows x 4 values
+
+uint32_t load32(const uint8_t* p) {
+  uint32_t v;
+  std::memcpy(&v, p, 4);
+  return v;
+}
+
+// Spreads 8 bits b7..b0 (two groups of four values) to bit 0 (b0..b3) and bit 1 (b4..b7) of the four
+// bytes of a dword.
+struct SpreadTable {
+  uint32_t of[256];
+  constexpr SpreadTable() : of() {
+    for (uint32_t b = 0; b < 256; ++b) {
+      uint32_t v = 0;
+      for (uint32_t c = 0; c < 4; ++c) v |= ((b >> c & 1) | (b >> (4 + c) & 1) << 1) << (8 * c);
+      of[b] = v;
+    }
+  }
+};
+constexpr SpreadTable kSpread;
+
+// All of these read one 32-value block (index `b` within the row) as unsigned bytes, group by group:
+// q[g] = values 4g..4g+3. Offsets and structure: GGML's block definitions (GGUF specification).
+void nibbles_simple(const uint8_t* qs, uint32_t q[8]) {  // lo = first 16 values, hi = last 16
+  for (int j = 0; j < 4; ++j) {
+    uint32_t x = load32(qs + 4 * j);
+    q[j] = x & 0x0f0f0f0fu;
+    q[j + 4] = (x >> 4) & 0x0f0f0f0fu;
+  }
+}
+
+void add_high_bits(uint32_t bits, uint32_t q[8]) {  // bit k belongs to value k; goes to bit 4
+  for (int i = 0; i < 4; ++i) {
+    uint32_t s = kSpread.of[bits >> (8 * i) & 255];
+    q[2 * i] |= (s & 0x01010101u) << 4;
+    q[2 * i + 1] |= (s & 0x02020202u) << 3;
+  }
+}
+
+void read_block(WeightType type, const uint8_t* row, int64_t b, uint32_t q[8]) {
+  const uint8_t* p;
+  int in = static_cast<int>(b & 7);
+  switch (type) {
+    case WeightType::kQ4_0: nibbles_simple(row + b * 18 + 2, q); return;
+    case WeightType::kQ4_1: nibbles_simple(row + b * 20 + 4, q); return;
+    case WeightType::kQ5_0:
+      nibbles_simple(row + b * 22 + 6, q);
+      add_high_bits(load32(row + b * 22 + 2), q);
+      return;
+    case WeightType::kQ5_1:
+      nibbles_simple(row + b * 24 + 8, q);
+      add_high_bits(load32(row + b * 24 + 4), q);
+      return;
+    case WeightType::kQ8_0:
+      for (int g = 0; g < 8; ++g) q[g] = load32(row + b * 34 + 2 + 4 * g) ^ 0x80808080u;
+      return;
+    case WeightType::kQ2_K:  // scales[16] qs[64] d dmin; 128 values share 32 bytes
+      p = row + (b >> 3) * 84 + 16 + (in >> 2) * 32;
+      for (int g = 0; g < 8; ++g) q[g] = load32(p + 4 * g) >> (2 * (in & 3)) & 0x03030303u;
+      return;
+    case WeightType::kQ3_K: {  // hmask[32] qs[64] scales[12] d; value = 2 bits + 4 * mask bit
+      const uint8_t* block = row + (b >> 3) * 110;
+      p = block + 32 + (in >> 2) * 32;
+      for (int g = 0; g < 8; ++g) {
+        q[g] = (load32(p + 4 * g) >> (2 * (in & 3)) & 0x03030303u) |
+               (load32(block + 4 * g) >> in & 0x01010101u) << 2;
+      }
+      return;
+    }
+    case WeightType::kQ4_K:  // d dmin scales[12] qs[128]; 64 values share 32 bytes
+      p = row + (b >> 3) * 144 + 16 + (in >> 1) * 32;
+      for (int g = 0; g < 8; ++g) q[g] = load32(p + 4 * g) >> (4 * (in & 1)) & 0x0f0f0f0fu;
+      return;
+    case WeightType::kQ5_K: {  // d dmin scales[12] qh[32] qs[128]
+      const uint8_t* block = row + (b >> 3) * 176;
+      p = block + 48 + (in >> 1) * 32;
+      for (int g = 0; g < 8; ++g) {
+        q[g] = (load32(p + 4 * g) >> (4 * (in & 1)) & 0x0f0f0f0fu) |
+               (load32(block + 16 + 4 * g) >> in & 0x01010101u) << 4;
+      }
+      return;
+    }
+    case WeightType::kQ6_K: {  // ql[128] qh[64] scales[16] d; 128 values share 64 + 32 bytes
+      const uint8_t* block = row + (b >> 3) * 210;
+      p = block + (in >> 2) * 64 + (in & 1) * 32;
+      const uint8_t* h = block + 128 + (in >> 2) * 32;
+      int low = in & 2 ? 4 : 0, high = 2 * (in & 3);
+      for (int g = 0; g < 8; ++g) {
+        q[g] = (load32(p + 4 * g) >> low & 0x0f0f0f0fu) | (load32(h + 4 * g) >> high & 0x03030303u) << 4;
+      }
+      return;
+    }
+    default: APUD_CHECK(false, "quantised format");
+  }
+}
+
+void write_planes(const FormatTraits& f, const Dwords q[8], uint8_t* out) {
+  auto* plane = reinterpret_cast<Dwords*>(out);
+  if (f.low_bits == 8) {
+    std::memcpy(out, q, 8 * sizeof(Dwords));
+    return;
+  }
+  if (f.low_bits == 4) {
+    for (int j = 0; j < 4; ++j) {
+      for (int r = 0; r < kStripRows; ++r) {
+        plane[j][r] = (q[j][r] & 0x0f0f0f0fu) | (q[j + 4][r] & 0x0f0f0f0fu) << 4;
+      }
+    }
+    plane += 4;
+  } else {
+    for (int h = 0; h < 2; ++h) {
+      for (int r = 0; r < kStripRows; ++r) {
+        uint32_t v = 0;
+        for (int g = 0; g < 4; ++g) v |= (q[4 * h + g][r] & 0x03030303u) << (2 * g);
+        plane[h][r] = v;
+      }
+    }
+    plane += 2;
+  }
+  if (f.high_bits == 1) {
+    for (int r = 0; r < kStripRows; ++r) {
+      uint32_t v = 0;
+      for (int g = 0; g < 8; ++g) v |= (q[g][r] >> f.low_bits & 0x01010101u) << g;
+      plane[0][r] = v;
+    }
+  } else if (f.high_bits == 2) {
+    for (int h = 0; h < 2; ++h) {
+      for (int r = 0; r < kStripRows; ++r) {
+        uint32_t v = 0;
+        for (int g = 0; g < 4; ++g) v |= (q[4 * h + g][r] >> 4 & 0x03030303u) << (2 * g);
+        plane[h][r] = v;
+      }
+    }
+  }
+}
+
+// Six-bit scales and minima of Q4_K and Q5_K in 12 bytes.
+void scale_min_k4(const uint8_t* s, int j, uint8_t* scale, uint8_t* min) {
+  if (j < 4) {
+    *scale = s[j] & 63;
+    *min = s[j + 4] & 63;
+  } else {
+    *scale = static_cast<uint8_t>((s[j + 4] & 15) | (s[j - 4] >> 6) << 4);
+    *min = static_cast<uint8_t>((s[j + 4] >> 4) | (s[j] >> 6) << 4);
+  }
+}
+
+// Scales of row `r` of the strip for block `b` (of 32 or 256 values). `out`: the block's scale area.
+void write_scales(WeightType type, const FormatTraits& f, const uint8_t* row, int64_t b, int r, uint8_t* out) {
+  auto half = [&](int slot, const uint8_t* from) { std::memcpy(out + slot * 32 + 2 * r, from, 2); };
+  if (!f.super) {
+    const uint8_t* p = row + b * block_bytes(type);
+    half(0, p);
+    if (f.has_min) half(1, p + 2);
+    return;
+  }
+  const uint8_t* p = row + b * block_bytes(type);
+  uint8_t* scales = out + (f.has_min ? 64 : 32);
+  int subs = 256 / f.sub;
+  uint8_t* mins = scales + subs * 16;
+  auto put = [&](int s, uint8_t scale, uint8_t min) {
+    scales[s * 16 + r] = scale;
+    if (f.has_min) mins[(s / 2) * 32 + 2 * r + (s & 1)] = min;
+  };
+  switch (type) {
+    case WeightType::kQ2_K:
+      half(0, p + 80);
+      half(1, p + 82);
+      for (int s = 0; s < 16; ++s) put(s, p[s] & 15, p[s] >> 4);
+      return;
+    case WeightType::kQ3_K: {
+      half(0, p + 108);
+      const uint8_t* packed = p + 96;  // 16 six-bit scales, offset 32
+      for (int s = 0; s < 16; ++s) {
+        int low = s < 8 ? packed[s] & 15 : packed[s - 8] >> 4;
+        int high = packed[8 + (s & 3)] >> (2 * (s >> 2)) & 3;
+        put(s, static_cast<uint8_t>((low | high << 4) - 32), 0);
+      }
+      return;
+    }
+    case WeightType::kQ4_K:
+    case WeightType::kQ5_K:
+      half(0, p);
+      half(1, p + 2);
+      for (int s = 0; s < 8; ++s) {
+        uint8_t scale, min;
+        scale_min_k4(p + 4, s, &scale, &min);
+        put(s, scale, min);
+      }
+      return;
+    case WeightType::kQ6_K:
+      half(0, p + 208);
+      for (int s = 0; s < 16; ++s) put(s, p[192 + s], 0);
+      return;
+    default: APUD_CHECK(false, "K format");
+  }
+}
+
+void pack_quantised(const WeightView& w, const PackedMatrix& m, int strip) {
+  FormatTraits f = format_traits(m.type);
+  uint8_t* out = m.data + static_cast<size_t>(strip) * m.strip_bytes;
+  const uint8_t* rows[kStripRows];
+  int count = 0;
+  for (; count < kStripRows && strip * kStripRows + count < w.rows; ++count) {
+    rows[count] = reinterpret_cast<const uint8_t*>(w.row(strip * kStripRows + count));
+  }
+  if (count < kStripRows) std::memset(out, 0, m.strip_bytes);
+  int64_t scale_blocks = w.cols / (f.super ? 256 : 32);
+  for (int64_t b = 0; b < scale_blocks; ++b) {
+    for (int r = 0; r < count; ++r) {
+      write_scales(m.type, f, rows[r], b, r, out + static_cast<size_t>(b) * scale_bytes(f));
+    }
+  }
+  alignas(64) Dwords q[8] = {};
+  for (int64_t b = 0; b < w.cols / 32; ++b) {
+    for (int r = 0; r < count; ++r) {
+      uint32_t one[8];
+      read_block(m.type, rows[r], b, one);
+      for (int g = 0; g < 8; ++g) q[g][r] = one[g];
+    }
+    write_planes(f, q, out + m.quant_offset + static_cast<size_t>(b) * quant_bytes32(f));
+  }
+}
+
+void pack_float(const WeightView& w, const PackedMatrix& m, int strip) {
+  uint8_t* out = m.data + static_cast<size_t>(strip) * m.strip_bytes;
+  int64_t first = static_cast<int64_t>(strip) * kStripRows;
+  int count = static_cast<int>(w.rows - first < kStripRows ? w.rows - first : kStripRows);
+  if (count < kStripRows || w.cols % 2 != 0) std::memset(out, 0, m.strip_bytes);
+  for (int64_t c0 = 0; c0 < w.cols; c0 += 16) {  // 16 x 16 tiles, so that both sides stay in cache
+    int64_t c1 = c0 + 16 < w.cols ? c0 + 16 : w.cols;
+    for (int r = 0; r < count; ++r) {
+      const std::byte* row = w.row(first + r);
+      if (m.type == WeightType::kF32) {
+        auto* to = reinterpret_cast<uint32_t*>(out);
+        for (int64_t c = c0; c < c1; ++c) std::memcpy(&to[c * 16 + r], row + 4 * c, 4);
+      } else if (m.type == WeightType::kF16) {
+        auto* to = reinterpret_cast<uint16_t*>(out);
+        for (int64_t c = c0; c < c1; ++c) std::memcpy(&to[c * 16 + r], row + 2 * c, 2);
+      } else {
+        auto* to = reinterpret_cast<uint16_t*>(out);
+        for (int64_t c = c0; c < c1; ++c) std::memcpy(&to[(c / 2) * 32 + 2 * r + (c & 1)], row + 2 * c, 2);
+      }
+    }
+  }
+}
+
+size_t align64(size_t x) { return (x + 63) / 64 * 64; }
+
+}  // namespace
+
+PackedMatrix packed_layout(WeightType type, int64_t rows, int64_t cols) {
+  FormatTraits f = format_traits(type);
+  PackedMatrix m;
+  m.type = type;
+  m.rows = rows;
+  m.cols = cols;
+  size_t n = static_cast<size_t>(cols);
+  if (f.quantised) {
+    APUD_CHECK(cols % block_values(type) == 0, "whole blocks in a row");
+    m.quant_offset = align64(n / (f.super ? 256 : 32) * scale_bytes(f));
+    m.strip_bytes = m.quant_offset + n / 32 * quant_bytes32(f);
+  } else {
+    size_t element = type == WeightType::kF32 ? 4 : 2;
+    m.strip_bytes = align64((type == WeightType::kBF16 ? n + n % 2 : n) * kStripRows * element);
+  }
+  return m;
+}
+
+void pack_strips(const WeightView& weight, const PackedMatrix& packed, int begin, int end) {
+  for (int s = begin; s < end; ++s) {
+    if (format_traits(packed.type).quantised) {
+      pack_quantised(weight, packed, s);
+    } else {
+      pack_float(weight, packed, s);
+    }
+  }
+}
+
+}  // namespace apud::cpu

@@ -1,0 +1,126 @@
+// The fast CPU executor's own layout of a weight matrix, and of quantised activations.
+//
+// A strip is 16 output rows. Within a strip the input dimension runs outermost, so a dot product of
+// 16 rows reads memory in one direction. Values equal the file's: only their places change.
+//
+// Quantised formats, per strip:
+//   scales  (per 32 values: half d[16] (, half m[16]);  K formats, per 256 values: half d[16]
+//            (, half dmin[16]), int8 scale[S][16] (, uint8 min[S/2][16][2]), S = sub-blocks)
+//   quants  per 32 values, as planes of 16 rows x 4 consecutive values (64 bytes, row-major in dwords):
+//            low 4 bits: 4 planes, plane j = value group j | value group j+4 << 4
+//            low 2 bits: 2 planes, plane h = groups 4h..4h+3 at bits 0, 2, 4, 6
+//            high 1 bit: 1 plane, group g at bit g;  high 2 bits: 2 planes as low 2 bits
+//            8 bits:     8 planes, value + 128
+//   (value group g = values 4g .. 4g+3 of the 32)
+// Float formats, per strip: F32, F16: [cols][16]; BF16: [cols/2][16][2] (odd cols padded with zero).
+//
+// One layout serves the matvec, the VNNI and AMX products and AVX2 (which takes half a plane).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/tensor.h"
+
+namespace apud::cpu {
+
+inline constexpr int kStripRows = 16;
+
+/// What the kernels must know of a quantised format; values are template parameters there.
+struct FormatTraits {
+  bool quantised;  // else float
+  bool super;      // K format: blocks of 256 with integer sub-scales
+  int low_bits;    // 2, 4 or 8
+  int high_bits;   // 0, 1 or 2
+  int offset;      // subtracted from the stored unsigned value
+  int sub;         // values per (sub-)scale: 32 or 16
+  bool has_min;    // value = d * q + m, or d * sc * q - dmin * mn
+};
+
+constexpr FormatTraits format_traits(WeightType type) {
+  switch (type) {
+    case WeightType::kF32:
+    case WeightType::kF16:
+    case WeightType::kBF16: return {false, false, 0, 0, 0, 0, false};
+    case WeightType::kQ4_0: return {true, false, 4, 0, 8, 32, false};
+    case WeightType::kQ4_1: return {true, false, 4, 0, 0, 32, true};
+    case WeightType::kQ5_0: return {true, false, 4, 1, 16, 32, false};
+    case WeightType::kQ5_1: return {true, false, 4, 1, 0, 32, true};
+    case WeightType::kQ8_0: return {true, false, 8, 0, 128, 32, false};
+    case WeightType::kQ2_K: return {true, true, 2, 0, 0, 16, true};
+    case WeightType::kQ3_K: return {true, true, 2, 1, 4, 16, false};
+    case WeightType::kQ4_K: return {true, true, 4, 0, 0, 32, true};
+    case WeightType::kQ5_K: return {true, true, 4, 1, 0, 32, true};
+    case WeightType::kQ6_K: return {true, true, 4, 2, 32, 16, false};
+  }
+  return {};
+}
+
+/// Bytes of quants for 32 values of a strip.
+constexpr size_t quant_bytes32(const FormatTraits& f) {
+  return static_cast<size_t>(f.low_bits + f.high_bits) * 64;
+}
+/// Bytes of scales for one block (32 or 256 values) of a strip.
+constexpr size_t scale_bytes(const FormatTraits& f) {
+  if (!f.super) return f.has_min ? 64 : 32;
+  size_t subs = 256 / static_cast<size_t>(f.sub);
+  return (f.has_min ? 64 : 32) + subs * 16 * (f.has_min ? 2 : 1);
+}
+
+/// A repacked matrix. Owns nothing: `data` lies in the executor's arena, 64-byte aligned.
+struct PackedMatrix {
+  WeightType type = WeightType::kF32;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  size_t strip_bytes = 0;   // multiple of 64
+  size_t quant_offset = 0;  // of the quants within a strip, multiple of 64
+  uint8_t* data = nullptr;
+
+  int strips() const { return static_cast<int>((rows + kStripRows - 1) / kStripRows); }
+  const uint8_t* strip(int s) const { return data + static_cast<size_t>(s) * strip_bytes; }
+  size_t bytes() const { return static_cast<size_t>(strips()) * strip_bytes; }
+};
+
+/// Layout of `weight` without data. REQUIRES: whole blocks in a row.
+PackedMatrix packed_layout(WeightType type, int64_t rows, int64_t cols);
+/// Fills strips [begin, end) of `packed` from the file's blocks; rows beyond the last are zero.
+void pack_strips(const WeightView& weight, const PackedMatrix& packed, int begin, int end);
+
+/// One row of activations as int8, beside the float row. Two kinds, for the two families:
+///   kBlock32   scale float[cols/32], neg_sum int32[cols/32]
+///   kBlock256  scale float[cols/256], neg_sum int32[cols/16], sum32 int16[cols/32], sum16 int16[cols/16]
+/// (neg_sum: minus the sum of the quantised values of a group; the sums turn offsets and minima of
+/// weights into integer arithmetic).
+enum class ActKind : uint8_t { kBlock32, kBlock256 };
+
+struct ActLayout {
+  int64_t cols = 0;
+  size_t scale = 0, neg_sum = 0, sum32 = 0, sum16 = 0;  // byte offsets in a row; values start at 0
+  size_t stride = 0;                                    // bytes of a row
+};
+
+constexpr ActLayout act_layout(ActKind kind, int64_t cols) {
+  auto align = [](size_t x) { return (x + 63) / 64 * 64; };
+  ActLayout a;
+  size_t n = static_cast<size_t>(cols);
+  a.cols = cols;
+  a.scale = align(n);
+  if (kind == ActKind::kBlock32) {
+    a.neg_sum = a.scale + align(n / 32 * 4);
+    a.sum32 = a.sum16 = a.stride = a.neg_sum + align(n / 32 * 4);
+  } else {
+    a.neg_sum = a.scale + align(n / 256 * 4);
+    a.sum32 = a.neg_sum + align(n / 16 * 4);
+    a.sum16 = a.sum32 + align(n / 32 * 2);
+    a.stride = a.sum16 + align(n / 16 * 2);
+  }
+  // Rows a multiple of 4 KiB apart would share cache sets.
+  if (a.stride % 4096 == 0) a.stride += 64;
+  return a;
+}
+
+constexpr ActKind act_kind(WeightType type) {
+  return format_traits(type).super ? ActKind::kBlock256 : ActKind::kBlock32;
+}
+
+}  // namespace apud::cpu
