@@ -1,0 +1,60 @@
+#include "kernels/cpu/isa.h"
+
+#include <vector>
+
+#include "kernels/backend.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace apud {
+namespace cpu {
+namespace {
+
+#if defined(__x86_64__)
+uint64_t enabled_registers() {
+  uint32_t low, high;
+  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low | static_cast<uint64_t>(high) << 32;
+}
+
+CpuFeatures probe() {
+  CpuFeatures f;
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
+  bool osxsave = c >> 27 & 1, avx = c >> 28 & 1, fma = c >> 12 & 1, f16c = c >> 29 & 1;
+  if (!osxsave || !avx) return f;
+  uint64_t registers = enabled_registers();
+  if ((registers & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f;
+  f.avx2 = (b >> 5 & 1) && fma && f16c;
+  bool zmm = (registers & 0xe6) == 0xe6;
+  f.avx512 = f.avx2 && zmm && (b >> 16 & 1) && (b >> 17 & 1) && (b >> 30 & 1) && (b >> 31 & 1);
+  f.vnni = f.avx512 && (c >> 11 & 1);
+  bool tiles = (registers & 0x60000) == 0x60000;
+  f.amx_listed = f.vnni && tiles && (d >> 22 & 1) && (d >> 24 & 1) && (d >> 25 & 1);
+  return f;
+}
+#else
+CpuFeatures probe() { return {}; }
+#endif
+
+}  // namespace
+
+const CpuFeatures& cpu_features() {
+  static const CpuFeatures features = probe();
+  return features;
+}
+
+}  // namespace cpu
+
+std::vector<CpuIsa> available_cpu_isas() {
+  const cpu::CpuFeatures& f = cpu::cpu_features();
+  std::vector<CpuIsa> found;
+  if (f.avx2) found.push_back(CpuIsa::kAvx2);
+  if (f.avx512) found.push_back(CpuIsa::kAvx512);
+  if (f.vnni) found.push_back(CpuIsa::kVnni);
+  return found;
+}
+
+}  // namespace apud

@@ -1,0 +1,97 @@
+// What the instruction-set paths offer to the executor: one table of functions for each path. The
+// functions are pure (they write only where their arguments say) and single-threaded; the executor
+// splits the work. Within one path a row's result never depends on how rows are split.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/packed.h"
+#include "kernels/program.h"
+
+namespace apud::cpu {
+
+/// out[row] (+)= weight · x[row] (+ bias) for rows [row_begin, row_end).
+struct LinearArgs {
+  const PackedMatrix* weight = nullptr;
+  const uint8_t* acts = nullptr;  // quantised weights: rows of act_layout
+  ActLayout act_layout;
+  const float* x = nullptr;       // float weights: rows of x_stride floats
+  int64_t x_stride = 0;
+  float* out = nullptr;           // rows of out_stride floats
+  int64_t out_stride = 0;
+  const float* bias = nullptr;    // weight->rows floats
+  bool accumulate = false;
+  int row_begin = 0;
+  int row_end = 0;
+};
+
+struct NormArgs {
+  NormKind kind = NormKind::kRms;
+  const float* weight = nullptr;  // offset already added
+  const float* bias = nullptr;
+  int cols = 0;
+  float eps = 0;
+};
+
+/// K and V of one (page, layer, KV head): K transposed [dim][64], so that scores of consecutive keys
+/// fill a vector; V [64][dim rounded up to 16]; for int8, scales of K[64] and V[64] in float.
+struct KvHeadLayout {
+  KvType type = KvType::kF16;
+  int dim = 0;
+  int v_cols = 0;
+  size_t v_offset = 0;
+  size_t scale_offset = 0;
+  size_t bytes = 0;
+};
+KvHeadLayout kv_head_layout(KvType type, int dim);
+
+/// Attention of some query rows over the KV blocks of one sequence and KV head. Every block gives
+/// (max, sum, weighted values) of its own; blocks are merged in ascending order. A row's result so
+/// depends on nothing but its query, its range and the keys.
+struct AttentionArgs {
+  KvHeadLayout layout;
+  const std::byte* const* blocks = nullptr;  // by block of 64 positions, from block 0
+  int first_block = 0;
+  int end_block = 0;
+  int rows = 0;
+  const float* const* q = nullptr;  // [rows] -> dim floats
+  float* const* out = nullptr;      // [rows] -> dim floats; may be q
+  const int* low = nullptr;         // [rows] first visible position
+  const int* high = nullptr;        // [rows] one past the last
+  float scale = 1;
+  float softcap = 0;
+  float* scratch = nullptr;         // attention_scratch_floats(rows, dim)
+};
+constexpr int kAttentionTile = 6;
+constexpr size_t attention_scratch_floats(int rows, int dim) {
+  size_t d = static_cast<size_t>((dim + 15) / 16 * 16);
+  return static_cast<size_t>(rows) * (2 * d + 32) + kAttentionTile * (64 + d) + 64;
+}
+
+struct Kernels {
+  CpuIsa isa;
+  const char* name;  // Executor::name()
+  void (*linear)(const LinearArgs& args, int strip_begin, int strip_end, uint8_t* scratch);
+  void (*quantize)(ActKind kind, const float* x, const ActLayout& layout, uint8_t* row);
+  void (*norm)(const NormArgs& args, const float* x, float* out);
+  void (*activate)(Activation kind, const float* gate, const float* up, float* out, int n);
+  /// out (+)= x * scale.
+  void (*scale_add)(const float* x, float scale, bool accumulate, float* out, int n);
+  void (*softcap)(float cap, float* x, int n);
+  /// Halves rotation of one head; cos and sin hold `half` floats each.
+  void (*rotate)(const float* cos, const float* sin, int half, float* head);
+  void (*l2_normalize)(float* x, int n);
+  void (*store_kv)(const KvHeadLayout& layout, std::byte* head, int slot, const float* k, const float* v);
+  void (*attend)(const AttentionArgs& args);
+};
+
+/// Bytes of scratch that `linear` needs for a matrix of `cols` inputs.
+constexpr size_t linear_scratch_bytes(int64_t cols) { return static_cast<size_t>(cols + 64) * 2 * kStripRows; }
+
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+const Kernels& vnni_kernels();
+
+}  // namespace apud::cpu

@@ -1,0 +1,263 @@
+#include "kernels/cpu/plan.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+namespace apud::cpu {
+namespace {
+
+template <class... Fs>
+struct Overloaded : Fs... {
+  using Fs::operator()...;
+};
+template <class... Fs>
+Overloaded(Fs...) -> Overloaded<Fs...>;
+
+bool same(const Rotary& a, const Rotary& b) {
+  return a.inv_freq == b.inv_freq && a.magnitude == b.magnitude;
+}
+
+class Planner {
+ public:
+  Planner(const Program& program, const Weights& weights) : program_(program), weights_(weights) {}
+
+  Plan run() {
+    for (size_t i = 0; i < program_.ops.size(); ++i) {
+      at_ = i;
+      std::visit([this](const auto& op) { add(op); }, program_.ops[i]);
+    }
+    assign_slots();
+    return std::move(plan_);
+  }
+
+ private:
+  Rows domain(ValueId v) const { return program_.values[static_cast<size_t>(v)].rows; }
+  int64_t cols(ValueId v) const { return program_.values[static_cast<size_t>(v)].cols; }
+  Stage& current() { return plan_.stages.back(); }
+  Stage& open(StageKind kind, Rows rows) {
+    plan_.stages.push_back({});
+    current().kind = kind;
+    current().rows = rows;
+    written_.clear();
+    read_.clear();
+    return current();
+  }
+
+  void reads(ValueId v) {
+    if (v == kNone) return;
+    read_.insert(v);
+    touch(v);
+  }
+  void writes(ValueId v) {
+    written_.insert(v);
+    touch(v);
+    std::erase_if(quantised_, [&](const auto& entry) { return entry.first.first == v; });
+  }
+  void touch(ValueId v) {
+    int stage = static_cast<int>(plan_.stages.size()) - 1;
+    auto [it, first] = lives_.try_emplace(v, std::pair{stage, stage});
+    if (!first) it->second.second = stage;
+  }
+
+  // Work on single rows joins the row stage before it: rows are independent of each other.
+  void row_op(Rows rows, const RowOp& op) {
+    if (plan_.stages.empty() || current().kind != StageKind::kRows || current().rows != rows) {
+      open(StageKind::kRows, rows);
+    }
+    current().row_ops.push_back(op);
+  }
+
+  void add(const EmbedOp& op) {
+    row_op(domain(op.out), op);
+    if (op.accumulate) reads(op.out);
+    writes(op.out);
+  }
+  void add(const NormOp& op) {
+    row_op(domain(op.out), op);
+    reads(op.x);
+    writes(op.out);
+  }
+  void add(const ActivationOp& op) {
+    row_op(domain(op.out), op);
+    reads(op.gate);
+    reads(op.up);
+    writes(op.out);
+  }
+  void add(const AddOp& op) {
+    row_op(domain(op.out), op);
+    reads(op.x);
+    reads(op.out);
+    writes(op.out);
+  }
+  void add(const SelectOp& op) {
+    row_op(domain(op.out), op);
+    reads(op.x);
+    writes(op.out);
+  }
+  void add(const PoolOp& op) {
+    row_op(domain(op.out), op);
+    reads(op.x);
+    writes(op.out);
+  }
+  void add(const SoftcapOp& op) {
+    row_op(domain(op.x), op);
+    reads(op.x);
+    writes(op.x);
+  }
+  void add(const L2NormalizeOp& op) {
+    row_op(domain(op.x), op);
+    reads(op.x);
+    writes(op.x);
+  }
+
+  void add(const RotaryOp& op) {
+    int table = kNone;
+    if (!op.rotary.inv_freq.empty()) {
+      for (size_t i = 0; i < plan_.rotaries.size(); ++i) {
+        if (same(*plan_.rotaries[i], op.rotary)) table = static_cast<int>(i);
+      }
+      if (table == kNone) {
+        table = static_cast<int>(plan_.rotaries.size());
+        plan_.rotaries.push_back(&std::get<RotaryOp>(program_.ops[at_]).rotary);
+        plan_.trig_cols = std::max(plan_.trig_cols, static_cast<int64_t>(op.rotary.inv_freq.size()));
+        row_op(Rows::kTokens, TrigOp{table});
+      }
+    }
+    row_op(Rows::kTokens, PlannedRotary{op, table});
+    reads(op.q);
+    reads(op.k);
+    reads(op.v);
+    writes(op.q);
+    writes(op.k);
+  }
+
+  void add(const AttentionOp& op) {
+    if (op.kv_layer == kNone) {
+      open(StageKind::kGatherKv, Rows::kTokens).attention = op;
+      reads(op.k);
+      reads(op.v);
+    }
+    open(StageKind::kAttention, Rows::kTokens).attention = op;
+    reads(op.q);
+    writes(op.out);
+  }
+
+  bool quantised(WeightId w) const {
+    return format_traits(weights_[static_cast<size_t>(w)].type).quantised;
+  }
+
+  // Quantises x for every kind that the linear layers ahead want, before x changes.
+  void quantise_for(ValueId x) {
+    std::set<ActKind> kinds;
+    for (size_t i = at_; i < program_.ops.size(); ++i) {
+      if (auto* linear = std::get_if<LinearOp>(&program_.ops[i])) {
+        if (linear->x == x && quantised(linear->weight)) {
+          kinds.insert(act_kind(weights_[static_cast<size_t>(linear->weight)].type));
+        }
+      }
+      if (i > at_ && writes_value(program_.ops[i], x)) break;
+    }
+    for (ActKind kind : kinds) {
+      auto key = std::pair{x, kind};
+      if (quantised_.contains(key)) continue;
+      auto [it, fresh] = buffers_.try_emplace(key, static_cast<int>(buffers_.size()));
+      row_op(domain(x), QuantizeOp{x, kind, it->second});
+      reads(x);
+      quantised_[key] = it->second;
+    }
+  }
+
+  static bool writes_value(const Op& op, ValueId v) {
+    return std::visit(Overloaded{[&](const RotaryOp& o) { return o.q == v || o.k == v; },
+                                 [&](const SoftcapOp& o) { return o.x == v; },
+                                 [&](const L2NormalizeOp& o) { return o.x == v; },
+                                 [&](const auto& o) { return o.out == v; }},
+                      op);
+  }
+
+  void add(const LinearOp& op) {
+    PlannedLinear planned{op, kNone};
+    if (quantised(op.weight)) {
+      auto key = std::pair{op.x, act_kind(weights_[static_cast<size_t>(op.weight)].type)};
+      if (!quantised_.contains(key)) quantise_for(op.x);
+      planned.act_buffer = quantised_.at(key);
+    }
+    bool join = !plan_.stages.empty() && current().kind == StageKind::kLinear &&
+                current().rows == domain(op.out) && !written_.contains(op.x) &&
+                !written_.contains(op.out) && !read_.contains(op.out);
+    if (!join) open(StageKind::kLinear, domain(op.out));
+    current().linears.push_back(planned);
+    reads(op.x);
+    if (op.accumulate) reads(op.out);
+    writes(op.out);
+  }
+
+  // Values share buffers by their lives, counted in stages.
+  void assign_slots() {
+    plan_.slot_of_value.assign(program_.values.size(), kNone);
+    std::vector<std::pair<std::pair<int, int>, ValueId>> order;
+    for (auto& [value, life] : lives_) {
+      if (value != program_.result) order.push_back({life, value});
+    }
+    std::sort(order.begin(), order.end());
+    std::vector<int> busy_until;
+    for (auto& [life, value] : order) {
+      int64_t want = (cols(value) + 15) / 16 * 16;
+      int best = kNone;
+      for (size_t s = 0; s < busy_until.size(); ++s) {
+        if (busy_until[s] >= life.first) continue;
+        auto waste = [&](int slot) { return std::abs(plan_.slot_cols[static_cast<size_t>(slot)] - want); };
+        if (best == kNone || waste(static_cast<int>(s)) < waste(best)) best = static_cast<int>(s);
+      }
+      if (best == kNone) {
+        best = static_cast<int>(busy_until.size());
+        busy_until.push_back(0);
+        plan_.slot_cols.push_back(want);
+      }
+      auto slot = static_cast<size_t>(best);
+      busy_until[slot] = life.second;
+      plan_.slot_cols[slot] = std::max(plan_.slot_cols[slot], want);
+      plan_.slot_of_value[static_cast<size_t>(value)] = best;
+    }
+    share_act_buffers();
+  }
+
+  // Activation buffers of values in the same slot never live at the same time.
+  void share_act_buffers() {
+    std::map<std::pair<int, ActKind>, int> shared;  // (slot, kind) -> new buffer
+    std::vector<int> renamed(buffers_.size());
+    for (auto& [key, buffer] : buffers_) {
+      int slot = plan_.slot_of_value[static_cast<size_t>(key.first)];
+      if (slot == kNone) slot = -2 - key.first;
+      auto [it, fresh] = shared.try_emplace({slot, key.second}, static_cast<int>(plan_.act_strides.size()));
+      if (fresh) plan_.act_strides.push_back(0);
+      size_t& stride = plan_.act_strides[static_cast<size_t>(it->second)];
+      stride = std::max(stride, act_layout(key.second, cols(key.first)).stride);
+      renamed[static_cast<size_t>(buffer)] = it->second;
+    }
+    for (Stage& stage : plan_.stages) {
+      for (RowOp& op : stage.row_ops) {
+        if (auto* q = std::get_if<QuantizeOp>(&op)) q->buffer = renamed[static_cast<size_t>(q->buffer)];
+      }
+      for (PlannedLinear& l : stage.linears) {
+        if (l.act_buffer != kNone) l.act_buffer = renamed[static_cast<size_t>(l.act_buffer)];
+      }
+    }
+  }
+
+  const Program& program_;
+  const Weights& weights_;
+  Plan plan_;
+  size_t at_ = 0;
+  std::set<ValueId> written_, read_;                       // by the current stage
+  std::map<ValueId, std::pair<int, int>> lives_;           // first and last stage
+  std::map<std::pair<ValueId, ActKind>, int> quantised_;   // valid now
+  std::map<std::pair<ValueId, ActKind>, int> buffers_;
+};
+
+}  // namespace
+
+Plan make_plan(const Program& program, const Weights& weights) { return Planner(program, weights).run(); }
+
+}  // namespace apud::cpu

@@ -1,0 +1,61 @@
+// Compiles a Program into the stages that the CPU executor runs with one barrier after each:
+// row-wise work (fused per row), linear layers that share a stage when independent, attention.
+//
+// Threads: immutable after construction.
+#pragma once
+
+#include <variant>
+#include <vector>
+
+#include "kernels/cpu/packed.h"
+#include "kernels/program.h"
+
+namespace apud::cpu {
+
+/// Row-wise: quantises a row of x for the linear layers that read it.
+struct QuantizeOp {
+  ValueId x = kNone;
+  ActKind kind = ActKind::kBlock32;
+  int buffer = kNone;
+};
+/// Row-wise: cosines and sines of a token's position, for rotary table `table`.
+struct TrigOp {
+  int table = 0;
+};
+/// Row-wise rotary with the table that it uses.
+struct PlannedRotary {
+  RotaryOp op;
+  int table = kNone;
+};
+using RowOp = std::variant<EmbedOp, NormOp, PlannedRotary, ActivationOp, AddOp, SelectOp, PoolOp, SoftcapOp,
+                           L2NormalizeOp, QuantizeOp, TrigOp>;
+
+struct PlannedLinear {
+  LinearOp op;
+  int act_buffer = kNone;  // quantised weights
+};
+
+enum class StageKind : uint8_t { kRows, kLinear, kGatherKv, kAttention };
+
+struct Stage {
+  StageKind kind = StageKind::kRows;
+  Rows rows = Rows::kTokens;           // of kRows and kLinear
+  std::vector<RowOp> row_ops;          // kRows
+  std::vector<PlannedLinear> linears;  // kLinear
+  AttentionOp attention;               // kGatherKv (encoders), kAttention
+};
+
+struct Plan {
+  std::vector<Stage> stages;
+  /// Buffer of each value; values whose lives do not overlap share one. kNone: the result.
+  std::vector<int> slot_of_value;
+  std::vector<int64_t> slot_cols;      // floats per row, multiple of 16
+  std::vector<size_t> act_strides;     // bytes per row of each buffer of quantised activations
+  std::vector<const Rotary*> rotaries; // one per distinct table
+  int64_t trig_cols = 0;               // largest half of a table
+};
+
+/// `program` must outlive the plan and be valid.
+Plan make_plan(const Program& program, const Weights& weights);
+
+}  // namespace apud::cpu
