@@ -48,7 +48,8 @@ class Gate {
     // has changed the word already, in which case the kernel returns at once.
     sleepers_.fetch_add(1, std::memory_order_seq_cst);
     while (word_.load(std::memory_order_seq_cst) == old) {
-      syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word_), FUTEX_WAIT_PRIVATE, old, nullptr, nullptr, 0);
+      syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word_), FUTEX_WAIT_PRIVATE, old, nullptr,
+              nullptr, 0);
     }
     sleepers_.fetch_sub(1, std::memory_order_seq_cst);
   }
@@ -56,8 +57,8 @@ class Gate {
   void advance() {
     word_.fetch_add(1, std::memory_order_seq_cst);
     if (sleepers_.load(std::memory_order_seq_cst) > 0) {
-      syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word_), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr,
-              0);
+      syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word_), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr,
+              nullptr, 0);
     }
   }
 
@@ -89,13 +90,14 @@ int read_cpu_max(const std::string& folder) {
 
 int read_cfs(const std::string& folder) {
   double quota = 0, period = 0;
-  std::ifstream quota_file(folder + "/cpu.cfs_quota_us"), period_file(folder + "/cpu.cfs_period_us");
+  std::ifstream quota_file(folder + "/cpu.cfs_quota_us"),
+      period_file(folder + "/cpu.cfs_period_us");
   if (!(quota_file >> quota) || !(period_file >> period)) return 0;
   return quota_cpus(quota, period);
 }
 
-// The limit of a cgroup is that of its tightest ancestor. In a container the path may be that of the
-// host while the mount shows only our own part: the root of the mount is always looked at.
+// The limit of a cgroup is that of its tightest ancestor. In a container the path may be that of
+// the host while the mount shows only our own part: the root of the mount is always looked at.
 int tightest(const std::string& mount, std::string path, int (*read)(const std::string&)) {
   int limit = read(mount);
   while (!path.empty() && path != "/") {
@@ -113,7 +115,8 @@ int cgroup_cpus() {
     size_t first = line.find(':');
     size_t second = first == std::string::npos ? first : line.find(':', first + 1);
     if (second == std::string::npos) continue;
-    std::string controllers = line.substr(first + 1, second - first - 1), path = line.substr(second + 1);
+    std::string controllers = line.substr(first + 1, second - first - 1),
+                path = line.substr(second + 1);
     if (controllers.empty()) {
       limit = smallest(limit, tightest("/sys/fs/cgroup", path, read_cpu_max));
       continue;
@@ -149,9 +152,9 @@ int usable_cpus() {
 
 struct ThreadPool::Impl {
   std::vector<std::thread> workers;
-  Gate start;                    // advanced once a job, and once at the end
-  Gate done;                     // advanced by the last worker of a job
-  Gate barrier_gate;             // advanced by the last one to arrive
+  Gate start;         // advanced once a job, and once at the end
+  Gate done;          // advanced by the last worker of a job
+  Gate barrier_gate;  // advanced by the last one to arrive
   alignas(64) std::atomic<int> pending{0};
   alignas(64) std::atomic<int> arrived{0};
   alignas(64) std::atomic<int64_t> next{0};  // of parallel_for
@@ -194,7 +197,8 @@ void ThreadPool::run(const std::function<void(int)>& job) {
   impl_->done.wait(before, kJobSpin);
 }
 
-void ThreadPool::parallel_for(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+void ThreadPool::parallel_for(int64_t count, int64_t grain,
+                              const std::function<void(int64_t, int64_t)>& body) {
   APUD_CHECK(grain >= 1, "grain is positive");
   if (count <= 0) return;
   if (threads_ == 1 || count <= grain) {

@@ -36,8 +36,9 @@ CpuExecutor::CpuExecutor(const Program& program, const Weights& weights, const K
     slots_.emplace_back(rows * static_cast<size_t>(cols) * sizeof(float), "activations");
   }
   for (size_t stride : plan_.act_strides) acts_.emplace_back(rows * stride, "activations");
-  trig_ = Arena(plan_.rotaries.size() * rows * 2 * static_cast<size_t>(plan_.trig_cols) * sizeof(float),
-                "rotary tables");
+  trig_ =
+      Arena(plan_.rotaries.size() * rows * 2 * static_cast<size_t>(plan_.trig_cols) * sizeof(float),
+            "rotary tables");
   size_t scratch = 0;
   for (const Stage& stage : plan_.stages) {
     for (const PlannedLinear& l : stage.linears) {
@@ -116,7 +117,8 @@ void CpuExecutor::check_batch(const Batch& batch, KvStore* kv, std::span<float> 
   APUD_CHECK((kv == nullptr) == program_.is_encoder(), "decoders take a KV store, encoders none");
   int next = 0;
   for (const SequenceSlice& s : batch.sequences) {
-    APUD_CHECK(s.first_row == next && s.token_count > 0 && s.position >= 0, "slices cover the tokens");
+    APUD_CHECK(s.first_row == next && s.token_count > 0 && s.position >= 0,
+               "slices cover the tokens");
     next += s.token_count;
     for (size_t g = 0; g < program_.kv_groups.size(); ++g) {
       int end = s.position + s.token_count;
@@ -128,7 +130,8 @@ void CpuExecutor::check_batch(const Batch& batch, KvStore* kv, std::span<float> 
   APUD_CHECK(batch.output_rows.size() <= at(max_rows_), "output rows fit into max_step_tokens");
   for (int32_t row : batch.output_rows) APUD_CHECK(row >= 0 && row < next, "output row in range");
   const Value& result = program_.values[at(program_.result)];
-  size_t count = result.rows == Rows::kSequences ? batch.sequences.size() : batch.output_rows.size();
+  size_t count =
+      result.rows == Rows::kSequences ? batch.sequences.size() : batch.output_rows.size();
   APUD_CHECK(out.size() == count * at(result.cols), "size of the result");
 }
 
@@ -155,7 +158,8 @@ void CpuExecutor::start_step(const Batch& batch, KvStore* kv, std::span<float> o
   for (const Stage& stage : plan_.stages) {
     if (stage.kind != StageKind::kGatherKv) continue;
     const HeadShape& shape = stage.attention.shape;
-    gathered = std::max(gathered, kv_head_layout(KvType::kF32, shape.dim).bytes * at(shape.kv_heads * blocks));
+    gathered = std::max(
+        gathered, kv_head_layout(KvType::kF32, shape.dim).bytes * at(shape.kv_heads * blocks));
   }
   if (gathered > gathered_.size()) gathered_.resize(gathered);
   for (auto& n : next_) n.store(0, std::memory_order_relaxed);
@@ -174,18 +178,25 @@ void CpuExecutor::run(const Batch& batch, KvStore* kv, std::span<float> out) {
 void CpuExecutor::run_stage(size_t index, int worker) {
   const Stage& stage = plan_.stages[index];
   switch (stage.kind) {
-    case StageKind::kRows: return run_rows(stage, next_[index]);
-    case StageKind::kLinear: return run_linear(stage, next_[index], worker);
-    case StageKind::kGatherKv: return run_gather(stage.attention, next_[index]);
-    case StageKind::kAttention: return run_attention(stage.attention, next_[index], worker);
+    case StageKind::kRows:
+      return run_rows(stage, next_[index]);
+    case StageKind::kLinear:
+      return run_linear(stage, next_[index], worker);
+    case StageKind::kGatherKv:
+      return run_gather(stage.attention, next_[index]);
+    case StageKind::kAttention:
+      return run_attention(stage.attention, next_[index], worker);
   }
 }
 
 int CpuExecutor::row_count(Rows rows) const {
   switch (rows) {
-    case Rows::kTokens: return static_cast<int>(batch_->tokens.size());
-    case Rows::kOutputs: return static_cast<int>(batch_->output_rows.size());
-    case Rows::kSequences: return static_cast<int>(batch_->sequences.size());
+    case Rows::kTokens:
+      return static_cast<int>(batch_->tokens.size());
+    case Rows::kOutputs:
+      return static_cast<int>(batch_->output_rows.size());
+    case Rows::kSequences:
+      return static_cast<int>(batch_->sequences.size());
   }
   return 0;
 }
@@ -275,13 +286,14 @@ void CpuExecutor::run_gather(const AttentionOp& op, std::atomic<int>& next) {
     int piece = next.fetch_add(1, std::memory_order_relaxed);
     if (piece >= total) return;
     int block = piece / heads, head = piece % heads;
-    auto s = std::upper_bound(first_block_.begin(), first_block_.end(), block) - first_block_.begin() - 1;
+    auto s = std::upper_bound(first_block_.begin(), first_block_.end(), block) -
+             first_block_.begin() - 1;
     const SequenceSlice& slice = batch_->sequences[static_cast<size_t>(s)];
     int begin = (block - first_block_[static_cast<size_t>(s)]) * kKvPageTokens;
     int end = std::min(slice.token_count, begin + kKvPageTokens);
     for (int t = begin; t < end; ++t) {
-      kernels_.store_kv(layout, gathered_.data() + static_cast<size_t>(piece) * layout.bytes, t - begin,
-                        row(op.k, slice.first_row + t) + head * op.shape.dim,
+      kernels_.store_kv(layout, gathered_.data() + static_cast<size_t>(piece) * layout.bytes,
+                        t - begin, row(op.k, slice.first_row + t) + head * op.shape.dim,
                         row(op.v, slice.first_row + t) + head * op.shape.dim);
     }
   }
@@ -301,7 +313,9 @@ void CpuExecutor::run_attention(const AttentionOp& op, std::atomic<int>& next, i
   std::vector<const float*> q;
   std::vector<float*> out;
   std::vector<int> low, high;
-  auto pieces_of = [&](const SequenceSlice& s) { return (s.token_count + chunk - 1) / chunk * op.shape.kv_heads; };
+  auto pieces_of = [&](const SequenceSlice& s) {
+    return (s.token_count + chunk - 1) / chunk * op.shape.kv_heads;
+  };
   int first = 0;
   size_t sequence = 0;
   int piece = next.fetch_add(1, std::memory_order_relaxed);
@@ -378,7 +392,8 @@ std::unique_ptr<Executor> make_cpu_executor(const Program& program, const Weight
   if (std::find(available.begin(), available.end(), isa) == available.end()) {
     std::string names;
     for (CpuIsa i : available) names += std::string(names.empty() ? "" : ", ") + cpu_isa_name(i);
-    throw Error(ErrorKind::kUnavailable, std::string("this machine has no CPU path ") + cpu_isa_name(isa),
+    throw Error(ErrorKind::kUnavailable,
+                std::string("this machine has no CPU path ") + cpu_isa_name(isa),
                 "choose one of: " + names);
   }
   const cpu::Kernels& kernels = isa == CpuIsa::kAvx2     ? cpu::avx2_kernels()

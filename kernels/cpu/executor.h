@@ -18,7 +18,8 @@ namespace apud::cpu {
 
 class CpuExecutor : public Executor {
  public:
-  CpuExecutor(const Program& program, const Weights& weights, const Kernels& kernels, const CpuOptions& options);
+  CpuExecutor(const Program& program, const Weights& weights, const Kernels& kernels,
+              const CpuOptions& options);
   std::string name() const override { return kernels_.name; }
   const Program& program() const override { return program_; }
   std::unique_ptr<KvStore> make_kv(std::span<const int> pages_per_group, KvType type) override;
@@ -64,22 +65,22 @@ class CpuExecutor : public Executor {
   ThreadPool pool_;
   int max_rows_;
   Arena packed_memory_;
-  std::vector<PackedMatrix> packed_;              // by weight; data == nullptr where not a linear weight
-  std::vector<std::vector<float>> vectors_;       // by weight: norm weights and biases in float
-  std::vector<Arena> slots_;                      // values: max_rows_ x slot_cols floats
-  std::vector<Arena> acts_;                       // max_rows_ x act stride bytes
-  Arena trig_;                                    // [table][max_rows_][2][trig_cols]
-  std::vector<Arena> scratch_;                    // by worker
-  std::vector<std::byte> gathered_;               // encoders: K and V of all sequences
-  std::vector<std::atomic<int>> next_;            // by stage: next piece of work
+  std::vector<PackedMatrix> packed_;         // by weight; data == nullptr where not a linear weight
+  std::vector<std::vector<float>> vectors_;  // by weight: norm weights and biases in float
+  std::vector<Arena> slots_;                 // values: max_rows_ x slot_cols floats
+  std::vector<Arena> acts_;                  // max_rows_ x act stride bytes
+  Arena trig_;                               // [table][max_rows_][2][trig_cols]
+  std::vector<Arena> scratch_;               // by worker
+  std::vector<std::byte> gathered_;          // encoders: K and V of all sequences
+  std::vector<std::atomic<int>> next_;       // by stage: next piece of work
 
   // The step that runs.
   const Batch* batch_ = nullptr;
   KvPages* kv_ = nullptr;
   std::span<float> out_;
-  std::vector<int> positions_;                    // by token
-  std::vector<int> sequence_of_;                  // by token
-  std::vector<int> first_block_;                  // encoders: by sequence, in gathered_
+  std::vector<int> positions_;    // by token
+  std::vector<int> sequence_of_;  // by token
+  std::vector<int> first_block_;  // encoders: by sequence, in gathered_
 };
 
 }  // namespace apud::cpu

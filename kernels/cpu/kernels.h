@@ -17,11 +17,11 @@ struct LinearArgs {
   const PackedMatrix* weight = nullptr;
   const uint8_t* acts = nullptr;  // quantised weights: rows of act_layout
   ActLayout act_layout;
-  const float* x = nullptr;       // float weights: rows of x_stride floats
+  const float* x = nullptr;  // float weights: rows of x_stride floats
   int64_t x_stride = 0;
-  float* out = nullptr;           // rows of out_stride floats
+  float* out = nullptr;  // rows of out_stride floats
   int64_t out_stride = 0;
-  const float* bias = nullptr;    // weight->rows floats
+  const float* bias = nullptr;  // weight->rows floats
   bool accumulate = false;
   int row_begin = 0;
   int row_end = 0;
@@ -35,8 +35,8 @@ struct NormArgs {
   float eps = 0;
 };
 
-/// K and V of one (page, layer, KV head): K transposed [dim][64], so that scores of consecutive keys
-/// fill a vector; V [64][dim rounded up to 16]; for int8, scales of K[64] and V[64] in float.
+/// K and V of one (page, layer, KV head): K transposed [dim][64], so that scores of consecutive
+/// keys fill a vector; V [64][dim rounded up to 16]; for int8, scales of K[64] and V[64] in float.
 struct KvHeadLayout {
   KvType type = KvType::kF16;
   int dim = 0;
@@ -62,7 +62,7 @@ struct AttentionArgs {
   const int* high = nullptr;        // [rows] one past the last
   float scale = 1;
   float softcap = 0;
-  float* scratch = nullptr;         // attention_scratch_floats(rows, dim)
+  float* scratch = nullptr;  // attention_scratch_floats(rows, dim)
 };
 constexpr int kAttentionTile = 6;
 constexpr size_t attention_scratch_floats(int rows, int dim) {
@@ -83,12 +83,15 @@ struct Kernels {
   /// Halves rotation of one head; cos and sin hold `half` floats each.
   void (*rotate)(const float* cos, const float* sin, int half, float* head);
   void (*l2_normalize)(float* x, int n);
-  void (*store_kv)(const KvHeadLayout& layout, std::byte* head, int slot, const float* k, const float* v);
+  void (*store_kv)(const KvHeadLayout& layout, std::byte* head, int slot, const float* k,
+                   const float* v);
   void (*attend)(const AttentionArgs& args);
 };
 
 /// Bytes of scratch that `linear` needs for a matrix of `cols` inputs.
-constexpr size_t linear_scratch_bytes(int64_t cols) { return static_cast<size_t>(cols + 64) * 2 * kStripRows; }
+constexpr size_t linear_scratch_bytes(int64_t cols) {
+  return static_cast<size_t>(cols + 64) * 2 * kStripRows;
+}
 
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();

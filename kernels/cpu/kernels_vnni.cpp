@@ -1,5 +1,6 @@
-// The VNNI path. Compiled with its own instruction flags (kernels/CMakeLists.txt): everything but the
-// table lies in an anonymous namespace, so that no inline function built here is linked elsewhere.
+// The VNNI path. Compiled with its own instruction flags (kernels/CMakeLists.txt): everything but
+// the table lies in an anonymous namespace, so that no inline function built here is linked
+// elsewhere.
 #include <immintrin.h>
 
 #include <utility>
@@ -11,15 +12,16 @@ namespace apud::cpu {
 namespace {
 #include "kernels/cpu/simd_avx512.inc"
 // clang-format off: order matters
+#include "kernels/cpu/attention.inc"
 #include "kernels/cpu/linear.inc"
 #include "kernels/cpu/rowwise.inc"
-#include "kernels/cpu/attention.inc"
 // clang-format on
 }  // namespace
 
 const Kernels& vnni_kernels() {
-  static constexpr Kernels kTable = {CpuIsa::kVnni, "cpu-vnni", linear,   quantize,     norm,     activate,
-                                     scale_add,    softcap,    rotate,   l2_normalize, store_kv, attend};
+  static constexpr Kernels kTable = {CpuIsa::kVnni, "cpu-vnni",   linear,    quantize,
+                                     norm,          activate,     scale_add, softcap,
+                                     rotate,        l2_normalize, store_kv,  attend};
   return kTable;
 }
 

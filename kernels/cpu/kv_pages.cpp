@@ -14,12 +14,15 @@ KvHeadLayout kv_head_layout(KvType type, int dim) {
   layout.v_cols = (dim + 15) / 16 * 16;
   size_t element = type == KvType::kF32 ? 4 : type == KvType::kI8 ? 1 : 2;
   layout.v_offset = align(static_cast<size_t>(dim) * kKvPageTokens * element);
-  layout.scale_offset = layout.v_offset + align(static_cast<size_t>(layout.v_cols) * kKvPageTokens * element);
-  layout.bytes = layout.scale_offset + (type == KvType::kI8 ? 2 * kKvPageTokens * sizeof(float) : 0);
+  layout.scale_offset =
+      layout.v_offset + align(static_cast<size_t>(layout.v_cols) * kKvPageTokens * element);
+  layout.bytes =
+      layout.scale_offset + (type == KvType::kI8 ? 2 * kKvPageTokens * sizeof(float) : 0);
   return layout;
 }
 
-KvPages::KvPages(const Program& program, std::span<const int> pages_per_group, KvType type) : type_(type) {
+KvPages::KvPages(const Program& program, std::span<const int> pages_per_group, KvType type)
+    : type_(type) {
   APUD_CHECK(pages_per_group.size() == program.kv_groups.size(), "a page count per KV group");
   for (size_t g = 0; g < pages_per_group.size(); ++g) {
     const KvGroup& from = program.kv_groups[g];
@@ -35,7 +38,9 @@ KvPages::KvPages(const Program& program, std::span<const int> pages_per_group, K
   }
 }
 
-std::string KvPages::layout_id() const { return std::string("cpu-kt64-") + kv_type_name(type_) + "-1"; }
+std::string KvPages::layout_id() const {
+  return std::string("cpu-kt64-") + kv_type_name(type_) + "-1";
+}
 
 std::byte* KvPages::page(int group, int page) {
   Group& g = groups_[static_cast<size_t>(group)];
@@ -45,12 +50,14 @@ std::byte* KvPages::page(int group, int page) {
 
 std::byte* KvPages::head(int group, int page_index, int layer, int kv_head) {
   Group& g = groups_[static_cast<size_t>(group)];
-  auto slot = static_cast<size_t>(layer) * static_cast<size_t>(g.kv_heads) + static_cast<size_t>(kv_head);
+  auto slot =
+      static_cast<size_t>(layer) * static_cast<size_t>(g.kv_heads) + static_cast<size_t>(kv_head);
   return page(group, page_index) + slot * g.head.bytes;
 }
 
 void KvPages::copy_page(int group, int from, int to, int tokens) {
-  // K is transposed: whole pages are copied; what lies behind `tokens` is overwritten before it is seen.
+  // K is transposed: whole pages are copied; what lies behind `tokens` is overwritten before it is
+  // seen.
   APUD_CHECK(tokens >= 0 && tokens <= kKvPageTokens, "tokens of a page");
   std::memcpy(page(group, to), page(group, from), page_bytes(group));
 }

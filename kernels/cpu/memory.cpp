@@ -23,7 +23,8 @@ Arena::Arena(size_t bytes, const char* what) {
   if (size_ == 0) return;
   // Huge pages need an aligned start: map more and cut.
   size_t mapped = size_ >= kHuge ? size_ + kHuge : size_;
-  void* p = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* p = mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) {
     throw Error(ErrorKind::kBusy, fmt::format("out of memory: {} MiB for {}", bytes >> 20, what),
                 "use a smaller model or a shorter context");
@@ -49,11 +50,12 @@ FileViews::FileViews() {
   for (std::string line; std::getline(maps, line);) {
     uint64_t begin = 0, end = 0, inode = 0;
     char mode[5] = {};
-    if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %4s %*x %*x:%*x %" SCNu64, &begin, &end, mode,
-                    &inode) != 4) {
+    if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %4s %*x %*x:%*x %" SCNu64, &begin, &end,
+                    mode, &inode) != 4) {
       continue;
     }
-    if (inode != 0 && mode[0] == 'r' && mode[1] == '-' && mode[2] == '-') ranges_.emplace_back(begin, end);
+    if (inode != 0 && mode[0] == 'r' && mode[1] == '-' && mode[2] == '-')
+      ranges_.emplace_back(begin, end);
   }
 }
 
@@ -62,7 +64,8 @@ void FileViews::drop(const std::byte* data, size_t size) const {
   auto end = (reinterpret_cast<size_t>(data) + size) / kPage * kPage;
   if (begin >= end) return;
   for (auto [from, to] : ranges_) {
-    if (begin >= from && end <= to) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+    if (begin >= from && end <= to)
+      madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
   }
 }
 

@@ -17,7 +17,8 @@ class Arena {
   Arena() = default;
   Arena(size_t bytes, const char* what);
   ~Arena();
-  Arena(Arena&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  Arena(Arena&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
   Arena& operator=(Arena&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
@@ -31,8 +32,8 @@ class Arena {
   size_t size_ = 0;
 };
 
-/// Address ranges of this process that are read-only views of files: their pages can be dropped, the
-/// kernel reads them again when they are touched.
+/// Address ranges of this process that are read-only views of files: their pages can be dropped,
+/// the kernel reads them again when they are touched.
 class FileViews {
  public:
   FileViews();

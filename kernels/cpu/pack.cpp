@@ -16,8 +16,8 @@ uint32_t load32(const uint8_t* p) {
   return v;
 }
 
-// Spreads 8 bits b7..b0 (two groups of four values) to bit 0 (b0..b3) and bit 1 (b4..b7) of the four
-// bytes of a dword.
+// Spreads 8 bits b7..b0 (two groups of four values) to bit 0 (b0..b3) and bit 1 (b4..b7) of the
+// four bytes of a dword.
 struct SpreadTable {
   uint32_t of[256];
   constexpr SpreadTable() : of() {
@@ -30,8 +30,9 @@ struct SpreadTable {
 };
 constexpr SpreadTable kSpread;
 
-// All of these read one 32-value block (index `b` within the row) as unsigned bytes, group by group:
-// q[g] = values 4g..4g+3. Offsets and structure: GGML's block definitions (GGUF specification).
+// All of these read one 32-value block (index `b` within the row) as unsigned bytes, group by
+// group: q[g] = values 4g..4g+3. Offsets and structure: GGML's block definitions (GGUF
+// specification).
 void nibbles_simple(const uint8_t* qs, uint32_t q[8]) {  // lo = first 16 values, hi = last 16
   for (int j = 0; j < 4; ++j) {
     uint32_t x = load32(qs + 4 * j);
@@ -52,8 +53,12 @@ void read_block(WeightType type, const uint8_t* row, int64_t b, uint32_t q[8]) {
   const uint8_t* p;
   int in = static_cast<int>(b & 7);
   switch (type) {
-    case WeightType::kQ4_0: nibbles_simple(row + b * 18 + 2, q); return;
-    case WeightType::kQ4_1: nibbles_simple(row + b * 20 + 4, q); return;
+    case WeightType::kQ4_0:
+      nibbles_simple(row + b * 18 + 2, q);
+      return;
+    case WeightType::kQ4_1:
+      nibbles_simple(row + b * 20 + 4, q);
+      return;
     case WeightType::kQ5_0:
       nibbles_simple(row + b * 22 + 6, q);
       add_high_bits(load32(row + b * 22 + 2), q);
@@ -97,11 +102,13 @@ void read_block(WeightType type, const uint8_t* row, int64_t b, uint32_t q[8]) {
       const uint8_t* h = block + 128 + (in >> 2) * 32;
       int low = in & 2 ? 4 : 0, high = 2 * (in & 3);
       for (int g = 0; g < 8; ++g) {
-        q[g] = (load32(p + 4 * g) >> low & 0x0f0f0f0fu) | (load32(h + 4 * g) >> high & 0x03030303u) << 4;
+        q[g] = (load32(p + 4 * g) >> low & 0x0f0f0f0fu) | (load32(h + 4 * g) >> high & 0x03030303u)
+                                                              << 4;
       }
       return;
     }
-    default: APUD_CHECK(false, "quantised format");
+    default:
+      APUD_CHECK(false, "quantised format");
   }
 }
 
@@ -156,8 +163,10 @@ void scale_min_k4(const uint8_t* s, int j, uint8_t* scale, uint8_t* min) {
   }
 }
 
-// Scales of row `r` of the strip for block `b` (of 32 or 256 values). `out`: the block's scale area.
-void write_scales(WeightType type, const FormatTraits& f, const uint8_t* row, int64_t b, int r, uint8_t* out) {
+// Scales of row `r` of the strip for block `b` (of 32 or 256 values). `out`: the block's scale
+// area.
+void write_scales(WeightType type, const FormatTraits& f, const uint8_t* row, int64_t b, int r,
+                  uint8_t* out) {
   auto half = [&](int slot, const uint8_t* from) { std::memcpy(out + slot * 32 + 2 * r, from, 2); };
   if (!f.super) {
     const uint8_t* p = row + b * block_bytes(type);
@@ -203,7 +212,8 @@ void write_scales(WeightType type, const FormatTraits& f, const uint8_t* row, in
       half(0, p + 208);
       for (int s = 0; s < 16; ++s) put(s, p[192 + s], 0);
       return;
-    default: APUD_CHECK(false, "K format");
+    default:
+      APUD_CHECK(false, "K format");
   }
 }
 
@@ -250,7 +260,8 @@ void pack_float(const WeightView& w, const PackedMatrix& m, int strip) {
         for (int64_t c = c0; c < c1; ++c) std::memcpy(&to[c * 16 + r], row + 2 * c, 2);
       } else {
         auto* to = reinterpret_cast<uint16_t*>(out);
-        for (int64_t c = c0; c < c1; ++c) std::memcpy(&to[(c / 2) * 32 + 2 * r + (c & 1)], row + 2 * c, 2);
+        for (int64_t c = c0; c < c1; ++c)
+          std::memcpy(&to[(c / 2) * 32 + 2 * r + (c & 1)], row + 2 * c, 2);
       }
     }
   }

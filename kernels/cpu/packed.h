@@ -6,13 +6,15 @@
 // Quantised formats, per strip:
 //   scales  (per 32 values: half d[16] (, half m[16]);  K formats, per 256 values: half d[16]
 //            (, half dmin[16]), int8 scale[S][16] (, uint8 min[S/2][16][2]), S = sub-blocks)
-//   quants  per 32 values, as planes of 16 rows x 4 consecutive values (64 bytes, row-major in dwords):
+//   quants  per 32 values, as planes of 16 rows x 4 consecutive values (64 bytes, row-major in
+//   dwords):
 //            low 4 bits: 4 planes, plane j = value group j | value group j+4 << 4
 //            low 2 bits: 2 planes, plane h = groups 4h..4h+3 at bits 0, 2, 4, 6
 //            high 1 bit: 1 plane, group g at bit g;  high 2 bits: 2 planes as low 2 bits
 //            8 bits:     8 planes, value + 128
 //   (value group g = values 4g .. 4g+3 of the 32)
-// Float formats, per strip: F32, F16: [cols][16]; BF16: [cols/2][16][2] (odd cols padded with zero).
+// Float formats, per strip: F32, F16: [cols][16]; BF16: [cols/2][16][2] (odd cols padded with
+// zero).
 //
 // One layout serves the matvec, the VNNI and AMX products and AVX2 (which takes half a plane).
 #pragma once
@@ -41,17 +43,28 @@ constexpr FormatTraits format_traits(WeightType type) {
   switch (type) {
     case WeightType::kF32:
     case WeightType::kF16:
-    case WeightType::kBF16: return {false, false, 0, 0, 0, 0, false};
-    case WeightType::kQ4_0: return {true, false, 4, 0, 8, 32, false};
-    case WeightType::kQ4_1: return {true, false, 4, 0, 0, 32, true};
-    case WeightType::kQ5_0: return {true, false, 4, 1, 16, 32, false};
-    case WeightType::kQ5_1: return {true, false, 4, 1, 0, 32, true};
-    case WeightType::kQ8_0: return {true, false, 8, 0, 128, 32, false};
-    case WeightType::kQ2_K: return {true, true, 2, 0, 0, 16, true};
-    case WeightType::kQ3_K: return {true, true, 2, 1, 4, 16, false};
-    case WeightType::kQ4_K: return {true, true, 4, 0, 0, 32, true};
-    case WeightType::kQ5_K: return {true, true, 4, 1, 0, 32, true};
-    case WeightType::kQ6_K: return {true, true, 4, 2, 32, 16, false};
+    case WeightType::kBF16:
+      return {false, false, 0, 0, 0, 0, false};
+    case WeightType::kQ4_0:
+      return {true, false, 4, 0, 8, 32, false};
+    case WeightType::kQ4_1:
+      return {true, false, 4, 0, 0, 32, true};
+    case WeightType::kQ5_0:
+      return {true, false, 4, 1, 16, 32, false};
+    case WeightType::kQ5_1:
+      return {true, false, 4, 1, 0, 32, true};
+    case WeightType::kQ8_0:
+      return {true, false, 8, 0, 128, 32, false};
+    case WeightType::kQ2_K:
+      return {true, true, 2, 0, 0, 16, true};
+    case WeightType::kQ3_K:
+      return {true, true, 2, 1, 4, 16, false};
+    case WeightType::kQ4_K:
+      return {true, true, 4, 0, 0, 32, true};
+    case WeightType::kQ5_K:
+      return {true, true, 4, 1, 0, 32, true};
+    case WeightType::kQ6_K:
+      return {true, true, 4, 2, 32, 16, false};
   }
   return {};
 }
@@ -88,7 +101,8 @@ void pack_strips(const WeightView& weight, const PackedMatrix& packed, int begin
 
 /// One row of activations as int8, beside the float row. Two kinds, for the two families:
 ///   kBlock32   scale float[cols/32], neg_sum int32[cols/32]
-///   kBlock256  scale float[cols/256], neg_sum int32[cols/16], sum32 int16[cols/32], sum16 int16[cols/16]
+///   kBlock256  scale float[cols/256], neg_sum int32[cols/16], sum32 int16[cols/32], sum16
+///   int16[cols/16]
 /// (neg_sum: minus the sum of the quantised values of a group; the sums turn offsets and minima of
 /// weights into integer arithmetic).
 enum class ActKind : uint8_t { kBlock32, kBlock256 };

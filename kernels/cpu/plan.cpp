@@ -120,7 +120,8 @@ class Planner {
       if (table == kNone) {
         table = static_cast<int>(plan_.rotaries.size());
         plan_.rotaries.push_back(&std::get<RotaryOp>(program_.ops[at_]).rotary);
-        plan_.trig_cols = std::max(plan_.trig_cols, static_cast<int64_t>(op.rotary.inv_freq.size()));
+        plan_.trig_cols =
+            std::max(plan_.trig_cols, static_cast<int64_t>(op.rotary.inv_freq.size()));
         row_op(Rows::kTokens, TrigOp{table});
       }
     }
@@ -207,7 +208,9 @@ class Planner {
       int best = kNone;
       for (size_t s = 0; s < busy_until.size(); ++s) {
         if (busy_until[s] >= life.first) continue;
-        auto waste = [&](int slot) { return std::abs(plan_.slot_cols[static_cast<size_t>(slot)] - want); };
+        auto waste = [&](int slot) {
+          return std::abs(plan_.slot_cols[static_cast<size_t>(slot)] - want);
+        };
         if (best == kNone || waste(static_cast<int>(s)) < waste(best)) best = static_cast<int>(s);
       }
       if (best == kNone) {
@@ -230,7 +233,8 @@ class Planner {
     for (auto& [key, buffer] : buffers_) {
       int slot = plan_.slot_of_value[static_cast<size_t>(key.first)];
       if (slot == kNone) slot = -2 - key.first;
-      auto [it, fresh] = shared.try_emplace({slot, key.second}, static_cast<int>(plan_.act_strides.size()));
+      auto [it, fresh] =
+          shared.try_emplace({slot, key.second}, static_cast<int>(plan_.act_strides.size()));
       if (fresh) plan_.act_strides.push_back(0);
       size_t& stride = plan_.act_strides[static_cast<size_t>(it->second)];
       stride = std::max(stride, act_layout(key.second, cols(key.first)).stride);
@@ -238,7 +242,8 @@ class Planner {
     }
     for (Stage& stage : plan_.stages) {
       for (RowOp& op : stage.row_ops) {
-        if (auto* q = std::get_if<QuantizeOp>(&op)) q->buffer = renamed[static_cast<size_t>(q->buffer)];
+        if (auto* q = std::get_if<QuantizeOp>(&op))
+          q->buffer = renamed[static_cast<size_t>(q->buffer)];
       }
       for (PlannedLinear& l : stage.linears) {
         if (l.act_buffer != kNone) l.act_buffer = renamed[static_cast<size_t>(l.act_buffer)];
@@ -250,14 +255,16 @@ class Planner {
   const Weights& weights_;
   Plan plan_;
   size_t at_ = 0;
-  std::set<ValueId> written_, read_;                       // by the current stage
-  std::map<ValueId, std::pair<int, int>> lives_;           // first and last stage
-  std::map<std::pair<ValueId, ActKind>, int> quantised_;   // valid now
+  std::set<ValueId> written_, read_;                      // by the current stage
+  std::map<ValueId, std::pair<int, int>> lives_;          // first and last stage
+  std::map<std::pair<ValueId, ActKind>, int> quantised_;  // valid now
   std::map<std::pair<ValueId, ActKind>, int> buffers_;
 };
 
 }  // namespace
 
-Plan make_plan(const Program& program, const Weights& weights) { return Planner(program, weights).run(); }
+Plan make_plan(const Program& program, const Weights& weights) {
+  return Planner(program, weights).run();
+}
 
 }  // namespace apud::cpu

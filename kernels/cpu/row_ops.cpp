@@ -20,7 +20,8 @@ void CpuExecutor::apply(const EmbedOp& op, int r) {
   APUD_CHECK(index >= 0 && index < table.rows, "token or position inside its embedding table");
   if (!op.accumulate) {
     dequantize_row(table, index, row(op.out, r));
-    if (op.scale != 1) kernels_.scale_add(row(op.out, r), op.scale, false, row(op.out, r), cols(op.out));
+    if (op.scale != 1)
+      kernels_.scale_add(row(op.out, r), op.scale, false, row(op.out, r), cols(op.out));
     return;
   }
   thread_local std::vector<float> values;
@@ -42,7 +43,8 @@ void CpuExecutor::apply(const NormOp& op, int r) {
 void CpuExecutor::apply(const TrigOp& op, int r) {
   const Rotary& rotary = *plan_.rotaries[at(op.table)];
   auto width = static_cast<size_t>(plan_.trig_cols);
-  float* cosines = reinterpret_cast<float*>(trig_.data()) + (at(op.table) * at(max_rows_) + at(r)) * 2 * width;
+  float* cosines =
+      reinterpret_cast<float*>(trig_.data()) + (at(op.table) * at(max_rows_) + at(r)) * 2 * width;
   for (size_t i = 0; i < rotary.inv_freq.size(); ++i) {
     double angle = static_cast<double>(positions_[at(r)]) * rotary.inv_freq[i];
     cosines[i] = static_cast<float>(std::cos(angle) * rotary.magnitude);
@@ -54,10 +56,10 @@ void CpuExecutor::apply(const PlannedRotary& planned, int r) {
   const RotaryOp& op = planned.op;
   int dim = op.shape.dim;
   auto width = static_cast<size_t>(plan_.trig_cols);
-  const float* cosines =
-      planned.table == kNone
-          ? nullptr
-          : reinterpret_cast<float*>(trig_.data()) + (at(planned.table) * at(max_rows_) + at(r)) * 2 * width;
+  const float* cosines = planned.table == kNone
+                             ? nullptr
+                             : reinterpret_cast<float*>(trig_.data()) +
+                                   (at(planned.table) * at(max_rows_) + at(r)) * 2 * width;
   auto heads = [&](float* head, int count, WeightId weight) {
     NormArgs norm;
     norm.weight = vector(weight);
@@ -65,7 +67,9 @@ void CpuExecutor::apply(const PlannedRotary& planned, int r) {
     norm.eps = op.norm_eps;
     for (int h = 0; h < count; ++h, head += dim) {
       if (weight != kNone) kernels_.norm(norm, head, head);
-      if (cosines) kernels_.rotate(cosines, cosines + width, static_cast<int>(op.rotary.inv_freq.size()), head);
+      if (cosines)
+        kernels_.rotate(cosines, cosines + width, static_cast<int>(op.rotary.inv_freq.size()),
+                        head);
     }
   };
   heads(row(op.q, r), op.shape.heads, op.q_norm);
@@ -83,8 +87,8 @@ void CpuExecutor::apply(const PlannedRotary& planned, int r) {
 }
 
 void CpuExecutor::apply(const ActivationOp& op, int r) {
-  kernels_.activate(op.kind, row(op.gate, r), op.up == kNone ? nullptr : row(op.up, r), row(op.out, r),
-                    cols(op.out));
+  kernels_.activate(op.kind, row(op.gate, r), op.up == kNone ? nullptr : row(op.up, r),
+                    row(op.out, r), cols(op.out));
 }
 
 void CpuExecutor::apply(const AddOp& op, int r) {
@@ -92,7 +96,8 @@ void CpuExecutor::apply(const AddOp& op, int r) {
 }
 
 void CpuExecutor::apply(const SelectOp& op, int r) {
-  std::memcpy(row(op.out, r), row(op.x, batch_->output_rows[at(r)]), at(cols(op.x)) * sizeof(float));
+  std::memcpy(row(op.out, r), row(op.x, batch_->output_rows[at(r)]),
+              at(cols(op.x)) * sizeof(float));
 }
 
 void CpuExecutor::apply(const PoolOp& op, int r) {
@@ -106,12 +111,17 @@ void CpuExecutor::apply(const PoolOp& op, int r) {
   for (int i = 0; i < s.token_count; ++i) {
     kernels_.scale_add(row(op.x, s.first_row + i), 1, i > 0, row(op.out, r), n);
   }
-  kernels_.scale_add(row(op.out, r), 1 / static_cast<float>(s.token_count), false, row(op.out, r), n);
+  kernels_.scale_add(row(op.out, r), 1 / static_cast<float>(s.token_count), false, row(op.out, r),
+                     n);
 }
 
-void CpuExecutor::apply(const SoftcapOp& op, int r) { kernels_.softcap(op.softcap, row(op.x, r), cols(op.x)); }
+void CpuExecutor::apply(const SoftcapOp& op, int r) {
+  kernels_.softcap(op.softcap, row(op.x, r), cols(op.x));
+}
 
-void CpuExecutor::apply(const L2NormalizeOp& op, int r) { kernels_.l2_normalize(row(op.x, r), cols(op.x)); }
+void CpuExecutor::apply(const L2NormalizeOp& op, int r) {
+  kernels_.l2_normalize(row(op.x, r), cols(op.x));
+}
 
 void CpuExecutor::apply(const QuantizeOp& op, int r) {
   ActLayout layout = act_layout(op.kind, cols(op.x));

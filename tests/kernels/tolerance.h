@@ -1,0 +1,21 @@
+// How far a fast kernel may be from the reference, and why. Errors are relative to the norm of the
+// reference's result: |y - r| / |r| (Euclidean).
+#pragma once
+
+namespace apud::test {
+
+/// Weights and activations that int8 holds exactly: only the order of float sums differs.
+inline constexpr double kExactSums = 3e-6;
+/// Activations rounded to int8 by blocks of 32: a step is 1/127 of the block's largest value, about
+/// 0.9 % of it uniformly distributed; over many terms the relative error of a sum stays below that.
+inline constexpr double kActBlock32 = 0.012;
+/// The same by blocks of 256, whose largest value stands further from the others.
+inline constexpr double kActBlock256 = 0.016;
+/// Float arithmetic throughout (norms, attention over F32 KV, float weights).
+inline constexpr double kFloat = 2e-5;
+/// KV stored in half, in bfloat16, or in int8 with one scale per token and head.
+inline constexpr double kKvF16 = 1e-3;
+inline constexpr double kKvBf16 = 8e-3;
+inline constexpr double kKvI8 = 1.5e-2;
+
+}  // namespace apud::test
