@@ -10,11 +10,12 @@
 #define APUD_CPU_VNNI 1
 namespace apud::cpu {
 namespace {
+// Each builds on those before it.
+// clang-format off
 #include "kernels/cpu/simd_avx512.inc"
-// clang-format off: order matters
-#include "kernels/cpu/attention.inc"
 #include "kernels/cpu/linear.inc"
 #include "kernels/cpu/rowwise.inc"
+#include "kernels/cpu/attention.inc"
 // clang-format on
 }  // namespace
 
