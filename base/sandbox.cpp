@@ -35,7 +35,7 @@ const long kRefused[] = {
     SYS_bpf, SYS_perf_event_open, SYS_userfaultfd, SYS_keyctl, SYS_add_key, SYS_request_key,
     SYS_init_module, SYS_finit_module, SYS_delete_module, SYS_kexec_load, SYS_reboot, SYS_swapon,
     SYS_swapoff, SYS_io_setup, SYS_unlinkat, SYS_renameat2, SYS_linkat, SYS_symlinkat, SYS_mknodat,
-    SYS_mkdirat, SYS_fchmodat, SYS_fchownat, SYS_truncate, SYS_setsid, SYS_setpgid, SYS_prlimit64,
+    SYS_mkdirat, SYS_fchmodat, SYS_fchownat, SYS_truncate, SYS_setsid, SYS_setpgid,
     425 /* io_uring_setup */, 434 /* pidfd_open */, 438 /* pidfd_getfd */,
 #if defined(__x86_64__)
     SYS_fork, SYS_vfork, SYS_unlink, SYS_rename, SYS_renameat, SYS_link, SYS_symlink, SYS_mknod,

@@ -17,6 +17,9 @@ namespace {
 // A run of pdftotext covers this many pages, so that a long document meets its time limit per part.
 constexpr int kSlicePages = 500;
 constexpr int kMaxPages = 20000;
+// A crop area beyond any page (the format ends at 14,400 points): without one pdftotext drops what
+// runs over the edge of the page, as long paths in typeset manuals do.
+constexpr const char* kExtent = "16000";
 constexpr size_t kMaxOutput = 64u << 20;   // of one slice
 constexpr size_t kMaxText = 256u << 20;    // of one document
 
@@ -49,7 +52,7 @@ Document load_pdf(std::string_view bytes, const LoadOptions& options) {
     ChildResult result = run_program(
         *program,
         {"-raw", "-enc", "UTF-8", "-eol", "unix", "-f", std::to_string(pages + 1), "-l",
-         std::to_string(pages + kSlicePages), "-", "-"},
+         std::to_string(pages + kSlicePages), "-x", "-72", "-y", "-72", "-W", kExtent, "-H", kExtent, "-", "-"},
         input.get(), limits, options.cancel);
     const std::string& said = result.diagnostics;
     if (result.end == ChildEnd::kCancelled) return skipped_document(kLoader, LoadStatus::kLimit, "cancelled");

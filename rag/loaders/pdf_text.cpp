@@ -132,6 +132,16 @@ std::string spell_ligatures(std::string text) {
   return out;
 }
 
+// Typeset backquotes come out as combining grave accents; one on a character that has no accented
+// form is a backquote.
+std::string spell_backquotes(std::string text) {
+  for (size_t at = 0; (at = text.find("\xCC\x80", at)) != std::string::npos; ++at) {
+    bool accent = at > 0 && std::string_view("aeiounwyAEIOUNWY").find(text[at - 1]) != std::string_view::npos;
+    if (!accent) text.replace(at, 2, "`");
+  }
+  return text;
+}
+
 // Dot leaders of tables of contents shrink to one sign.
 std::string shrink_leaders(const std::string& text) {
   std::string out;
@@ -208,7 +218,11 @@ int heading_level(const Line& line, const Line* next, int& last_chapter) {
 class Joiner {
  public:
   explicit Joiner(const std::vector<Line>& lines) {
-    for (const Line& line : lines) collect_words(line.text);
+    bool cut = false;
+    for (const Line& line : lines) {
+      collect_words(line.text, cut);
+      cut = line.text.back() == '-';
+    }
   }
 
   // What stands between the end of `before` and the start of `line`; a hyphen that only broke the
@@ -219,7 +233,9 @@ class Joiner {
     while (last > 0 && (static_cast<unsigned char>(before[last]) & 0xC0) == 0x80) --last;
     Utf8Char tail = utf8_decode(before, last);
     if (tail.code == '-' || tail.code == 0x2010) {
-      if (last > 0 && letter(static_cast<unsigned char>(before[last - 1])) && broken_word(before, last, line)) {
+      bool after_slash = last > 0 && before[last - 1] == '/' && letter(static_cast<unsigned char>(line[0]));
+      if (after_slash || (last > 0 && letter(static_cast<unsigned char>(before[last - 1])) &&
+                          broken_word(before, last, line))) {
         before.resize(last);
       }
       before += line;
@@ -238,8 +254,10 @@ class Joiner {
     return (c >= 0x3000 && c <= 0x303F) || (c >= 0xFF00 && c <= 0xFF65) || c == 0x201C || c == 0x201D;
   }
 
-  void collect_words(std::string_view text) {
-    for (size_t i = 0; i < text.size();) {
+  // Words that the end of a line may have cut do not count: with `cut` the first, and any last one.
+  void collect_words(std::string_view text, bool cut) {
+    size_t first = cut ? std::min(text.find(' '), text.size()) : 0;
+    for (size_t i = first; i < text.size();) {
       if (!letter(static_cast<unsigned char>(text[i]))) {
         ++i;
         continue;
@@ -250,7 +268,16 @@ class Joiner {
                                     letter(static_cast<unsigned char>(text[end + 1]))))) {
         ++end;
       }
-      if (end < text.size()) words_.insert(lower(text.substr(i, end - i)));  // not one cut by the line
+      if (end < text.size() && !(text[end] == '-' && end + 1 == text.size())) {
+        std::string word = lower(text.substr(i, end - i));
+        // Of a-b-c also a-b and b-c: what a line may end in.
+        for (size_t hyphen = word.find('-'); hyphen != std::string::npos; hyphen = word.find('-', hyphen + 1)) {
+          size_t before = hyphen == 0 ? 0 : word.rfind('-', hyphen - 1) + 1;
+          words_.insert(word.substr(before, word.find('-', hyphen + 1) - before));
+          if (word.size() > 128) break;
+        }
+        words_.insert(std::move(word));
+      }
       i = end;
     }
   }
@@ -340,7 +367,7 @@ Document pdf_document(const std::vector<std::string_view>& pages) {
       CleanText clean = clean_utf8(raw[page][i]);
       document.hidden_removed += clean.hidden;
       document.replaced += clean.replaced;
-      std::string text = shrink_leaders(spell_ligatures(one_line(clean.text)));
+      std::string text = shrink_leaders(spell_backquotes(spell_ligatures(one_line(clean.text))));
       if (text.empty()) continue;
       int width = display_width(text);
       widths.push_back(width);
