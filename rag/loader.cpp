@@ -16,14 +16,18 @@ namespace apud {
 
 namespace {
 
+std::string lowered(std::string_view text) {
+  std::string out(text);
+  for (char& c : out) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+  return out;
+}
+
 std::string lower_extension(std::string_view name) {
   size_t slash = name.rfind('/');
   if (slash != std::string_view::npos) name.remove_prefix(slash + 1);
   size_t dot = name.rfind('.');
   if (dot == std::string_view::npos || dot == 0) return {};
-  std::string out(name.substr(dot + 1));
-  for (char& c : out) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
-  return out;
+  return lowered(name.substr(dot + 1));
 }
 
 bool is(std::string_view extension, std::initializer_list<std::string_view> list) {
@@ -32,7 +36,7 @@ bool is(std::string_view extension, std::initializer_list<std::string_view> list
 
 bool starts(std::string_view bytes, std::string_view mark) { return bytes.substr(0, mark.size()) == mark; }
 
-enum class Format { kText, kMarkdown, kPdf };
+enum class Format { kText, kMarkdown, kHtml, kPdf };
 
 // By extension; where that says nothing or the content plainly disagrees, by content.
 Format choose(std::string_view extension, std::string_view bytes) {
@@ -42,6 +46,14 @@ Format choose(std::string_view extension, std::string_view bytes) {
   }
   if (extension == "pdf" && bytes.empty()) return Format::kPdf;
   if (is(extension, {"md", "markdown", "mdown", "mkd", "mdx", "rmd", "qmd"})) return Format::kMarkdown;
+  if (is(extension, {"html", "htm", "xhtml", "shtml"})) return Format::kHtml;
+  if (extension.empty() || is(extension, {"php", "asp", "aspx", "jsp"})) {
+    std::string head = lowered(bytes.substr(0, 256));
+    size_t first = std::min(head.find_first_not_of(" \t\r\n"), head.size());
+    if (starts(std::string_view(head).substr(first), "<!doctype html") || starts(std::string_view(head).substr(first), "<html")) {
+      return Format::kHtml;
+    }
+  }
   return Format::kText;
 }
 
@@ -109,6 +121,7 @@ Document load_bytes(std::string_view name, std::string_view bytes, const LoadOpt
   switch (choose(extension, bytes)) {
     case Format::kPdf: return load_pdf(bytes, options);
     case Format::kMarkdown: return load_markdown(bytes);
+    case Format::kHtml: return load_html(bytes, options);
     case Format::kText: return load_text(bytes, extension);
   }
   return {};

@@ -12,6 +12,7 @@ namespace apud {
 
 Document load_text(std::string_view bytes, std::string_view extension);
 Document load_markdown(std::string_view bytes);
+Document load_html(std::string_view bytes, const LoadOptions& options);
 Document load_pdf(std::string_view bytes, const LoadOptions& options);
 
 /// A document that is skipped.

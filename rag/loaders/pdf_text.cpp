@@ -24,7 +24,7 @@ struct Line {
   int page_width = 0;  // what a full line of its page has
 };
 
-bool letter(unsigned char c) { return (c | 32) - 'a' < 26u || c >= 0x80; }
+bool letter(unsigned char c) { return static_cast<unsigned>((c | 32) - 'a') < 26u || c >= 0x80; }
 bool digit(char c) { return c >= '0' && c <= '9'; }
 
 // Digits become one #, lower-case Roman numbers standing alone ~, so that page numbers compare equal.

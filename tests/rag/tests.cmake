@@ -5,3 +5,4 @@ apud_test(NAME walk_test SOURCES rag/walk_test.cpp support/child_test_main.cpp L
 apud_test(NAME chunker_test SOURCES rag/chunker_test.cpp support/child_test_main.cpp LIBS apud_rag LABELS unit sanitize)
 apud_test(NAME loader_test SOURCES rag/loader_test.cpp support/child_test_main.cpp LIBS apud_rag LABELS unit corpus sanitize)
 apud_test(NAME rag_ingest_test SOURCES rag/ingest_test.cpp LIBS apud_rag)
+apud_test(NAME loader_html_test SOURCES rag/loader_html_test.cpp support/child_test_main.cpp LIBS apud_rag LABELS unit corpus sanitize)
