@@ -49,7 +49,7 @@ class DiskCache {
  public:
   /// Opens (creates) the folder of `key` and lists it. Throws apud::Error (kIo) when it cannot.
   DiskCache(const DiskCacheKey& key, const DiskCacheOptions& options, size_t page_bytes);
-  ~DiskCache();  // as flush(100 ms)
+  ~DiskCache();  // drops what is still queued; finishes the page being written
   DiskCache(const DiskCache&) = delete;
   DiskCache& operator=(const DiskCache&) = delete;
 
@@ -70,8 +70,9 @@ class DiskCache {
              std::span<const std::string> tags);
   /// Room in the queue for one more page.
   bool can_write() const;
-  /// Writes what is queued until the deadline; the rest is dropped. Returns pages dropped.
-  int flush(std::chrono::milliseconds budget);
+  /// Waits until the queue is written or `budget` is spent. With `drop_rest` what is left then is
+  /// dropped. Returns pages left or dropped.
+  int flush(std::chrono::milliseconds budget, bool drop_rest);
 
   struct Counters {
     int64_t pages_read = 0, pages_written = 0, pages_rejected = 0, pages_dropped = 0;

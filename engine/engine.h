@@ -63,7 +63,7 @@ struct Request {
   std::vector<int32_t> prompt;      // not empty
   SamplingOptions sampling;
   int max_tokens = 0;               // 0: as many as the context holds
-  std::vector<std::string> stop;    // stop strings; the answer ends before them
+  std::vector<std::string> stop;    // stop strings (UTF-8); the answer ends before them
   int n = 1;                        // samples, sharing the prompt's pages
   int best_of = 0;                  // > n: draw so many, return the n of highest mean log-probability
   std::optional<uint64_t> seed;     // absent: drawn, and reported in the answer
@@ -85,6 +85,7 @@ struct Completion {
   std::string reasoning;
   FinishReason finish_reason = FinishReason::kStop;
   std::string stop_string;         // the one that was met
+  int answer_begin = 0;            // tokens[answer_begin ..] are the answer, those before reasoning
   std::vector<float> logprobs;     // of `tokens`, natural log
   double mean_logprob() const;
 };

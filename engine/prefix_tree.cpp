@@ -137,6 +137,20 @@ void PrefixTree::split(Node* node, int at) {
   update_leaf(raw);
 }
 
+/// Lets the nodes above `node` use its page where they end inside a block of it: it holds their tokens
+/// too, and so a path in use keeps no page beside those that its user holds.
+void PrefixTree::unify(Node* node) {
+  for (; node->parent != root_.get(); node = node->parent) {
+    if (node->begin % kKvPageTokens == 0) continue;
+    int32_t& last = node->parent->pages.back();
+    int32_t page = node->pages.front();
+    if (last == page) continue;
+    take(page);
+    drop(last);
+    last = page;
+  }
+}
+
 PrefixTree::Match PrefixTree::match(std::span<const int32_t> tokens) {
   Walk at = walk(tokens);
   Match match;
@@ -144,6 +158,7 @@ PrefixTree::Match PrefixTree::match(std::span<const int32_t> tokens) {
   // Only what matched counts as used.
   if (at.offset < static_cast<int>(at.node->tokens.size())) split(at.node, at.offset);
   touch(at.node);
+  unify(at.node);
   match.tokens = at.node->end();
   match.pages.assign(static_cast<size_t>(kv_blocks(match.tokens)), kNone);
   int upto = static_cast<int>(match.pages.size());
@@ -174,16 +189,6 @@ void PrefixTree::insert(std::span<const int32_t> tokens, std::span<const int32_t
   auto rest = tokens.subspan(static_cast<size_t>(known));
   int first = known / kKvPageTokens;
   int blocks = kv_blocks(static_cast<int>(tokens.size()));
-  if (node != root_.get() && known % kKvPageTokens != 0) {
-    // The caller's page holds the node's last tokens too: one page less to keep.
-    int32_t& last = node->pages.back();
-    int32_t page = pages[static_cast<size_t>(first)];
-    if (last != page) {
-      take(page);
-      drop(last);
-      last = page;
-    }
-  }
   if (node != root_.get() && node->children.empty() && node->pins == 0) {
     // A leaf grows in place.
     if (node->listed) {
@@ -191,12 +196,19 @@ void PrefixTree::insert(std::span<const int32_t> tokens, std::span<const int32_t
       node->listed = false;
     }
     node->tokens.insert(node->tokens.end(), rest.begin(), rest.end());
+    if (known % kKvPageTokens != 0) {
+      // The caller's page holds the node's last tokens too.
+      take(pages[static_cast<size_t>(first)]);
+      drop(node->pages.back());
+      node->pages.back() = pages[static_cast<size_t>(first)];
+    }
     for (int block = kv_blocks(known); block < blocks; ++block) {
       take(pages[static_cast<size_t>(block)]);
       node->pages.push_back(pages[static_cast<size_t>(block)]);
     }
     cached_tokens_ += static_cast<int64_t>(rest.size());
     touch(node);
+    unify(node);
     return;
   }
   auto leaf = std::make_unique<Node>();
@@ -213,6 +225,7 @@ void PrefixTree::insert(std::span<const int32_t> tokens, std::span<const int32_t
   node->children.emplace(rest.front(), std::move(leaf));
   update_leaf(node);
   touch(raw);
+  unify(raw);
 }
 
 int PrefixTree::pin(std::span<const int32_t> tokens) {

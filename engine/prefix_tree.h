@@ -78,6 +78,7 @@ class PrefixTree {
   Walk walk(std::span<const int32_t> tokens) const;
   void touch(Node* node);
   void split(Node* node, int at);
+  void unify(Node* node);
   void remove_leaf(Node* node);
   bool used_by_others(int page) const;
   void take(int page);

@@ -34,6 +34,10 @@ class TextStream {
   /// The end of the answer: hands out what was held back.
   Piece finish();
 
+  /// Inside the model's reasoning.
+  bool thinking() const { return thinking_; }
+  /// Between the end of the reasoning and the first character of the answer.
+  bool after_reasoning() const { return skip_newlines_; }
   /// A stop string was met; the answer ends before it.
   bool stopped() const { return stopped_by_ >= 0; }
   const std::string& stop_string() const { return stop_[static_cast<size_t>(stopped_by_)]; }

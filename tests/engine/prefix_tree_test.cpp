@@ -339,6 +339,35 @@ TEST(PrefixTree, APartialPageIsReplacedByItsFullerCopy) {
   EXPECT_EQ(tree.match_length(run_of(1, 64)), 60);
 }
 
+TEST(PrefixTree, AHeldPathKeepsNoPageBesideItsOwn) {
+  PagePool pool(12);
+  PrefixTree tree(pool);
+  // Three lengths that end in one block, then two continuations of the shortest.
+  auto add = [&](std::vector<int32_t> tokens) {
+    int page = pool.alloc();
+    tree.insert(tokens, std::vector<int32_t>{page});
+    pool.release(page);
+  };
+  for (int32_t last : {2, 3, 4}) {
+    auto tokens = run_of(1, 20);
+    tokens.push_back(last);
+    add(tokens);
+    tokens.insert(tokens.end(), 9, last);
+    add(tokens);
+  }
+  auto held = run_of(1, 20);
+  held.insert(held.end(), 10, 2);
+  auto match = tree.match(held);
+  EXPECT_EQ(match.tokens, 30);
+  EXPECT_EQ(pool.free_count() + tree.evictable_pages(), 11) << "one page is in use";
+  while (tree.evict_one()) {
+  }
+  EXPECT_EQ(pool.free_count(), 11);
+  EXPECT_EQ(tree.match_length(held), 30) << "what is in use is passed over";
+  for (int page : match.pages) pool.release(page);
+  tree.check();
+}
+
 TEST(PrefixTree, LookupOfFourThousandTokensAmongAMillion) {
   constexpr int kPages = 16000;
   PagePool pool(kPages);

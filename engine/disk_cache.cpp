@@ -1,0 +1,543 @@
+#include "engine/disk_cache.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <thread>
+#include <tuple>
+#include <unordered_map>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/hash.h"
+#include "engine/impl/kv_file.h"
+#include "kernels/program.h"
+
+namespace apud {
+
+using Json = nlohmann::json;
+using Clock = std::chrono::steady_clock;
+
+std::string DiskCacheKey::hash() const {
+  std::string text = "apud kv 1";
+  for (const std::string* part : {&model, &fingerprint, &layout, &program, &executor}) {
+    text += '\0';
+    text += *part;
+  }
+  return sha256_hex(text).substr(0, 32);
+}
+
+std::string kv_chain_hash(const std::string& key_hash, const std::string& parent,
+                          std::span<const int32_t> tokens) {
+  std::string text = key_hash + (parent.empty() ? kKvRoot : parent);
+  text.append(reinterpret_cast<const char*>(tokens.data()), tokens.size_bytes());
+  return sha256_hex(text).substr(0, 32);
+}
+
+struct DiskCache::Impl {
+  struct Page {
+    KvFileName name;
+    std::vector<int32_t> tokens;  // empty: head not read yet
+  };
+  struct Job {
+    KvFileHead head;
+    KvFileName name;
+    std::vector<std::byte> payload;
+  };
+
+  std::string key;
+  Path folder;       // of all keys
+  Path key_folder;
+  DiskCacheOptions options;
+  size_t page_bytes = 0;
+
+  // Chains of the last request: hash before each block, so that look-ups of the same tokens are
+  // hashed once.
+  std::vector<int32_t> chain_tokens;
+  std::vector<std::string> chain{kKvRoot};
+
+  mutable std::mutex mutex;  // guards everything below
+  std::condition_variable changed;
+  std::unordered_map<std::string, std::vector<Page>> pages;  // by parent
+  timespec listed{};
+  std::deque<Job> queue;
+  std::set<std::string> queued;  // names in queue or being written
+  uint64_t queued_bytes = 0;
+  bool stop = false;
+  bool writing = false;
+  Counters counters;
+  Rates rates;
+  std::thread writer;
+  // The writer's own: bytes in the folder, counted again every few pages (others write too).
+  uint64_t used_bytes = 0;
+  int until_count = 0;
+
+  const std::string& parent_of(std::span<const int32_t> tokens, int block);
+  void list();
+  const Page* find(const std::string& parent, std::span<const int32_t> block_tokens, int* common);
+  void run_writer();
+  void write_one(Job& job);
+  void make_room(uint64_t bytes);
+};
+
+/// Chain hash before `block` of `tokens`.
+const std::string& DiskCache::Impl::parent_of(std::span<const int32_t> tokens, int block) {
+  auto need = static_cast<size_t>(block) * kKvPageTokens;
+  size_t same = static_cast<size_t>(
+      std::mismatch(chain_tokens.begin(), chain_tokens.end(), tokens.begin(), tokens.end()).first -
+      chain_tokens.begin());
+  size_t blocks = std::min(same / kKvPageTokens, chain.size() - 1);
+  chain.resize(blocks + 1);
+  chain_tokens.resize(blocks * kKvPageTokens);
+  while (chain_tokens.size() < need) {
+    auto next = tokens.subspan(chain_tokens.size(), kKvPageTokens);
+    chain.push_back(kv_chain_hash(key, chain.back(), next));
+    chain_tokens.insert(chain_tokens.end(), next.begin(), next.end());
+  }
+  return chain[static_cast<size_t>(block)];
+}
+
+/// Reads the folder again when another process (or the writer) changed it. REQUIRES: mutex held.
+void DiskCache::Impl::list() {
+  struct stat st;
+  if (stat(key_folder.c_str(), &st) != 0) {
+    pages.clear();
+    return;
+  }
+  if (st.st_mtim.tv_sec == listed.tv_sec && st.st_mtim.tv_nsec == listed.tv_nsec) return;
+  std::unordered_map<std::string, std::vector<Page>> fresh;
+  for (KvFileEntry& entry : list_kv_files(key_folder)) {
+    Page page{std::move(entry.name), {}};
+    auto known = pages.find(page.name.parent);
+    if (known != pages.end()) {
+      for (Page& old : known->second) {
+        if (old.name.self == page.name.self) page.tokens = std::move(old.tokens);
+      }
+    }
+    std::string parent = page.name.parent;
+    fresh[parent].push_back(std::move(page));
+  }
+  pages = std::move(fresh);
+  listed = st.st_mtim;
+}
+
+/// The page after `parent` that shares most tokens. REQUIRES: mutex held.
+const DiskCache::Impl::Page* DiskCache::Impl::find(const std::string& parent,
+                                                   std::span<const int32_t> block_tokens,
+                                                   int* common) {
+  *common = 0;
+  auto found = pages.find(parent);
+  if (found == pages.end()) return nullptr;
+  std::string self = kv_chain_hash(key, parent, block_tokens).substr(0, 16);
+  const Page* best = nullptr;
+  for (Page& page : found->second) {
+    if (page.name.self == self) {
+      *common = static_cast<int>(block_tokens.size());
+      return &page;
+    }
+  }
+  for (Page& page : found->second) {
+    if (page.tokens.empty()) {
+      std::optional<KvFileHead> head = read_kv_head(key_folder / page.name.str());
+      if (!head) continue;
+      page.tokens = std::move(head->tokens);
+    }
+    auto differ = std::mismatch(page.tokens.begin(), page.tokens.end(), block_tokens.begin(),
+                                block_tokens.end());
+    int same = static_cast<int>(differ.first - page.tokens.begin());
+    if (same > *common) {
+      *common = same;
+      best = &page;
+    }
+  }
+  return best;
+}
+
+namespace {
+
+std::span<const int32_t> block_of(std::span<const int32_t> tokens, int block) {
+  auto from = static_cast<size_t>(block) * kKvPageTokens;
+  return tokens.subspan(from, std::min<size_t>(kKvPageTokens, tokens.size() - from));
+}
+
+}  // namespace
+
+DiskCache::DiskCache(const DiskCacheKey& key, const DiskCacheOptions& options, size_t page_bytes)
+    : impl_(std::make_unique<Impl>()) {
+  impl_->key = key.hash();
+  impl_->options = options;
+  impl_->folder = options.folder;
+  impl_->key_folder = options.folder / impl_->key;
+  impl_->page_bytes = page_bytes;
+  Path about = impl_->key_folder / "key.json";
+  if (options.write) {
+    make_private_dir(impl_->key_folder);
+    if (!std::filesystem::exists(about)) {
+      Json json = {{"version", 1},           {"model", key.model},     {"fingerprint", key.fingerprint},
+                   {"layout", key.layout},   {"program", key.program}, {"executor", key.executor},
+                   {"page_bytes", page_bytes}};
+      write_file_atomic(about, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    }
+  }
+  if (auto text = read_file_if_exists(impl_->key_folder / "rates.json", 1 << 16)) {
+    Json json = Json::parse(*text, nullptr, false);
+    auto number = [&](const char* name) {
+      if (!json.is_object() || !json.contains(name) || !json[name].is_number()) return 0.0;
+      double value = json[name].get<double>();
+      return value > 0 && value < 1e12 ? value : 0.0;
+    };
+    impl_->rates = {number("prefill_tokens_per_second"), number("restore_tokens_per_second")};
+  }
+  impl_->writer = std::thread([impl = impl_.get()] { impl->run_writer(); });
+}
+
+DiskCache::~DiskCache() {
+  {
+    std::lock_guard lock(impl_->mutex);
+    impl_->counters.pages_dropped += static_cast<int64_t>(impl_->queue.size());
+    impl_->queue.clear();
+    impl_->stop = true;
+  }
+  impl_->changed.notify_all();
+  impl_->writer.join();
+  if (!impl_->options.write) return;
+  Rates rates = impl_->rates;
+  if (rates.prefill_tokens_per_second <= 0 && rates.restore_tokens_per_second <= 0) return;
+  Json json = {{"prefill_tokens_per_second", rates.prefill_tokens_per_second},
+               {"restore_tokens_per_second", rates.restore_tokens_per_second}};
+  // Speeds are a convenience: as torn as they may be, they are read with care.
+  std::string text = json.dump() + "\n";
+  Path path = impl_->key_folder / "rates.json";
+  if (FILE* file = std::fopen(path.c_str(), "we")) {
+    std::fwrite(text.data(), 1, text.size(), file);
+    std::fclose(file);
+    chmod(path.c_str(), 0600);
+  }
+}
+
+int DiskCache::match_length(std::span<const int32_t> tokens) {
+  std::lock_guard lock(impl_->mutex);
+  impl_->list();
+  int length = 0;
+  for (int block = 0; length < static_cast<int>(tokens.size()); ++block) {
+    int common = 0;
+    if (!impl_->find(impl_->parent_of(tokens, block), block_of(tokens, block), &common)) break;
+    length += common;
+    if (common < kKvPageTokens) break;
+  }
+  return length;
+}
+
+std::optional<DiskCache::Page> DiskCache::read(std::span<const int32_t> tokens, int block) {
+  auto start = Clock::now();
+  std::string parent = impl_->parent_of(tokens, block);
+  std::span<const int32_t> wanted = block_of(tokens, block);
+  Path path;
+  {
+    std::lock_guard lock(impl_->mutex);
+    int common = 0;
+    const Impl::Page* page = impl_->find(parent, wanted, &common);
+    if (!page) return std::nullopt;
+    path = impl_->key_folder / page->name.str();
+  }
+  Page result;
+  std::optional<KvFileHead> head = read_kv_file(path, result.bytes);
+  bool gone = !head && !std::filesystem::exists(path);
+  if (head) {
+    auto differ = std::mismatch(head->tokens.begin(), head->tokens.end(), wanted.begin(), wanted.end());
+    result.valid_tokens = static_cast<int>(differ.first - head->tokens.begin());
+  }
+  std::lock_guard lock(impl_->mutex);
+  if (gone) return std::nullopt;  // another process removed it
+  if (!head || head->key != impl_->key || head->parent != parent ||
+      head->block != static_cast<uint32_t>(block) || result.bytes.size() != impl_->page_bytes ||
+      result.valid_tokens == 0) {
+    ++impl_->counters.pages_rejected;
+    unlink(path.c_str());
+    return std::nullopt;
+  }
+  touch_kv_file(path);
+  ++impl_->counters.pages_read;
+  impl_->counters.read_seconds += std::chrono::duration<double>(Clock::now() - start).count();
+  return result;
+}
+
+bool DiskCache::has(std::span<const int32_t> tokens, int block) {
+  std::string parent = impl_->parent_of(tokens, block);
+  std::span<const int32_t> wanted = block_of(tokens, block);
+  KvFileName name{parent, kv_chain_hash(impl_->key, parent, wanted).substr(0, 16),
+                  static_cast<uint32_t>(block), static_cast<int>(wanted.size())};
+  std::lock_guard lock(impl_->mutex);
+  if (impl_->queued.contains(name.str())) return true;
+  impl_->list();
+  int common = 0;
+  return impl_->find(parent, wanted, &common) && common == static_cast<int>(wanted.size());
+}
+
+bool DiskCache::can_write() const {
+  std::lock_guard lock(impl_->mutex);
+  return impl_->queued_bytes + impl_->page_bytes <= impl_->options.queue_bytes ||
+         impl_->queue.empty();
+}
+
+bool DiskCache::write(std::span<const int32_t> tokens, int block, std::vector<std::byte> bytes,
+                      std::span<const std::string> tags) {
+  APUD_CHECK(bytes.size() == impl_->page_bytes, "size of a page to write");
+  if (!impl_->options.write || !can_write()) return false;
+  Impl::Job job;
+  std::span<const int32_t> wanted = block_of(tokens, block);
+  job.head.key = impl_->key;
+  job.head.parent = impl_->parent_of(tokens, block);
+  job.head.block = static_cast<uint32_t>(block);
+  job.head.tokens.assign(wanted.begin(), wanted.end());
+  job.head.payload_bytes = bytes.size();
+  for (const std::string& tag : tags) {
+    APUD_CHECK(tag.find('\n') == std::string::npos, "tags are single lines");
+    job.head.tags.push_back(tag);
+  }
+  job.name = {job.head.parent, kv_chain_hash(impl_->key, job.head.parent, wanted).substr(0, 16),
+              job.head.block, static_cast<int>(wanted.size())};
+  job.payload = std::move(bytes);
+  {
+    std::lock_guard lock(impl_->mutex);
+    if (!impl_->counters.write_error.empty()) return false;
+    impl_->queued.insert(job.name.str());
+    impl_->queued_bytes += job.payload.size();
+    impl_->queue.push_back(std::move(job));
+  }
+  impl_->changed.notify_all();
+  return true;
+}
+
+int DiskCache::flush(std::chrono::milliseconds budget, bool drop_rest) {
+  std::unique_lock lock(impl_->mutex);
+  impl_->changed.wait_for(lock, budget, [&] { return impl_->queue.empty() && !impl_->writing; });
+  int left = static_cast<int>(impl_->queue.size());
+  if (drop_rest) {
+    for (const Impl::Job& job : impl_->queue) {
+      impl_->queued_bytes -= job.payload.size();
+      impl_->queued.erase(job.name.str());
+    }
+    impl_->queue.clear();
+    impl_->counters.pages_dropped += left;
+  }
+  return left;
+}
+
+DiskCache::Counters DiskCache::counters() const {
+  std::lock_guard lock(impl_->mutex);
+  return impl_->counters;
+}
+
+DiskCache::Rates DiskCache::rates() const {
+  std::lock_guard lock(impl_->mutex);
+  return impl_->rates;
+}
+
+void DiskCache::set_rates(const Rates& rates) {
+  std::lock_guard lock(impl_->mutex);
+  impl_->rates = rates;
+}
+
+// --- Writer --------------------------------------------------------------------------------------
+
+void DiskCache::Impl::run_writer() {
+  std::unique_lock lock(mutex);
+  for (;;) {
+    changed.wait(lock, [&] { return stop || !queue.empty(); });
+    if (queue.empty()) return;
+    Job job = std::move(queue.front());
+    queue.pop_front();
+    writing = true;
+    lock.unlock();
+    write_one(job);
+    lock.lock();
+    writing = false;
+    queued_bytes -= job.payload.size();
+    queued.erase(job.name.str());
+    changed.notify_all();
+  }
+}
+
+void DiskCache::Impl::write_one(Job& job) {
+  std::string error;
+  try {
+    make_room(job.payload.size() + 8192);
+    error = write_kv_file(key_folder / job.name.str(), job.head, job.payload);
+  } catch (const Error& caught) {
+    error = caught.what();
+  }
+  std::lock_guard lock(mutex);
+  if (!error.empty()) {
+    counters.write_error = error;
+    counters.pages_dropped += 1 + static_cast<int64_t>(queue.size());
+    for (const Job& left : queue) {
+      queued_bytes -= left.payload.size();
+      queued.erase(left.name.str());
+    }
+    queue.clear();
+    return;
+  }
+  ++counters.pages_written;
+  // Shorter pages of the same place that this one continues are of no use any more.
+  for (const Page& page : pages[job.name.parent]) {
+    if (page.tokens.empty() || page.tokens.size() >= job.head.tokens.size()) continue;
+    if (std::equal(page.tokens.begin(), page.tokens.end(), job.head.tokens.begin())) {
+      unlink((key_folder / page.name.str()).c_str());
+    }
+  }
+}
+
+namespace {
+
+/// Removes least recently used pages until `goal` bytes are left. Times are compared by the minute
+/// and later blocks go first, so that a chain loses its end before its beginning.
+uint64_t shrink(const Path& folder, uint64_t goal) {
+  std::vector<KvFileEntry> all;
+  uint64_t total = 0;
+  for (const Path& key : list_kv_keys(folder)) {
+    for (KvFileEntry& entry : list_kv_files(key)) {
+      total += entry.bytes;
+      all.push_back(std::move(entry));
+    }
+  }
+  if (total <= goal) return 0;
+  std::sort(all.begin(), all.end(), [](const KvFileEntry& a, const KvFileEntry& b) {
+    if (a.last_used / 60 != b.last_used / 60) return a.last_used < b.last_used;
+    if (a.name.block != b.name.block) return a.name.block > b.name.block;
+    return a.path < b.path;
+  });
+  uint64_t freed = 0;
+  for (const KvFileEntry& entry : all) {
+    if (total - freed <= goal) break;
+    if (unlink(entry.path.c_str()) == 0) freed += entry.bytes;
+  }
+  return freed;
+}
+
+uint64_t cached_bytes(const Path& folder) {
+  uint64_t total = 0;
+  for (const Path& key : list_kv_keys(folder)) {
+    for (const KvFileEntry& entry : list_kv_files(key)) total += entry.bytes;
+  }
+  return total;
+}
+
+}  // namespace
+
+/// Keeps the folder within its limit. Called by the writer alone.
+void DiskCache::Impl::make_room(uint64_t bytes) {
+  if (until_count-- <= 0) {
+    used_bytes = cached_bytes(folder);
+    until_count = 32;
+  }
+  uint64_t used = used_bytes;
+  used_bytes += bytes;
+  double share = options.free_share * static_cast<double>(free_space(folder) + used);
+  uint64_t limit = std::min(options.limit_bytes, static_cast<uint64_t>(share));
+  if (bytes > limit) {
+    throw Error(ErrorKind::kIo, "the KV cache may hold " + std::to_string(limit >> 20) +
+                                    " MiB on this disk: too little for a page",
+                "free some disk space or raise the limit (apud cache limit)");
+  }
+  if (used + bytes > limit) {
+    shrink(folder, limit - std::max(bytes, limit / 10));
+    until_count = 0;
+  }
+}
+
+// --- For `apud cache` ----------------------------------------------------------------------------
+
+Path default_kv_cache_dir() { return cache_dir() / "kv"; }
+
+std::vector<CacheFolderInfo> list_kv_cache(const Path& folder) {
+  std::vector<CacheFolderInfo> out;
+  for (const Path& key : list_kv_keys(folder)) {
+    CacheFolderInfo info;
+    info.key = key.filename().string();
+    if (auto text = read_file_if_exists(key / "key.json", 1 << 16)) {
+      Json json = Json::parse(*text, nullptr, false);
+      auto field = [&](const char* name) {
+        return json.is_object() && json.contains(name) && json[name].is_string()
+                   ? json[name].get<std::string>()
+                   : std::string();
+      };
+      info.model = field("model");
+      info.layout = field("layout");
+      info.executor = field("executor");
+    }
+    for (const KvFileEntry& entry : list_kv_files(key)) {
+      ++info.pages;
+      info.bytes += entry.bytes;
+      info.last_used = std::max(info.last_used, entry.last_used);
+    }
+    out.push_back(std::move(info));
+  }
+  std::sort(out.begin(), out.end(), [](const CacheFolderInfo& a, const CacheFolderInfo& b) {
+    return a.last_used > b.last_used;
+  });
+  return out;
+}
+
+std::vector<CachePageInfo> show_kv_cache(const Path& folder, const std::string& key) {
+  std::vector<CachePageInfo> out;
+  bool known = false;
+  for (const Path& path : list_kv_keys(folder)) {
+    if (path.filename() != key) continue;
+    known = true;
+    for (const KvFileEntry& entry : list_kv_files(path)) {
+      CachePageInfo info{entry.path.filename().string(), entry.name.tokens, entry.bytes,
+                         entry.last_used, {}};
+      if (auto head = read_kv_head(entry.path)) info.tags = head->tags;
+      out.push_back(std::move(info));
+    }
+  }
+  if (!known) {
+    throw Error(ErrorKind::kNoInput, "no cache " + key + " in " + folder.string(),
+                "apud cache list names them");
+  }
+  std::sort(out.begin(), out.end(), [](const CachePageInfo& a, const CachePageInfo& b) {
+    return std::tie(b.last_used, a.file) < std::tie(a.last_used, b.file);
+  });
+  return out;
+}
+
+uint64_t clear_kv_cache(const Path& folder, const std::optional<std::string>& key) {
+  uint64_t freed = 0;
+  for (const Path& path : list_kv_keys(folder)) {
+    if (key && path.filename() != *key) continue;
+    for (const KvFileEntry& entry : list_kv_files(path)) freed += entry.bytes;
+    std::error_code error;
+    std::filesystem::remove_all(path, error);
+    if (error) throw io_error("cannot remove", path.string(), error.value());
+  }
+  return freed;
+}
+
+uint64_t limit_kv_cache(const Path& folder, uint64_t bytes) { return shrink(folder, bytes); }
+
+int remove_kv_pages_tagged(const Path& folder, const std::string& tag) {
+  int removed = 0;
+  for (const Path& key : list_kv_keys(folder)) {
+    for (const KvFileEntry& entry : list_kv_files(key)) {
+      std::optional<KvFileHead> head = read_kv_head(entry.path);
+      // What cannot be read cannot be shown to be free of it.
+      bool ours = !head || std::find(head->tags.begin(), head->tags.end(), tag) != head->tags.end();
+      if (!ours) continue;
+      if (unlink(entry.path.c_str()) != 0 && errno != ENOENT) {
+        throw io_error("cannot remove", entry.path.string(), errno);
+      }
+      ++removed;
+    }
+  }
+  return removed;
+}
+
+}  // namespace apud
