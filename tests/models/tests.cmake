@@ -1,0 +1,1 @@
+apud_test(NAME golden_test SOURCES models/golden_test.cpp LIBS apud_models LABELS unit TIMEOUT 900)
