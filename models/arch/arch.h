@@ -45,7 +45,8 @@ struct LoadedProgram {
   Weights weights;
 };
 
-/// `context`: as in ModelOptions. All three throw apud::Error (kBadData) naming file, key and value.
+/// `context`: as in ModelOptions. All three throw apud::Error (kBadData) naming file, key and
+/// value.
 ArchConfig config_from_gguf(const GgufFile& file, int context);
 ArchConfig config_from_folder(const Path& folder, int context);
 LoadedProgram build_program(const ArchConfig& config, const TensorSource& source);

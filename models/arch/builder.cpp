@@ -43,15 +43,16 @@ WeightId ProgramBuilder::optional_vector(const std::string& name, int64_t size) 
   return source_.find(name) ? vector(name, size) : kNone;
 }
 
-WeightId ProgramBuilder::paired_matrix(const std::string& name, int64_t rows, int64_t cols, int head_dim) {
+WeightId ProgramBuilder::paired_matrix(const std::string& name, int64_t rows, int64_t cols,
+                                       int head_dim) {
   WeightView view = require(name, rows, cols);
   view.order = RowOrder::kRotaryPairs;
   view.head_dim = head_dim;
   return add_weight(name, view);
 }
 
-WeightId ProgramBuilder::row_range(const std::string& name, int64_t total, int64_t first, int64_t rows,
-                                   int64_t cols) {
+WeightId ProgramBuilder::row_range(const std::string& name, int64_t total, int64_t first,
+                                   int64_t rows, int64_t cols) {
   WeightView view = require(name, total, cols);
   view.data = view.row(first);
   view.rows = rows;

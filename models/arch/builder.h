@@ -16,8 +16,8 @@ class ProgramBuilder {
   }
 
   ValueId value(const char* name, int cols, Rows rows = Rows::kTokens);
-  /// The tensor `name`, which must have this shape; kBadData naming it otherwise. Asked for twice, it
-  /// is one weight.
+  /// The tensor `name`, which must have this shape; kBadData naming it otherwise. Asked for twice,
+  /// it is one weight.
   WeightId matrix(const std::string& name, int64_t rows, int64_t cols);
   WeightId vector(const std::string& name, int64_t size) { return matrix(name, 1, size); }
   /// kNone when the file has no such tensor.
@@ -25,7 +25,8 @@ class ProgramBuilder {
   /// A matrix whose stored rows lie in rotary pairs.
   WeightId paired_matrix(const std::string& name, int64_t rows, int64_t cols, int head_dim);
   /// Rows [first, first + rows) of a tensor of `total` rows.
-  WeightId row_range(const std::string& name, int64_t total, int64_t first, int64_t rows, int64_t cols);
+  WeightId row_range(const std::string& name, int64_t total, int64_t first, int64_t rows,
+                     int64_t cols);
 
   void add(Op op) { program_.ops.push_back(std::move(op)); }
   Program& program() { return program_; }

@@ -1,4 +1,5 @@
-// Hyperparameters of Hugging Face folders: config.json, and the sentence-transformers files beside it.
+// Hyperparameters of Hugging Face folders: config.json, and the sentence-transformers files beside
+// it.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -68,7 +69,9 @@ class Reader {
     }
     return value;
   }
-  void from_table(const std::string& note) { c_.from_table.push_back(c_.architecture + ": " + note); }
+  void from_table(const std::string& note) {
+    c_.from_table.push_back(c_.architecture + ": " + note);
+  }
 
   void sizes() {
     c_.layers = number("num_hidden_layers", 1, kMaxLayers);
@@ -77,17 +80,21 @@ class Reader {
     c_.heads = number("num_attention_heads", 1, kMaxHeads);
     c_.vocab = number("vocab_size", 1, kMaxVocab);
     c_.context = number("max_position_embeddings", 1, kMaxContext);
-    c_.kv_heads = static_cast<int>(json_.get_integer("num_key_value_heads", 1, kMaxHeads).value_or(c_.heads));
+    c_.kv_heads =
+        static_cast<int>(json_.get_integer("num_key_value_heads", 1, kMaxHeads).value_or(c_.heads));
     if (c_.heads % c_.kv_heads != 0) {
-      json_.fail("num_key_value_heads", fmt::format("{} does not divide {} heads", c_.kv_heads, c_.heads));
+      json_.fail("num_key_value_heads",
+                 fmt::format("{} does not divide {} heads", c_.kv_heads, c_.heads));
     }
     auto dim = json_.get_integer("head_dim", 1, kMaxHeadDim);
     if (!dim && c_.width % c_.heads != 0) {
-      json_.fail("num_attention_heads", fmt::format("{} does not divide the width {}", c_.heads, c_.width));
+      json_.fail("num_attention_heads",
+                 fmt::format("{} does not divide the width {}", c_.heads, c_.width));
     }
     c_.head_dim = static_cast<int>(dim.value_or(c_.width / c_.heads));
     if (c_.head_dim > kMaxHeadDim || c_.head_dim % 2 != 0) {
-      json_.fail("head_dim", fmt::format("{}, must be even and at most {}", c_.head_dim, kMaxHeadDim));
+      json_.fail("head_dim",
+                 fmt::format("{}, must be even and at most {}", c_.head_dim, kMaxHeadDim));
     }
   }
 
@@ -98,14 +105,16 @@ class Reader {
       json_.fail("num_attention_heads", "grouped heads in an encoder");
     }
     std::string position = json_.get_string("position_embedding_type").value_or("absolute");
-    if (position != "absolute") json_.fail("position_embedding_type", position + " is not supported");
+    if (position != "absolute")
+      json_.fail("position_embedding_type", position + " is not supported");
     std::string act = json_.require_string("hidden_act");
     if (act == "gelu") {
       config_.activation = Activation::kGeluErf;
     } else if (act == "gelu_new" || act == "gelu_pytorch_tanh") {
       config_.activation = Activation::kGeluTanh;
     } else {
-      json_.fail("hidden_act", act + " is not supported; known are gelu gelu_new gelu_pytorch_tanh");
+      json_.fail("hidden_act",
+                 act + " is not supported; known are gelu gelu_new gelu_pytorch_tanh");
     }
     config_.position_rows = c_.context;
     if (c_.architecture == "xlm-roberta") {
@@ -120,7 +129,8 @@ class Reader {
     c_.norm_eps = static_cast<float>(positive(json_, "rms_norm_eps", 0.1));
     bool gemma = c_.architecture.starts_with("gemma");
     std::string act = json_.get_string("hidden_activation").value_or("");
-    if (act.empty()) act = json_.get_string("hidden_act").value_or(gemma ? "gelu_pytorch_tanh" : "silu");
+    if (act.empty())
+      act = json_.get_string("hidden_act").value_or(gemma ? "gelu_pytorch_tanh" : "silu");
     // Early Gemma configurations say "gelu" and mean its tanh form (transformers' own correction).
     bool known = gemma ? act == "gelu_pytorch_tanh" || act == "gelu" : act == "silu";
     if (!known) json_.fail("hidden_act", act + " is not supported here");
@@ -161,7 +171,8 @@ class Reader {
     }
   }
 
-  /// layer_types must be n-1 windowed layers, then one that sees all, and so on; or all of one kind.
+  /// layer_types must be n-1 windowed layers, then one that sees all, and so on; or all of one
+  /// kind.
   void pattern_of(const std::vector<std::string>& types) {
     if (types.size() != static_cast<size_t>(c_.layers)) {
       json_.fail("layer_types", fmt::format("{} entries for {} layers", types.size(), c_.layers));
@@ -183,10 +194,11 @@ class Reader {
     double partial = json_.get_float("partial_rotary_factor").value_or(1);
     c_.rope_dim = static_cast<int>(partial * c_.head_dim);
     if (c_.rope_dim < 2 || c_.rope_dim > c_.head_dim || c_.rope_dim % 2 != 0) {
-      json_.fail("partial_rotary_factor", fmt::format("{} leaves {} of {}", partial, c_.rope_dim, c_.head_dim));
+      json_.fail("partial_rotary_factor",
+                 fmt::format("{} leaves {} of {}", partial, c_.rope_dim, c_.head_dim));
     }
-    // transformers 5 writes rope_parameters, one object or one for each kind of layer; before, there
-    // were rope_theta, rope_scaling and rope_local_base_freq.
+    // transformers 5 writes rope_parameters, one object or one for each kind of layer; before,
+    // there were rope_theta, rope_scaling and rope_local_base_freq.
     if (auto parameters = json_.object("rope_parameters")) {
       auto full = parameters->object("full_attention");
       if (auto local = parameters->object("sliding_attention")) {
@@ -198,12 +210,14 @@ class Reader {
       return;
     }
     c_.rope_base = positive(json_, "rope_theta", 1e12);
-    if (json_.has("rope_local_base_freq")) c_.rope_local_base = positive(json_, "rope_local_base_freq", 1e12);
+    if (json_.has("rope_local_base_freq"))
+      c_.rope_local_base = positive(json_, "rope_local_base_freq", 1e12);
     if (auto object = json_.object("rope_scaling")) scaling(*object);
   }
 
   void scaling(const JsonObject& rope) {
-    std::string type = rope.get_string("rope_type").value_or(rope.get_string("type").value_or("default"));
+    std::string type =
+        rope.get_string("rope_type").value_or(rope.get_string("type").value_or("default"));
     if (type == "default") return;
     if (type == "linear") {
       c_.rope_scaling = "linear";
@@ -217,12 +231,13 @@ class Reader {
     }
   }
 
-  /// Llama 3.1's frequency factors: long wavelengths are slowed by `factor`, short ones kept, smooth
-  /// in between (the published configuration's low and high frequency factors).
+  /// Llama 3.1's frequency factors: long wavelengths are slowed by `factor`, short ones kept,
+  /// smooth in between (the published configuration's low and high frequency factors).
   void llama3(const JsonObject& rope) {
     double factor = positive(rope, "factor", 1e6), low = positive(rope, "low_freq_factor", 1e6);
     double high = positive(rope, "high_freq_factor", 1e6);
-    double original = positive(rope, "original_max_position_embeddings", static_cast<double>(kMaxContext));
+    double original =
+        positive(rope, "original_max_position_embeddings", static_cast<double>(kMaxContext));
     if (high <= low) rope.fail("high_freq_factor", "must be above low_freq_factor");
     c_.rope_scaling = "llama3";
     for (int i = 0; i < c_.rope_dim / 2; ++i) {
@@ -235,7 +250,8 @@ class Reader {
 
   void long_rope(const JsonObject& rope) {
     auto original = json_.get_integer("original_max_position_embeddings", 2, kMaxContext);
-    if (!original) original = rope.require_integer("original_max_position_embeddings", 2, kMaxContext);
+    if (!original)
+      original = rope.require_integer("original_max_position_embeddings", 2, kMaxContext);
     config_.original_context = static_cast<int>(*original);
     bool use_long = (context_ > 0 ? context_ : c_.context) > config_.original_context;
     const char* key = use_long ? "long_factor" : "short_factor";
@@ -260,13 +276,15 @@ class Reader {
     Path modules_path = folder_ / "modules.json";
     auto text = read_file_if_exists(modules_path, 1 << 20);
     if (!text) {
-      throw Error(ErrorKind::kBadData,
-                  fmt::format("{}: modules.json is missing, so how vectors are made of it is unknown",
-                              folder_.string()),
-                  "use the model's sentence-transformers folder");
+      throw Error(
+          ErrorKind::kBadData,
+          fmt::format("{}: modules.json is missing, so how vectors are made of it is unknown",
+                      folder_.string()),
+          "use the model's sentence-transformers folder");
     }
     nlohmann::json modules = parse_json(*text, modules_path.string());
-    if (!modules.is_array()) throw Error(ErrorKind::kBadData, modules_path.string() + ": not a list");
+    if (!modules.is_array())
+      throw Error(ErrorKind::kBadData, modules_path.string() + ": not a list");
     c_.embedding_dim = c_.width;
     bool pooled = false;
     for (const auto& each : modules) {
@@ -282,7 +300,8 @@ class Reader {
       } else if (type == "Normalize") {
         config_.normalize = true;
       } else {
-        module.fail("type", type + " is not supported; known are Transformer Pooling Dense Normalize");
+        module.fail("type",
+                    type + " is not supported; known are Transformer Pooling Dense Normalize");
       }
     }
     if (!pooled) throw Error(ErrorKind::kBadData, modules_path.string() + ": no Pooling module");
@@ -300,7 +319,8 @@ class Reader {
     JsonObject json = JsonObject::read(folder / "config.json");
     int chosen = 0;
     for (const auto& [key, value] : json.value().items()) {
-      if (!key.starts_with("pooling_mode_") || !json.get_bool(key.c_str()).value_or(false)) continue;
+      if (!key.starts_with("pooling_mode_") || !json.get_bool(key.c_str()).value_or(false))
+        continue;
       ++chosen;
       if (key == "pooling_mode_mean_tokens") {
         c_.pooling = PoolKind::kMean;
@@ -349,8 +369,8 @@ class Reader {
         c_.passage_prompt = passage ? *passage : prompts->get_string("passage").value_or("");
       }
     }
-    // multilingual-e5's own folder states no prompts; paraphrase-multilingual, of the same shape and
-    // vocabulary, does not normalise.
+    // multilingual-e5's own folder states no prompts; paraphrase-multilingual, of the same shape
+    // and vocabulary, does not normalise.
     if (!stated && c_.vocab == 250037 && config_.normalize && c_.architecture == "bert") {
       c_.query_prompt = "query: ";
       c_.passage_prompt = "passage: ";
@@ -371,6 +391,8 @@ class Reader {
 
 }  // namespace
 
-ArchConfig config_from_folder(const Path& folder, int context) { return Reader(folder, context).run(); }
+ArchConfig config_from_folder(const Path& folder, int context) {
+  return Reader(folder, context).run();
+}
 
 }  // namespace apud

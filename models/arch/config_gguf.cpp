@@ -1,5 +1,5 @@
-// Hyperparameters of GGUF files. Every one is checked by name; what the format leaves out comes from
-// the table in this file, with its source.
+// Hyperparameters of GGUF files. Every one is checked by name; what the format leaves out comes
+// from the table in this file, with its source.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -47,10 +47,13 @@ class Reader {
     return static_cast<int>(file_.require_unsigned(key(suffix), low, high));
   }
   double positive(const std::string& name, double value, double high) const {
-    if (!(value > 0) || value > high) fail(name, fmt::format("{}, must be above 0 and at most {}", value, high));
+    if (!(value > 0) || value > high)
+      fail(name, fmt::format("{}, must be above 0 and at most {}", value, high));
     return value;
   }
-  void from_table(const std::string& note) { c_.from_table.push_back(c_.architecture + ": " + note); }
+  void from_table(const std::string& note) {
+    c_.from_table.push_back(c_.architecture + ": " + note);
+  }
 
   void architecture() {
     std::string name(file_.require_string("general.architecture"));
@@ -61,7 +64,8 @@ class Reader {
     c_.architecture = name;
     config_.layout = FileLayout::kGguf;
     if (auto title = file_.get_string("general.name")) c_.name = *title;
-    if (auto experts = file_.get_unsigned(key("expert_count"), 0, UINT32_MAX); experts && *experts > 0) {
+    if (auto experts = file_.get_unsigned(key("expert_count"), 0, UINT32_MAX);
+        experts && *experts > 0) {
       fail(key("expert_count"), fmt::format("{}: mixtures of experts are not supported", *experts));
     }
   }
@@ -76,7 +80,8 @@ class Reader {
     const GgufTensor* table = file_.tensor("token_embd.weight");
     if (!table) fail("tensor token_embd.weight", "is missing");
     if (table->view.rows > static_cast<int64_t>(kMaxVocab)) {
-      fail("tensor token_embd.weight", fmt::format("{} rows, at most {}", table->view.rows, kMaxVocab));
+      fail("tensor token_embd.weight",
+           fmt::format("{} rows, at most {}", table->view.rows, kMaxVocab));
     }
     c_.vocab = static_cast<int>(table->view.rows);
     const GgufValue* tokens = file_.find("tokenizer.ggml.tokens");
@@ -98,11 +103,13 @@ class Reader {
       c_.head_dim = static_cast<int>(*dim);
     } else {
       if (c_.width % c_.heads != 0) {
-        fail(key("attention.head_count"), fmt::format("{} does not divide the width {}", c_.heads, c_.width));
+        fail(key("attention.head_count"),
+             fmt::format("{} does not divide the width {}", c_.heads, c_.width));
       }
       c_.head_dim = c_.width / c_.heads;
       if (static_cast<uint64_t>(c_.head_dim) > kMaxHeadDim) {
-        fail(key("attention.head_count"), fmt::format("heads of width {}, at most {}", c_.head_dim, kMaxHeadDim));
+        fail(key("attention.head_count"),
+             fmt::format("heads of width {}, at most {}", c_.head_dim, kMaxHeadDim));
       }
     }
     if (c_.head_dim % 2 != 0) fail(length, fmt::format("head width {} is odd", c_.head_dim));
@@ -115,10 +122,12 @@ class Reader {
     auto dim = file_.get_unsigned(rope, 0, kMaxHeadDim);
     c_.rope_dim = static_cast<int>(dim.value_or(c_.head_dim));
     if (c_.rope_dim < 2 || c_.rope_dim % 2 != 0 || c_.rope_dim > c_.head_dim) {
-      fail(rope, fmt::format("{}, must be even and at most the head width {}", c_.rope_dim, c_.head_dim));
+      fail(rope,
+           fmt::format("{}, must be even and at most the head width {}", c_.rope_dim, c_.head_dim));
     }
     if (c_.architecture == "llama" && c_.rope_dim != c_.head_dim) {
-      fail(rope, fmt::format("{}: partial rotation of rows in pairs is not supported", c_.rope_dim));
+      fail(rope,
+           fmt::format("{}: partial rotation of rows in pairs is not supported", c_.rope_dim));
     }
   }
 
@@ -182,7 +191,8 @@ class Reader {
     } else {
       double stretch = static_cast<double>(c_.context) / config_.original_context;
       if (stretch > 1) {
-        c_.rope_magnitude = static_cast<float>(std::sqrt(1 + std::log(stretch) / std::log(config_.original_context)));
+        c_.rope_magnitude = static_cast<float>(
+            std::sqrt(1 + std::log(stretch) / std::log(config_.original_context)));
       }
     }
   }
@@ -212,7 +222,8 @@ class Reader {
     from_table("every second layer global (Gemma 2 report, section 2)");
     c_.attention_softcap = cap("attn_logit_softcapping", 50);
     c_.logit_softcap = cap("final_logit_softcapping", 30);
-    // query_pre_attn_scalar of the published configurations: the head width, but width / heads in 27B.
+    // query_pre_attn_scalar of the published configurations: the head width, but width / heads in
+    // 27B.
     if (c_.layers == 46) {
       c_.attention_scale = 1 / std::sqrt(static_cast<float>(c_.width / c_.heads));
       from_table("27B: attention scale 1/sqrt(width/heads) (published configuration)");
@@ -229,7 +240,8 @@ class Reader {
       from_table("27B: attention scale 1/sqrt(width/heads) (published configuration)");
     }
     std::string name = key("final_logit_softcapping");
-    if (auto value = file_.get_float(name)) c_.logit_softcap = static_cast<float>(positive(name, *value, 1e6));
+    if (auto value = file_.get_float(name))
+      c_.logit_softcap = static_cast<float>(positive(name, *value, 1e6));
   }
 
   void output() { c_.tied_output = file_.tensor("output.weight") == nullptr; }

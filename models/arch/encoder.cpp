@@ -12,8 +12,8 @@ ValueId add_sentence_head(ProgramBuilder& builder, const ArchConfig& config, Val
   for (const DenseLayer& layer : config.dense) {
     ValueId next = builder.value("dense", layer.out, Rows::kSequences);
     WeightId bias = layer.bias ? builder.vector(layer.prefix + "linear.bias", layer.out) : kNone;
-    builder.add(LinearOp{vector, next, builder.matrix(layer.prefix + "linear.weight", layer.out, layer.in),
-                         bias});
+    builder.add(LinearOp{
+        vector, next, builder.matrix(layer.prefix + "linear.weight", layer.out, layer.in), bias});
     vector = next;
   }
   if (config.normalize) builder.add(L2NormalizeOp{vector});
@@ -27,7 +27,8 @@ LoadedProgram build_bert(const ArchConfig& config, const TensorSource& source) {
   // Files of a whole model with a head carry the model's name before each tensor's.
   std::string prefix;
   for (const char* candidate : {"bert.", "roberta."}) {
-    if (source.find(std::string(candidate) + "embeddings.word_embeddings.weight")) prefix = candidate;
+    if (source.find(std::string(candidate) + "embeddings.word_embeddings.weight"))
+      prefix = candidate;
   }
   ValueId x = b.value("x", c.width), q = b.value("q", c.width), k = b.value("k", c.width);
   ValueId v = b.value("v", c.width), mixed = b.value("mixed", c.width);
@@ -50,7 +51,8 @@ LoadedProgram build_bert(const ArchConfig& config, const TensorSource& source) {
 
   std::string tables = prefix + "embeddings.";
   b.add(EmbedOp{b.matrix(tables + "word_embeddings.weight", c.vocab, c.width), x});
-  EmbedOp position{b.matrix(tables + "position_embeddings.weight", config.position_rows, c.width), x};
+  EmbedOp position{b.matrix(tables + "position_embeddings.weight", config.position_rows, c.width),
+                   x};
   position.index = IndexSource::kPosition;
   position.offset = config.position_offset;
   position.accumulate = true;

@@ -88,10 +88,12 @@ std::optional<bool> JsonObject::get_bool(const char* key) const {
 std::optional<int64_t> JsonObject::get_integer(const char* key, int64_t low, int64_t high) const {
   const auto* value = find(key);
   if (!value) return std::nullopt;
-  bool too_big = value->is_number_unsigned() && value->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);
+  bool too_big =
+      value->is_number_unsigned() && value->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);
   if (!value->is_number_integer() || too_big || value->get<int64_t>() < low ||
       value->get<int64_t>() > high) {
-    fail(key, fmt::format("{}, must be an integer from {} to {}", value->dump().substr(0, 40), low, high));
+    fail(key, fmt::format("{}, must be an integer from {} to {}", value->dump().substr(0, 40), low,
+                          high));
   }
   return value->get<int64_t>();
 }
@@ -99,7 +101,8 @@ std::optional<int64_t> JsonObject::get_integer(const char* key, int64_t low, int
 std::optional<double> JsonObject::get_float(const char* key) const {
   const auto* value = find(key);
   if (!value) return std::nullopt;
-  if (!value->is_number() || !std::isfinite(value->get<double>())) fail(key, "must be a finite number");
+  if (!value->is_number() || !std::isfinite(value->get<double>()))
+    fail(key, "must be a finite number");
   return value->get<double>();
 }
 
@@ -121,7 +124,8 @@ std::optional<std::vector<double>> JsonObject::get_floats(const char* key) const
   std::vector<double> numbers;
   if (!value->is_array()) fail(key, "must be an array of numbers");
   for (const auto& each : *value) {
-    if (!each.is_number() || !std::isfinite(each.get<double>())) fail(key, "must be an array of numbers");
+    if (!each.is_number() || !std::isfinite(each.get<double>()))
+      fail(key, "must be an array of numbers");
     numbers.push_back(each.get<double>());
   }
   return numbers;

@@ -32,8 +32,9 @@ void check_shard_name(const std::string& index, const std::string& name) {
   if (name.empty() || name.size() > 255 || name[0] == '.' || name.find('/') != std::string::npos ||
       name.find('\\') != std::string::npos || name.find('\0') != std::string::npos ||
       !name.ends_with(".safetensors")) {
-    throw Error(ErrorKind::kBadData,
-                fmt::format("{}: weight_map names the file {}, which is no plain shard name", index, name));
+    throw Error(
+        ErrorKind::kBadData,
+        fmt::format("{}: weight_map names the file {}, which is no plain shard name", index, name));
   }
 }
 
@@ -69,7 +70,8 @@ void FolderTensors::add(const Path& path, const std::string& prefix) {
   files_.push_back(SafeTensorsFile::open(path));
   for (const auto& [name, tensor] : files_.back().tensors()) {
     if (!views_.emplace(prefix + name, tensor.view).second) {
-      throw Error(ErrorKind::kBadData, fmt::format("{}: tensor {} is in two files", path.string(), name));
+      throw Error(ErrorKind::kBadData,
+                  fmt::format("{}: tensor {} is in two files", path.string(), name));
     }
   }
 }

@@ -28,8 +28,8 @@ class TensorSource {
 
 std::unique_ptr<TensorSource> make_gguf_source(const GgufFile& file);
 
-/// model.safetensors, or the shards of model.safetensors.index.json, and the given extra files, whose
-/// tensors get `prefix` before their name.
+/// model.safetensors, or the shards of model.safetensors.index.json, and the given extra files,
+/// whose tensors get `prefix` before their name.
 struct ExtraTensors {
   Path file;
   std::string prefix;

@@ -1,5 +1,5 @@
-// The pre-norm transformer of the llama, qwen, phi3 and gemma families. What differs between them is
-// a row of a table.
+// The pre-norm transformer of the llama, qwen, phi3 and gemma families. What differs between them
+// is a row of a table.
 #include <fmt/format.h>
 
 #include <array>
@@ -15,11 +15,11 @@ namespace {
 
 struct Family {
   const char* architecture;
-  bool gguf_pairs = false;   // GGUF files hold q and k rows in rotary pairs
-  bool qkv_bias = false;     // required; elsewhere biases are used where the file has them
-  bool head_norms = false;   // q and k are normed per head
-  bool post_norms = false;   // Gemma: norms after attention and after the feed-forward part, too
-  bool fused = false;        // qkv in one tensor, gate and up in another
+  bool gguf_pairs = false;  // GGUF files hold q and k rows in rotary pairs
+  bool qkv_bias = false;    // required; elsewhere biases are used where the file has them
+  bool head_norms = false;  // q and k are normed per head
+  bool post_norms = false;  // Gemma: norms after attention and after the feed-forward part, too
+  bool fused = false;       // qkv in one tensor, gate and up in another
   Activation activation = Activation::kSilu;
 };
 constexpr std::array kFamilies = {
@@ -82,7 +82,8 @@ class Names {
         {"ffn_gate_up", "mlp.gate_up_proj"},
         {"ffn_down", "mlp.down_proj"},
     };
-    if (name == "ffn_norm") return post_norms_ ? "pre_feedforward_layernorm" : "post_attention_layernorm";
+    if (name == "ffn_norm")
+      return post_norms_ ? "pre_feedforward_layernorm" : "post_attention_layernorm";
     return names.at(name);
   }
   bool folder_;
@@ -287,7 +288,8 @@ class Transformer {
 
 LoadedProgram build_program(const ArchConfig& config, const TensorSource& source) {
   const ModelConfig& c = config.model;
-  if (c.architecture == "bert" || c.architecture == "xlm-roberta") return build_bert(config, source);
+  if (c.architecture == "bert" || c.architecture == "xlm-roberta")
+    return build_bert(config, source);
   ProgramBuilder builder(c.architecture, source);
   builder.program().max_positions = c.context;
   Transformer transformer(builder, config);

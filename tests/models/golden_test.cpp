@@ -1,5 +1,7 @@
 // The reference executor on real and on random models against transformers (tests/data/golden).
 // APUD_TEST_FULL=1 runs every position of the 1.5B model; otherwise its first 32.
+#include "tests/support/golden.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,7 +11,6 @@
 #include "base/hash.h"
 #include "kernels/backend.h"
 #include "models/arch/arch.h"
-#include "tests/support/golden.h"
 #include "tests/support/models.h"
 #include "tests/support/temp_dir.h"
 
@@ -60,7 +61,8 @@ TEST(GoldenLogits, Qwen25Coder05) {
 }
 TEST(GoldenLogits, Qwen25Coder15) {
   APUD_REQUIRE_MODEL("qwen2.5-coder-1.5b.gguf");
-  check_logits(test::models_dir() / "qwen2.5-coder-1.5b.gguf", "qwen2.5-coder-1.5b", full() ? 256 : 32);
+  check_logits(test::models_dir() / "qwen2.5-coder-1.5b.gguf", "qwen2.5-coder-1.5b",
+               full() ? 256 : 32);
 }
 
 class TinyGolden : public testing::TestWithParam<const char*> {};
@@ -73,7 +75,8 @@ TEST_P(TinyGolden, EqualsTransformers) {
   std::ifstream hash(std::string(APUD_TEST_DATA) + "/golden/logits-" + GetParam() + ".sha256");
   std::string wanted;
   hash >> wanted;
-  ASSERT_EQ(sha256_file_hex(path), wanted) << "the script makes another file than the golden was made of";
+  ASSERT_EQ(sha256_file_hex(path), wanted)
+      << "the script makes another file than the golden was made of";
   check_logits(path, GetParam(), 4096);
 }
 INSTANTIATE_TEST_SUITE_P(Families, TinyGolden,

@@ -64,7 +64,8 @@ struct GoldenLogits {
       p.norm = in.take<float>(1)[0];
       p.top_ids = in.take<uint32_t>(top);
       p.top = in.take<float>(top);
-      for (uint16_t half : in.take<uint16_t>(sample_count)) p.sampled.push_back(half_to_float(half));
+      for (uint16_t half : in.take<uint16_t>(sample_count))
+        p.sampled.push_back(half_to_float(half));
       positions.push_back(std::move(p));
     }
     if (!in.done()) throw std::runtime_error("golden file is longer than it says");
