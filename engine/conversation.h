@@ -88,6 +88,11 @@ class Conversation {
   int measure(const std::string& content, const std::string& evidence,
               Think think = Think::kOff) const;
 
+  /// Before packing evidence: drops old rounds (by the same rule as prompt()) until a prompt with
+  /// `content` and `wanted` tokens of evidence fits `limit`. Returns the tokens left for evidence,
+  /// fewer than `wanted` when the question alone leaves no more, never negative.
+  int make_room(const std::string& content, int wanted, int limit, Think think = Think::kOff);
+
   /// Removes the last round (user and answer). False when there is none.
   bool undo();
   /// Removes the last answer, so that prompt() asks again. False when there is none.
@@ -96,7 +101,8 @@ class Conversation {
   void edit(int index, std::string content, std::string evidence, int64_t time);
 
  private:
-  std::vector<int32_t> render(int first_turn, bool generation, Think think) const;
+  std::vector<int32_t> render(int first_turn, Think think, bool* starts_open = nullptr) const;
+  std::vector<int> rounds_after(int first_turn) const;
   void explain_break(Prompt& prompt) const;
 
   std::shared_ptr<const Model> model_;
@@ -104,6 +110,11 @@ class Conversation {
   bool other_model_ = false;
   std::optional<CacheBreak::Cause> changed_;  // what was done since the last prompt
   std::vector<int32_t> pending_prompt_;       // ids of the last prompt(), until its answer
+  int reported_first_turn_ = 0;               // dropped turns that a Prompt has told of
 };
+
+/// Puts what the prompt knows into the answer's receipt: dropped turns, and why a reuse broke. Tokens
+/// that the last prompt shared and that were computed all the same are reported as evicted.
+void complete_receipt(Receipt& receipt, const Prompt& prompt);
 
 }  // namespace apud
