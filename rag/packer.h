@@ -59,7 +59,11 @@ struct PackOptions {
   int first_id = 1;
   std::vector<SentRange> sent;  // the ledger's
   int max_hits = 30;            // chunks considered
-  bool whole_document = true;   // one document asked for and small enough goes in whole
+  /// With an embedder: sentence vectors are made for at most this many tokens of candidates (they
+  /// sharpen the choice and cost that much embedding per question); beyond, the chunk's cosine
+  /// stands in.
+  int sentence_vector_tokens = 0;
+  bool whole_document = true;  // one document asked for and small enough goes in whole
 };
 
 struct Packed {
@@ -70,9 +74,11 @@ struct Packed {
   int tokens = 0;        // counter.count(evidence); <= budget
 };
 
-/// The markup in the prompt: one block per passage, "[id] path, lines a-b · heading" and the text.
-/// Inside texts, anything that looks like such a mark is written with round brackets.
+/// The markup in the prompt: one block per passage, "[id] file name · heading path" and the text.
 std::string render_evidence(std::span<const Passage> passages);
+
+/// Text in which nothing looks like a passage mark: [12] becomes (12).
+std::string escape_marks(std::string_view text);
 
 class Packer {
  public:

@@ -200,6 +200,8 @@ class Store {
 
   // --- reading for retrieval
   int64_t generation(int64_t collection);
+  /// Retrievable chunks.
+  int64_t chunk_count(int64_t collection);
   /// All retrievable rows in chunk order. `row` gets views valid during the call.
   void for_each_vector(int64_t collection, const std::function<void(const VectorRow&)>& row);
   /// Ids of all retrievable chunks, ascending.

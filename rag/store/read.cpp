@@ -159,6 +159,13 @@ void Store::for_each_vector(int64_t collection, const std::function<void(const V
   }
 }
 
+int64_t Store::chunk_count(int64_t collection) {
+  Statement select(impl_->database(),
+                   "SELECT coalesce(sum(chunks), 0) FROM documents WHERE collection = ? AND vanished = 0");
+  select.add(collection);
+  return select.row() ? select.integer(0) : 0;
+}
+
 std::vector<int64_t> Store::retrievable_chunks(int64_t collection) {
   Statement select(impl_->database(),
                    "SELECT c.id FROM chunks c JOIN documents d ON d.id = c.document "

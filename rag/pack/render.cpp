@@ -1,0 +1,67 @@
+#include <algorithm>
+
+#include "rag/packer.h"
+
+namespace apud {
+namespace {
+
+constexpr size_t kHeadingBytes = 100;  // of the path; its last parts say most
+
+std::string_view file_name(std::string_view path) {
+  size_t slash = path.rfind('/');
+  return slash == std::string_view::npos ? path : path.substr(slash + 1);
+}
+
+std::string one_line(std::string_view text) {
+  std::string out(text);
+  std::replace(out.begin(), out.end(), '\n', ' ');
+  return out;
+}
+
+std::string_view short_heading(std::string_view path) {
+  while (path.size() > kHeadingBytes) {
+    size_t next = path.find(" > ");
+    if (next == std::string_view::npos) break;
+    path.remove_prefix(next + 3);
+  }
+  return path;
+}
+
+}  // namespace
+
+std::string escape_marks(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (size_t i = 0; i < text.size(); ++i) {
+    out += text[i];
+    if (text[i] != '[') continue;
+    size_t end = i + 1;
+    bool digit = false;
+    // What a mark may hold: ids and what people put between them.
+    while (end < text.size() &&
+           (std::string_view("0123456789,;- ").find(text[end]) != std::string_view::npos)) {
+      digit = digit || (text[end] >= '0' && text[end] <= '9');
+      ++end;
+    }
+    if (end == text.size() || text[end] != ']' || !digit) continue;
+    out.back() = '(';
+    out.append(text, i + 1, end - i - 1);
+    out += ')';
+    i = end;
+  }
+  return out;
+}
+
+std::string render_evidence(std::span<const Passage> passages) {
+  std::string out;
+  for (const Passage& p : passages) {
+    if (!out.empty()) out += "\n";
+    out += "[" + std::to_string(p.id) + "] " + escape_marks(one_line(file_name(p.path)));
+    std::string_view heading = short_heading(p.heading_path);
+    if (!heading.empty()) out += " · " + escape_marks(one_line(heading));
+    out += "\n" + escape_marks(p.text) + "\n";
+  }
+  return out;
+}
+
+}  // namespace apud

@@ -1,0 +1,342 @@
+#include "rag/packer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "base/check.h"
+#include "rag/chunker.h"
+#include "rag/pack/select.h"
+#include "rag/text/terms.h"
+
+namespace apud {
+namespace {
+
+// Weights of rag.md section 5, measured there without tuning.
+constexpr double kCosine = 0.5;
+constexpr double kOverlap = 0.5;
+constexpr double kRank = 0.5;
+constexpr double kRankScale = 5;
+
+constexpr size_t kSentenceBytes = 1500;      // a longer "sentence" is a list or a table gone wrong
+constexpr size_t kTextRegionSentences = 12;  // of text that has no chunks
+constexpr size_t kEmbedCall = 32;
+
+/// Which of the question's words a text holds, weighted by how rare they are.
+class IdfOverlap {
+ public:
+  IdfOverlap(std::vector<std::string> terms, const std::vector<int64_t>& frequencies,
+             int64_t total) {
+    for (size_t i = 0; i < terms.size(); ++i) {
+      double idf = std::log(1 + (static_cast<double>(total - frequencies[i]) + 0.5) /
+                                    (static_cast<double>(frequencies[i]) + 0.5));
+      idf = std::max(idf, 0.0);
+      if (idf_.try_emplace(std::move(terms[i]), idf).second) sum_ += idf;
+    }
+  }
+  /// terms: distinct.
+  double operator()(const std::vector<std::string>& terms) const {
+    if (sum_ <= 0) return 0;
+    double shared = 0;
+    for (const std::string& t : terms) {
+      auto at = idf_.find(t);
+      if (at != idf_.end()) shared += at->second;
+    }
+    return shared / sum_;
+  }
+
+ private:
+  std::unordered_map<std::string, double> idf_;
+  double sum_ = 0;
+};
+
+void scale_to_unit(std::vector<double>& values) {
+  if (values.empty()) return;
+  auto [low, high] = std::minmax_element(values.begin(), values.end());
+  double from = *low, span = *high - *low;
+  for (double& v : values) v = span > 0 ? (v - from) / span : 0;
+}
+
+/// split_sentences with over-long ones cut at spaces.
+std::vector<std::pair<size_t, size_t>> sentence_ranges(std::string_view text, size_t base) {
+  std::vector<std::pair<size_t, size_t>> ranges;
+  for (const Sentence& s : split_sentences(text)) {
+    size_t begin = s.begin;
+    while (s.end - begin > kSentenceBytes) {
+      size_t cut = text.rfind(' ', begin + kSentenceBytes);
+      if (cut == std::string_view::npos || cut <= begin) {
+        cut = begin + kSentenceBytes;
+        while (cut > begin + 1 && (static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) --cut;
+      }
+      ranges.emplace_back(base + begin, base + cut);
+      begin = cut;
+      while (begin < s.end && text[begin] == ' ') ++begin;
+    }
+    if (begin < s.end) ranges.emplace_back(base + begin, base + s.end);
+  }
+  return ranges;
+}
+
+bool contains_name(std::string_view question, std::string_view path) {
+  std::string name = Path(path).filename().string(), stem = Path(path).stem().string();
+  if (question.find(name) != std::string_view::npos) return true;
+  return stem.size() >= 6 && stem.find('.') == std::string::npos &&
+         (stem.find('-') != std::string::npos || stem.find('_') != std::string::npos) &&
+         question.find(stem) != std::string_view::npos;
+}
+
+}  // namespace
+
+struct Packer::Impl {
+  Store& store;
+  TextEmbedder* embedder;
+
+  std::vector<std::string> distinct_terms(std::string_view text) {
+    std::vector<std::string> terms = store.index_terms(text);
+    std::sort(terms.begin(), terms.end());
+    terms.erase(std::unique(terms.begin(), terms.end()), terms.end());
+    return terms;
+  }
+
+  /// The question's terms without function words, as indexed.
+  std::vector<std::string> question_terms(std::string_view question) {
+    std::string kept;
+    for (const std::string& t : terms_of(question)) {
+      if (!is_stop_word(t)) kept += t + "\n";
+    }
+    return distinct_terms(kept.empty() ? std::string(question) : kept);
+  }
+
+  /// Cosine of each sentence with the question, scaled to 0..1; empty where that costs too much.
+  std::vector<double> cosines(const PackInput& input, std::string_view question, int limit) {
+    if (!embedder || limit <= 0 || input.sentences.empty()) return {};
+    std::vector<std::string> texts;
+    int64_t tokens = 0;
+    int most = embedder->max_tokens() - 16;
+    for (const PackSentence& s : input.sentences) {
+      texts.push_back(
+          input.sources[input.regions[s.region].source].text.substr(s.begin, s.end - s.begin));
+      int count = embedder->count_tokens(texts.back());
+      tokens += count;
+      while (count > most) {  // only over-long lines
+        size_t cut = texts.back().size() / 2;
+        while (cut > 0 && (static_cast<unsigned char>(texts.back()[cut]) & 0xC0) == 0x80) --cut;
+        texts.back().resize(cut);
+        count = embedder->count_tokens(texts.back());
+      }
+      if (tokens > limit) return {};
+    }
+    std::string asked(question);
+    while (embedder->count_tokens(asked) > most) {
+      size_t cut = asked.size() / 2;
+      while (cut < asked.size() && (static_cast<unsigned char>(asked[cut]) & 0xC0) == 0x80) ++cut;
+      asked.erase(0, cut);
+    }
+    size_t dimension = static_cast<size_t>(embedder->dimension());
+    std::vector<float> query(dimension);
+    embedder->embed(std::span(&asked, 1), EmbedKind::kQuery, query);
+    std::vector<double> out;
+    std::vector<float> rows(kEmbedCall * dimension);
+    for (size_t at = 0; at < texts.size(); at += kEmbedCall) {
+      size_t n = std::min(kEmbedCall, texts.size() - at);
+      embedder->embed(std::span(texts).subspan(at, n), EmbedKind::kPassage,
+                      std::span(rows).first(n * dimension));
+      for (size_t i = 0; i < n; ++i) {
+        double sum = 0;
+        for (size_t d = 0; d < dimension; ++d) sum += double{query[d]} * rows[i * dimension + d];
+        out.push_back(sum);
+      }
+    }
+    scale_to_unit(out);
+    return out;
+  }
+
+  /// Makes the whole document of a hit one region that is taken first, when it fits the budget.
+  void take_document_whole(PackInput& input, const Hit& hit, const TokenCounter& counter,
+                           int budget) {
+    size_t source = 0;
+    while (source < input.sources.size() && input.sources[source].document != hit.document)
+      ++source;
+    if (source == input.sources.size()) return;
+    const std::string& text = input.sources[source].text;
+    // Cheap bound first: no tokenizer puts more than 16 bytes into the average token.
+    if (text.size() / 16 > static_cast<size_t>(budget)) return;
+    Passage all;
+    all.id = 1;
+    all.path = hit.path;
+    all.text = text;
+    if (counter.count(render_evidence(std::span(&all, 1))) > budget) return;
+    PackInput whole;
+    whole.sources = std::move(input.sources);
+    std::vector<size_t> renamed(input.regions.size());
+    bool placed = false;
+    size_t region_of_whole = 0;
+    for (size_t r = 0; r < input.regions.size(); ++r) {
+      if (input.regions[r].source != source) {
+        renamed[r] = whole.regions.size();
+        whole.regions.push_back(input.regions[r]);
+        continue;
+      }
+      if (!placed) {
+        placed = true;
+        region_of_whole = whole.regions.size();
+        whole.regions.push_back({source, "", hit.rank, hit.score});
+      }
+      renamed[r] = region_of_whole;
+    }
+    bool inserted = false;
+    for (PackSentence& s : input.sentences) {
+      if (input.regions[s.region].source != source) {
+        s.region = renamed[s.region];
+        whole.sentences.push_back(std::move(s));
+      } else if (!inserted) {
+        inserted = true;
+        for (auto [begin, end] : sentence_ranges(whole.sources[source].text, 0)) {
+          whole.sentences.push_back({region_of_whole, begin, end, s.score, {}});
+        }
+      }
+    }
+    if (inserted) whole.whole = {region_of_whole};
+    input = std::move(whole);
+  }
+
+  void score(PackInput& input, std::string_view question, const IdfOverlap& overlap,
+             const std::vector<double>& region_cosine, const PackOptions& options) {
+    std::vector<double> cosine = cosines(input, question, options.sentence_vector_tokens);
+    for (size_t i = 0; i < input.sentences.size(); ++i) {
+      PackSentence& s = input.sentences[i];
+      s.terms = distinct_terms(std::string_view(input.sources[input.regions[s.region].source].text)
+                                   .substr(s.begin, s.end - s.begin));
+      int rank = input.regions[s.region].rank;
+      double c = cosine.empty() ? region_cosine[s.region] : cosine[i];
+      s.score = kCosine * c + kOverlap * overlap(s.terms) +
+                (rank > 0 ? kRank / (1 + (rank - 1) / kRankScale) : 0);
+    }
+  }
+};
+
+Packer::Packer(Store& store, TextEmbedder* embedder) : impl_(new Impl{store, embedder}) {}
+Packer::~Packer() = default;
+
+Packed Packer::pack(std::span<const Hit> hits, std::string_view question,
+                    const TokenCounter& counter, const PackOptions& options) {
+  Packed nothing;
+  hits = hits.first(std::min<size_t>(hits.size(), options.max_hits));
+  if (hits.empty() || options.budget <= 0) return nothing;
+  Store& store = impl_->store;
+
+  // Sources in document order, so that the same passages always stand in the same places.
+  std::map<int64_t, std::vector<const Hit*>> by_document;
+  for (const Hit& h : hits) by_document[h.document].push_back(&h);
+  PackInput input;
+  std::vector<double> region_cosine;
+  std::vector<std::pair<int, int>> referred;  // rank, passage
+  for (auto& [document, found] : by_document) {
+    auto text = store.text_if_there(document);
+    if (!text) continue;
+    PackSource source{document,        found[0]->collection_name, found[0]->path,
+                      found[0]->title, std::move(text->text),     std::move(text->anchors)};
+    std::sort(found.begin(), found.end(),
+              [](const Hit* a, const Hit* b) { return a->begin < b->begin; });
+    size_t covered = 0;  // end of the last sentence taken in, so that overlapping chunks share it
+    size_t last_end = 0;
+    for (const Hit* h : found) {
+      if (h->end > source.text.size() || h->begin >= h->end) continue;
+      bool same =
+          !input.regions.empty() && input.regions.back().source == input.sources.size() &&
+          input.regions.back().heading_path == h->heading_path &&
+          (h->begin <= last_end || source.text.find_first_not_of(" \t\n", last_end) >= h->begin);
+      if (!same) {
+        input.regions.push_back({input.sources.size(), h->heading_path, h->rank, h->score});
+        region_cosine.push_back(h->dense.value_or(0));
+      } else {
+        PackRegion& region = input.regions.back();
+        if (h->rank < region.rank) region.rank = h->rank;
+        region.hit_score = std::max(region.hit_score, h->score);
+        region_cosine.back() = std::max<double>(region_cosine.back(), h->dense.value_or(0));
+      }
+      for (auto [begin, end] : sentence_ranges(
+               std::string_view(source.text).substr(h->begin, h->end - h->begin), h->begin)) {
+        if (begin < covered) continue;
+        covered = end;
+        auto sent = std::find_if(options.sent.begin(), options.sent.end(), [&](const SentRange& r) {
+          return r.document == document && begin >= r.begin && end <= r.end;
+        });
+        if (sent != options.sent.end()) {
+          referred.emplace_back(h->rank, sent->passage);
+          continue;
+        }
+        input.sentences.push_back({input.regions.size() - 1, begin, end, 0, {}});
+      }
+      last_end = std::max(last_end, h->end);
+    }
+    input.sources.push_back(std::move(source));
+  }
+  scale_to_unit(region_cosine);
+
+  std::vector<std::string> terms = impl_->question_terms(question);
+  int64_t collection = hits[0].collection;
+  std::vector<int64_t> frequencies = store.document_frequencies(collection, terms);
+  IdfOverlap overlap(terms, frequencies, store.chunk_count(collection));
+  impl_->score(input, question, overlap, region_cosine, options);
+
+  // A document that the question names, or that all of the best hits come from, goes in whole when
+  // it fits: its sentences need each other.
+  if (options.whole_document && options.sent.empty()) {
+    const Hit& first = hits[0];
+    size_t looked = std::min<size_t>(hits.size(), 5);
+    bool alone = looked >= 3 && std::all_of(hits.begin(), hits.begin() + looked, [&](const Hit& h) {
+                   return h.document == first.document;
+                 });
+    if (alone || contains_name(question, first.path))
+      impl_->take_document_whole(input, first, counter, options.budget);
+  }
+
+  Packed packed = select_sentences(input, counter, options);
+  std::sort(referred.begin(), referred.end());
+  for (auto [rank, passage] : referred) {
+    if (std::find(packed.referred.begin(), packed.referred.end(), passage) ==
+        packed.referred.end()) {
+      packed.referred.push_back(passage);
+    }
+  }
+  return packed;
+}
+
+Packed Packer::pack_text(std::string_view name, std::string_view text, std::string_view question,
+                         const TokenCounter& counter, const PackOptions& options) {
+  PackInput input;
+  input.sources.push_back({0, "", std::string(name), "", std::string(text), {Anchor{0, 1, 0, ""}}});
+  std::vector<std::pair<size_t, size_t>> ranges = sentence_ranges(text, 0);
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    if (i % kTextRegionSentences == 0) input.regions.push_back({0, "", 0, 0});
+    input.sentences.push_back({input.regions.size() - 1, ranges[i].first, ranges[i].second, 0, {}});
+  }
+  if (input.sentences.empty() || options.budget <= 0) return {};
+  Passage all;
+  all.id = options.first_id;
+  all.path = std::string(name);
+  all.text = std::string(text);
+  bool fits = text.size() / 16 <= static_cast<size_t>(options.budget) &&
+              counter.count(render_evidence(std::span(&all, 1))) <= options.budget;
+  if (fits) {
+    input.regions.resize(1);
+    for (PackSentence& s : input.sentences) s.region = 0;
+    input.whole = {0};
+  }
+  std::vector<std::string> terms = impl_->question_terms(question);
+  std::vector<int64_t> frequencies(terms.size(), 0);
+  for (const PackSentence& s : input.sentences) {
+    std::vector<std::string> mine = impl_->distinct_terms(text.substr(s.begin, s.end - s.begin));
+    for (size_t t = 0; t < terms.size(); ++t)
+      frequencies[t] += std::binary_search(mine.begin(), mine.end(), terms[t]);
+  }
+  IdfOverlap overlap(terms, frequencies, static_cast<int64_t>(input.sentences.size()));
+  impl_->score(input, question, overlap, std::vector<double>(input.regions.size(), 0), options);
+  return select_sentences(input, counter, options);
+}
+
+}  // namespace apud
