@@ -63,6 +63,7 @@ class CitationStream {
   std::vector<int> known_;
   std::vector<int> shown_;
   std::string pending_;
+  bool finishing_ = false;
 };
 
 /// One line of the legend: "[1] path:12-30" or "[1] path p. 7".

@@ -6,3 +6,5 @@ apud_test(NAME chunker_test SOURCES rag/chunker_test.cpp support/child_test_main
 apud_test(NAME loader_test SOURCES rag/loader_test.cpp support/child_test_main.cpp LIBS apud_rag LABELS unit corpus sanitize)
 apud_test(NAME rag_ingest_test SOURCES rag/ingest_test.cpp LIBS apud_rag)
 apud_test(NAME loader_html_test SOURCES rag/loader_html_test.cpp support/child_test_main.cpp LIBS apud_rag LABELS unit corpus sanitize)
+apud_test(NAME rag_citations_test SOURCES rag/citations_test.cpp LIBS apud_rag)
+apud_test(NAME rag_packer_test SOURCES rag/packer_test.cpp LIBS apud_rag)

@@ -1,0 +1,131 @@
+#include "rag/citations.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+namespace apud {
+namespace {
+
+Passage passage(int id, const std::string& path, const std::string& text, int line = 1) {
+  Passage p;
+  p.id = id;
+  p.document = id * 10;
+  p.path = path;
+  p.text = p.source_text = text;
+  p.begin = 1000;
+  p.end = 1000 + text.size();
+  p.from.line = line;
+  p.to.line = line + 2;
+  return p;
+}
+
+const std::vector<Passage>& passages() {
+  static const std::vector<Passage> all = {
+      passage(3, "/docs/bees.md",
+              "Bees see ultraviolet light. They cannot see red.\nA hive holds 40,000 workers.", 7),
+      passage(5, "/docs/ants.md", "Ants follow pheromone trails between nest and food."),
+      passage(8, "/docs/京.md", "香山的红叶在十月下旬最好看，\n游客很多。"),
+  };
+  return all;
+}
+
+TEST(Citations, NumbersFollowFirstUseAndInventionsGo) {
+  CheckedAnswer a = check_answer(
+      "Ants follow pheromone trails [5]. Bees see ultraviolet light [3, 99]. "
+      "They cannot see red [3][5] and also [42].",
+      passages());
+  EXPECT_EQ(a.text,
+            "Ants follow pheromone trails [1]. Bees see ultraviolet light [2]. "
+            "They cannot see red [2][1] and also.");
+  ASSERT_EQ(a.citations.size(), 2u);
+  EXPECT_EQ(a.citations[0].passage, 5);
+  EXPECT_EQ(a.citations[1].passage, 3);
+  EXPECT_EQ(a.citations[1].number, 2);
+  EXPECT_EQ(a.invented, 2);
+  EXPECT_EQ(legend_line(a.citations[1]), "[2] /docs/bees.md:7-9");
+}
+
+TEST(Citations, QuotesAreLookedUpInTheStoredText) {
+  CheckedAnswer good =
+      check_answer("The page says \"a hive holds  40,000 workers\" [3].", passages());
+  EXPECT_EQ(good.quotes, 1);
+  EXPECT_EQ(good.quotes_failed, 0);
+  ASSERT_EQ(good.citations.size(), 1u);
+  EXPECT_TRUE(good.citations[0].verified);
+  EXPECT_EQ(good.citations[0].quote, "A hive holds 40,000 workers");
+  EXPECT_EQ(passages()[0].source_text.substr(good.citations[0].start - 1000,
+                                             good.citations[0].end - good.citations[0].start),
+            "A hive holds 40,000 workers");
+
+  CheckedAnswer bad =
+      check_answer("The page says \"a hive holds 90,000 workers\" [3].", passages());
+  EXPECT_EQ(bad.quotes_failed, 1);
+  EXPECT_FALSE(bad.citations[0].verified);
+  ASSERT_EQ(bad.unsupported.size(), 1u);
+  EXPECT_EQ(bad.unsupported[0].reason, "quote not found");
+
+  // A quote from another passage than the cited one does not count.
+  EXPECT_EQ(
+      check_answer("It says \"follow pheromone trails between\" [3].", passages()).quotes_failed,
+      1);
+
+  CheckedAnswer han = check_answer("文中说“十月下旬最好看，游客很多”[8]。", passages());
+  EXPECT_EQ(han.quotes, 1);
+  EXPECT_EQ(han.quotes_failed, 0);
+  EXPECT_TRUE(han.citations[0].verified);
+  EXPECT_EQ(check_answer("文中说“十二月上旬最好看”[8]。", passages()).quotes_failed, 1);
+}
+
+TEST(Citations, SentencesWithoutSupportAreMarked) {
+  CheckedAnswer a = check_answer(
+      "Bees see ultraviolet light [3]. Whales sing across entire ocean basins [3]. "
+      "Nobody cited this claim about volcanoes.",
+      passages());
+  ASSERT_EQ(a.unsupported.size(), 2u);
+  EXPECT_EQ(a.text.substr(a.unsupported[0].begin, 6), "Whales");
+  EXPECT_EQ(a.unsupported[0].reason, "words not in [1]");
+  EXPECT_EQ(a.unsupported[1].reason, "no citation");
+  EXPECT_FALSE(a.citations[0].verified);
+  EXPECT_TRUE(check_answer("Bees see ultraviolet light [3].", passages()).citations[0].verified);
+}
+
+TEST(Citations, ThingsThatAreNoMarksStay) {
+  const std::string text = "Use a[i], [see below], [x1] and arr[]; [ 3 ] is one, [3.5] is not.";
+  CheckedAnswer a = check_answer(text, passages());
+  EXPECT_EQ(a.text, "Use a[i], [see below], [x1] and arr[]; [1] is one, [3.5] is not.");
+}
+
+TEST(CitationStream, AnyCutGivesTheSameText) {
+  const std::string answer =
+      "Ants follow trails [5]. Bees see light [3, 99]; 香山[8]。 Not one [42]. Open [12 and a[i] "
+      "[3-5] end [7";
+  std::string whole = check_answer(answer, passages()).text;
+  CitationStream once(passages());
+  std::string first = once.push(answer);
+  first += once.finish();
+  EXPECT_EQ(first, whole);
+  std::mt19937 random(7);
+  for (int round = 0; round < 500; ++round) {
+    CitationStream stream(passages());
+    std::string out;
+    for (size_t pos = 0; pos < answer.size();) {
+      size_t n = std::min<size_t>(1 + random() % 5, answer.size() - pos);
+      out += stream.push(answer.substr(pos, n));
+      ASSERT_EQ(out.find("99"), std::string::npos);
+      pos += n;
+    }
+    out += stream.finish();
+    ASSERT_EQ(out, whole);
+  }
+}
+
+TEST(CitationStream, HoldsBackLittle) {
+  CitationStream stream(passages());
+  EXPECT_EQ(stream.push("word"), "word");
+  EXPECT_EQ(stream.push(" next ["), " next");
+  EXPECT_EQ(stream.push("not a mark"), " [not a mark");
+}
+
+}  // namespace
+}  // namespace apud

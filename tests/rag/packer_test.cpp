@@ -1,0 +1,180 @@
+#include "rag/packer.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "rag/ingest.h"
+#include "tests/support/fake_embedder.h"
+#include "tests/support/temp_home.h"
+
+namespace apud {
+namespace {
+
+using test::FakeCounter;
+using test::FakeEmbedder;
+using test::TempHome;
+
+class PackerTest : public testing::Test {
+ protected:
+  void ingest_docs() {
+    Path root = home / "docs";
+    ingest(store, embedder, std::span(&root, 1), {});
+  }
+  std::vector<Hit> search(const std::string& query) {
+    Retriever retriever(store, &embedder);
+    RetrieveOptions options;
+    options.k = 30;
+    std::vector<std::string> names = {"default"};
+    return retriever.retrieve(query, names, options).hits;
+  }
+
+  TempHome home;
+  Store store;
+  FakeEmbedder embedder;
+  FakeCounter counter;
+  Packer packer{store, &embedder};
+};
+
+/// Text of many sections about many subjects, with one fact each.
+std::string long_document(int seed, int sections) {
+  static const char* words[] = {"river",  "copper", "winter", "engine", "letter", "garden",
+                                "window", "market", "signal", "harbor", "forest", "bridge",
+                                "mirror", "velvet", "candle", "orbit"};
+  std::mt19937 random(seed);
+  std::string text;
+  for (int s = 0; s < sections; ++s) {
+    text += "# Section " + std::to_string(seed) + "-" + std::to_string(s) + "\n\n";
+    for (int i = 0; i < 12; ++i) {
+      text += "The";
+      for (int w = 0; w < 9; ++w) text += std::string(" ") + words[random() % 16];
+      text += i == 5 ? " hides fact" + std::to_string(seed) + "x" + std::to_string(s) + ". " : ". ";
+    }
+    text += "\n\n";
+  }
+  return text;
+}
+
+TEST_F(PackerTest, NeverAboveTheBudgetAndTheFactIsIn) {
+  for (int d = 0; d < 6; ++d) home.write("docs/d" + std::to_string(d) + ".md", long_document(d, 8));
+  ingest_docs();
+  for (int budget : {1, 5, 20, 40, 60, 100, 300, 1000, 5000}) {
+    PackOptions options;
+    options.budget = budget;
+    Packed packed = packer.pack(search("which one hides fact3x4 in winter"),
+                                "which one hides fact3x4 in winter", counter, options);
+    EXPECT_LE(packed.tokens, budget);
+    EXPECT_EQ(packed.tokens, packed.evidence.empty() ? 0 : counter.count(packed.evidence));
+    EXPECT_EQ(packed.evidence, render_evidence(packed.passages));
+    if (budget >= 60) EXPECT_NE(packed.evidence.find("fact3x4"), std::string::npos) << budget;
+    if (budget == 1000) EXPECT_GT(packed.tokens, budget * 9 / 10) << budget;
+    if (budget <= 1000) EXPECT_FALSE(packed.left_out.empty());
+    for (const Passage& p : packed.passages) {
+      EXPECT_FALSE(p.heading_path.empty());
+      EXPECT_GT(p.from.line, 0);
+      EXPECT_LE(p.from.line, p.to.line);
+      EXPECT_EQ(p.source_text, store.text(p.document).text.substr(p.begin, p.end - p.begin));
+    }
+    for (size_t i = 1; i < packed.passages.size(); ++i) {
+      auto key = [&](size_t j) {
+        return std::pair(packed.passages[j].document, packed.passages[j].begin);
+      };
+      EXPECT_LT(key(i - 1), key(i));
+      EXPECT_EQ(packed.passages[i].id, packed.passages[i - 1].id + 1);
+    }
+  }
+}
+
+TEST_F(PackerTest, SentEvidenceIsReferredToNotRepeated) {
+  for (int d = 0; d < 4; ++d) home.write("docs/d" + std::to_string(d) + ".md", long_document(d, 8));
+  ingest_docs();
+  std::string question = "which one hides fact2x1";
+  PackOptions options;
+  options.budget = 200;
+  Packed first = packer.pack(search(question), question, counter, options);
+  ASSERT_FALSE(first.passages.empty());
+  int holder = 0;
+  for (const Passage& p : first.passages) {
+    options.sent.push_back({p.id, p.document, p.begin, p.end});
+    if (p.text.find("fact2x1") != std::string::npos) holder = p.id;
+  }
+  options.first_id = first.passages.back().id + 1;
+  Packed second = packer.pack(search(question), question, counter, options);
+  EXPECT_EQ(second.evidence.find("fact2x1"), std::string::npos);
+  EXPECT_NE(std::find(second.referred.begin(), second.referred.end(), holder),
+            second.referred.end());
+  for (const Passage& p : second.passages) EXPECT_GE(p.id, options.first_id);
+}
+
+TEST_F(PackerTest, NearDuplicatesAreDroppedAndSaid) {
+  home.write("docs/a.md",
+             "# One\n\nThe copper engine drives the harbor bridge every winter morning.\n");
+  home.write(
+      "docs/b.md",
+      "# Two\n\nThe copper engine drives the harbor bridge, every winter morning!\n\nAnd more.\n");
+  ingest_docs();
+  std::string question = "what drives the harbor bridge";
+  Packed packed = packer.pack(search(question), question, counter, {});
+  size_t count = 0;
+  for (size_t at = 0; (at = packed.evidence.find("harbor bridge", at)) != std::string::npos; ++at)
+    ++count;
+  EXPECT_EQ(count, 1u);
+  ASSERT_EQ(packed.left_out.size(), 1u);
+}
+
+TEST_F(PackerTest, WholeDocumentWhenNamedAndItFits) {
+  home.write("docs/install-notes.md",
+             "# Steps\n\nFirst unpack. Then run it.\n\n# Other\n\nNothing about the rest.\n");
+  home.write("docs/other.md", long_document(1, 6));
+  ingest_docs();
+  std::string question = "what does install-notes.md say about steps to unpack";
+  Packed packed = packer.pack(search(question), question, counter, {});
+  EXPECT_NE(packed.evidence.find("First unpack. Then run it."), std::string::npos);
+  EXPECT_NE(packed.evidence.find("Nothing about the rest."), std::string::npos);
+}
+
+TEST_F(PackerTest, LookAlikesOfMarksAreEscaped) {
+  EXPECT_EQ(escape_marks("see [1] and [2, 3], a[i], [x], [12"),
+            "see (1) and (2, 3), a[i], [x], [12");
+  EXPECT_EQ(escape_marks("[[7]]"), "[(7)]");
+  home.write("docs/evil.md", "# Head [9]\n\nThe treaty was signed [1] by [2] kings.\n");
+  ingest_docs();
+  Packed packed =
+      packer.pack(search("who signed the treaty"), "who signed the treaty", counter, {});
+  EXPECT_EQ(packed.evidence, "[1] evil.md · Head (9)\nThe treaty was signed (1) by (2) kings.\n");
+  EXPECT_EQ(packed.passages[0].source_text, "The treaty was signed [1] by [2] kings.");
+}
+
+TEST_F(PackerTest, TextFromOutsideTheStore) {
+  std::string text = long_document(7, 10);
+  PackOptions options;
+  options.budget = 150;
+  Packed some = packer.pack_text("notes.txt", text, "which hides fact7x6", counter, options);
+  EXPECT_LE(some.tokens, 150);
+  EXPECT_NE(some.evidence.find("fact7x6"), std::string::npos);
+  EXPECT_FALSE(some.left_out.empty());
+  Packed whole =
+      packer.pack_text("notes.txt", "One line.\n\nAnother line.", "anything", counter, options);
+  ASSERT_EQ(whole.passages.size(), 1u);
+  EXPECT_EQ(whole.passages[0].text, "One line.\n\nAnother line.");
+  EXPECT_TRUE(whole.left_out.empty());
+  EXPECT_TRUE(packer.pack_text("empty", " \n ", "anything", counter, options).passages.empty());
+}
+
+TEST_F(PackerTest, SentenceVectorsSharpenWithinTheirLimit) {
+  for (int d = 0; d < 3; ++d) home.write("docs/d" + std::to_string(d) + ".md", long_document(d, 4));
+  ingest_docs();
+  PackOptions options;
+  options.budget = 120;
+  int before = embedder.embedded;
+  auto hits = search("fact1x1");
+  packer.pack(hits, "fact1x1", counter, options);
+  EXPECT_EQ(embedder.embedded, before);
+  options.sentence_vector_tokens = 1 << 20;
+  Packed packed = packer.pack(hits, "fact1x1", counter, options);
+  EXPECT_GT(embedder.embedded, before);
+  EXPECT_NE(packed.evidence.find("fact1x1"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace apud
