@@ -48,9 +48,9 @@ constexpr std::array kDtypes = {
 
 struct Entry {
   std::string name;
-  std::optional<std::string> dtype;
-  std::optional<std::vector<uint64_t>> shape;
-  std::optional<std::vector<uint64_t>> offsets;
+  std::string dtype;  // empty: not seen yet, as are the next two by their flags
+  std::vector<uint64_t> shape, offsets;
+  bool has_shape = false, has_offsets = false;
 };
 
 /// Accepts exactly the header's shape: an object of tensor objects and one of metadata strings. A
@@ -72,12 +72,12 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   bool binary(binary_t&) override { return refuse("binary"); }
 
   bool number_unsigned(number_unsigned_t value) override {
-    if (state_ == State::kShape && entries.back().shape->size() < kMaxDims) {
-      entries.back().shape->push_back(value);
+    if (state_ == State::kShape && entries.back().shape.size() < kMaxDims) {
+      entries.back().shape.push_back(value);
       return true;
     }
-    if (state_ == State::kOffsets && entries.back().offsets->size() < 2) {
-      entries.back().offsets->push_back(value);
+    if (state_ == State::kOffsets && entries.back().offsets.size() < 2) {
+      entries.back().offsets.push_back(value);
       return true;
     }
     return refuse(fmt::format("the number {}", value));
@@ -113,7 +113,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
       state_ = State::kMetadata;
     } else {
       state_ = State::kTensor;
-      entries.push_back({key_, {}, {}, {}});
+      entries.push_back({.name = key_});
     }
     return true;
   }
@@ -124,12 +124,12 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     }
     if (state_ == State::kTensor) {
       const Entry& e = entries.back();
-      for (auto [there, name] : {std::pair{e.dtype.has_value(), "dtype"},
-                                 {e.shape.has_value(), "shape"},
-                                 {e.offsets.has_value(), "data_offsets"}}) {
+      for (auto [there, name] : {std::pair{!e.dtype.empty(), "dtype"},
+                                 {e.has_shape, "shape"},
+                                 {e.has_offsets, "data_offsets"}}) {
         if (!there) return fail(fmt::format("{}: {} is missing", e.name, name));
       }
-      if (e.offsets->size() != 2)
+      if (e.offsets.size() != 2)
         return fail(fmt::format("{}: data_offsets needs two numbers", e.name));
     }
     state_ = State::kTop;
@@ -137,12 +137,12 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   }
   bool start_array(std::size_t) override {
     if (state_ == State::kTensor && key_ == "shape") {
-      entries.back().shape.emplace();
+      entries.back().has_shape = true;
       state_ = State::kShape;
       return true;
     }
     if (state_ == State::kTensor && key_ == "data_offsets") {
-      entries.back().offsets.emplace();
+      entries.back().has_offsets = true;
       state_ = State::kOffsets;
       return true;
     }
@@ -213,7 +213,7 @@ SafeTensorsFile SafeTensorsFile::parse(std::span<const std::byte> bytes, const s
   file.data_begin_ = 8 + length;
   uint64_t available = bytes.size() - file.data_begin_;
   std::sort(handler.entries.begin(), handler.entries.end(), [](const Entry& a, const Entry& b) {
-    return *a.offsets < *b.offsets || (*a.offsets == *b.offsets && a.name < b.name);
+    return a.offsets < b.offsets || (a.offsets == b.offsets && a.name < b.name);
   });
   uint64_t next = 0;
   for (Entry& entry : handler.entries) {
@@ -221,13 +221,13 @@ SafeTensorsFile SafeTensorsFile::parse(std::span<const std::byte> bytes, const s
     if (entry.name.empty()) fail("header", "a tensor without name", 8);
     const Dtype* dtype = nullptr;
     for (const Dtype& known : kDtypes) {
-      if (*entry.dtype == known.name) dtype = &known;
+      if (entry.dtype == known.name) dtype = &known;
     }
-    if (!dtype) fail(field, fmt::format("unknown dtype {}", entry.dtype->substr(0, 40)), 8);
-    uint64_t begin = (*entry.offsets)[0], end = (*entry.offsets)[1];
+    if (!dtype) fail(field, fmt::format("unknown dtype {}", entry.dtype.substr(0, 40)), 8);
+    uint64_t begin = entry.offsets[0], end = entry.offsets[1];
     // Every product stays below 2^60 values of at most 8 bytes.
     uint64_t count = 1;
-    for (uint64_t dim : *entry.shape) {
+    for (uint64_t dim : entry.shape) {
       if (dim == 0 || dim > (uint64_t{1} << 60) / count)
         fail(field, fmt::format("dimension {}", dim), 8);
       count *= dim;
@@ -254,7 +254,7 @@ SafeTensorsFile SafeTensorsFile::parse(std::span<const std::byte> bytes, const s
     SafeTensor tensor;
     tensor.name = entry.name;
     tensor.dtype = dtype->name;
-    tensor.shape = std::move(*entry.shape);
+    tensor.shape = std::move(entry.shape);
     tensor.view.cols = tensor.shape.empty() ? 1 : static_cast<int64_t>(tensor.shape.back());
     tensor.view.rows = static_cast<int64_t>(count) / tensor.view.cols;
     if (dtype->type) {
