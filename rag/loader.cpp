@@ -36,7 +36,25 @@ bool is(std::string_view extension, std::initializer_list<std::string_view> list
 
 bool starts(std::string_view bytes, std::string_view mark) { return bytes.substr(0, mark.size()) == mark; }
 
-enum class Format { kText, kMarkdown, kHtml, kPdf };
+enum class Format { kText, kMarkdown, kHtml, kPdf, kDocx, kPptx, kXlsx, kOdf, kEpub, kCsv, kJson, kCode, kLegacyOffice, kZip };
+
+// A zip container by its first entry's name or the extension: OOXML parts lie in word/, xl/, ppt/;
+// EPUB and OpenDocument begin with an uncompressed "mimetype".
+Format zip_format(std::string_view extension, std::string_view bytes) {
+  std::string_view head = bytes.substr(0, 4096);
+  auto holds = [&](std::string_view part) { return head.find(part) != std::string_view::npos; };
+  if (extension == "docx" || extension == "docm") return Format::kDocx;
+  if (extension == "epub" || holds("mimetypeapplication/epub+zip")) return Format::kEpub;
+  if (extension == "pptx" || extension == "pptm") return Format::kPptx;
+  if (extension == "xlsx" || extension == "xlsm") return Format::kXlsx;
+  if (is(extension, {"odt", "ods", "odp", "ott"}) || holds("mimetypeapplication/vnd.oasis.opendocument")) {
+    return Format::kOdf;
+  }
+  if (holds("word/")) return Format::kDocx;
+  if (holds("ppt/")) return Format::kPptx;
+  if (holds("xl/")) return Format::kXlsx;
+  return Format::kZip;
+}
 
 // By extension; where that says nothing or the content plainly disagrees, by content.
 Format choose(std::string_view extension, std::string_view bytes) {
@@ -45,6 +63,22 @@ Format choose(std::string_view extension, std::string_view bytes) {
     return Format::kPdf;
   }
   if (extension == "pdf" && bytes.empty()) return Format::kPdf;
+  if (starts(bytes, std::string_view("\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1"))) return Format::kLegacyOffice;
+  if (starts(bytes, "PK\x03\x04") || starts(bytes, "PK\x05\x06")) return zip_format(extension, bytes);
+  if (extension == "docx") return Format::kDocx;  // damaged: its loader says how
+  if (extension == "pptx") return Format::kPptx;
+  if (extension == "xlsx") return Format::kXlsx;
+  if (is(extension, {"odt", "ods", "odp"})) return Format::kOdf;
+  if (extension == "epub") return Format::kEpub;
+  if (is(extension, {"csv", "tsv", "tab"})) return Format::kCsv;
+  if (is(extension, {"json", "jsonl", "ndjson", "jsonlines", "geojson"})) return Format::kJson;
+  if (is(extension, {"c", "h", "cc", "cpp", "cxx", "hpp", "hh", "hxx", "cu", "cuh", "py", "pyi", "js", "mjs", "cjs", "ts",
+                     "tsx", "jsx", "java", "kt", "kts", "go", "rs", "rb", "php", "cs", "swift", "scala", "lua", "pl",
+                     "pm", "r", "jl", "sh", "bash", "zsh", "fish", "ps1", "sql", "hs", "ml", "mli", "ex", "exs",
+                     "erl", "clj", "lisp", "el", "scm", "dart", "m", "mm", "vb", "f90", "f", "asm", "s", "v", "vhd",
+                     "proto", "cmake", "mk", "gradle", "zig", "nim", "d", "pas", "groovy", "tcl", "vue", "svelte"})) {
+    return Format::kCode;
+  }
   if (is(extension, {"md", "markdown", "mdown", "mkd", "mdx", "rmd", "qmd"})) return Format::kMarkdown;
   if (is(extension, {"html", "htm", "xhtml", "shtml"})) return Format::kHtml;
   if (extension.empty() || is(extension, {"php", "asp", "aspx", "jsp"})) {
@@ -62,6 +96,15 @@ bool private_key(std::string_view bytes) {
   size_t begin = head.find("-----BEGIN ");
   return begin != std::string_view::npos && begin < 256 &&
          head.substr(begin, 80).find("PRIVATE KEY") != std::string_view::npos;
+}
+
+// OLE containers: Office files before 2007, and newer ones with a password.
+Document legacy_office(std::string_view bytes) {
+  using namespace std::string_view_literals;
+  if (bytes.find("E\0n\0c\0r\0y\0p\0t\0e\0d\0P\0a\0c\0k\0a\0g\0e\0"sv) != std::string_view::npos) {
+    return skipped_document("", LoadStatus::kEncrypted, "encrypted Office file");
+  }
+  return skipped_document("", LoadStatus::kUnsupported, "binary Office format from before 2007; save it as DOCX");
 }
 
 struct Stamp {
@@ -96,7 +139,10 @@ std::optional<std::string> read_stable(int fd, const Path& path, const Stamp& be
 // nor UTF-16 or UTF-32.
 bool binary_head(std::string_view head) {
   if (head.find('\0') == std::string_view::npos) return false;
-  if (head.find("%PDF-") != std::string_view::npos || starts(head, "PK\x03\x04")) return false;
+  if (head.find("%PDF-") != std::string_view::npos || starts(head, "PK\x03\x04") ||
+      starts(head, "\xD0\xCF\x11\xE0")) {
+    return false;
+  }
   return load_text(head.substr(0, head.size() & ~size_t{3}), "").status == LoadStatus::kBinary;
 }
 
@@ -122,6 +168,16 @@ Document load_bytes(std::string_view name, std::string_view bytes, const LoadOpt
     case Format::kPdf: return load_pdf(bytes, options);
     case Format::kMarkdown: return load_markdown(bytes);
     case Format::kHtml: return load_html(bytes, options);
+    case Format::kDocx: return load_docx(bytes, options);
+    case Format::kPptx: return load_pptx(bytes, options);
+    case Format::kXlsx: return load_xlsx(bytes, options);
+    case Format::kOdf: return load_odf(bytes, options);
+    case Format::kEpub: return load_epub(bytes, options);
+    case Format::kCsv: return load_csv(bytes, extension);
+    case Format::kJson: return load_json(bytes, extension);
+    case Format::kCode: return load_code(bytes);
+    case Format::kLegacyOffice: return legacy_office(bytes);
+    case Format::kZip: return skipped_document("", LoadStatus::kUnsupported, "a zip archive; unpack it first");
     case Format::kText: return load_text(bytes, extension);
   }
   return {};

@@ -13,6 +13,15 @@ namespace apud {
 Document load_text(std::string_view bytes, std::string_view extension);
 Document load_markdown(std::string_view bytes);
 Document load_html(std::string_view bytes, const LoadOptions& options);
+Document load_csv(std::string_view bytes, std::string_view extension);
+Document load_json(std::string_view bytes, std::string_view extension);
+Document load_code(std::string_view bytes);
+Document load_docx(std::string_view bytes, const LoadOptions& options);
+Document load_pptx(std::string_view bytes, const LoadOptions& options);
+Document load_xlsx(std::string_view bytes, const LoadOptions& options);
+/// OpenDocument text, sheets and slides.
+Document load_odf(std::string_view bytes, const LoadOptions& options);
+Document load_epub(std::string_view bytes, const LoadOptions& options);
 Document load_pdf(std::string_view bytes, const LoadOptions& options);
 
 /// A document that is skipped.

@@ -53,6 +53,32 @@ std::string declared_charset(std::string_view bytes) {
   return {};
 }
 
+// XHTML may close any element in its start tag, which HTML ignores: "<a id='x'/>" becomes
+// "<a id='x'></a>".
+std::string expand_self_closed(const std::string& xhtml) {
+  std::string out;
+  out.reserve(xhtml.size());
+  for (size_t i = 0; i < xhtml.size();) {
+    size_t close = xhtml.find("/>", i);
+    if (close == std::string::npos) {
+      out.append(xhtml, i);
+      break;
+    }
+    size_t open = std::string_view(xhtml).substr(i, close - i).rfind('<');
+    if (open != std::string::npos) open += i;
+    size_t end = open == std::string::npos ? close : open + 1;
+    while (end < close && (std::isalnum(static_cast<unsigned char>(xhtml[end])) || xhtml[end] == ':')) ++end;
+    std::string_view name;
+    if (open != std::string::npos) name = std::string_view(xhtml).substr(open + 1, end - open - 1);
+    bool expand = !name.empty() && !one_of(name, {"br", "img", "hr", "input", "meta", "link", "col", "area", "base"}) &&
+                  name.find(':') == std::string_view::npos;
+    out.append(xhtml, i, close - i);
+    out += expand ? "></" + std::string(name) + ">" : "/>";
+    i = close + 2;
+  }
+  return out;
+}
+
 HtmlPage stripped(const std::string& html, std::string why) {
   HtmlPage page;
   page.structure_lost = true;
@@ -98,15 +124,21 @@ std::string decode_html(std::string_view bytes, bool* binary) {
     *binary = true;
     return {};
   }
+  auto finish = [](std::string text) {
+    std::string clean = clean_utf8(text).text;
+    bool xhtml = clean.compare(0, 5, "<?xml") == 0 ||
+                 std::string_view(clean).substr(0, 2048).find("//www.w3.org/1999/xhtml") != std::string_view::npos;
+    return xhtml ? expand_self_closed(clean) : clean;
+  };
   std::string charset = declared_charset(bytes);
   // What the bytes prove beats what the page says; a wide encoding cannot be declared in ASCII.
   bool proven = found.rfind("UTF", 0) == 0;
   if (!proven && !charset.empty() && charset.rfind("utf", 0) != 0) {
     bool known = false;
     std::string text = to_utf8(bytes, charset, &known);
-    if (known) return clean_utf8(text).text;
+    if (known) return finish(std::move(text));
   }
-  return clean_utf8(to_utf8(bytes, found)).text;
+  return finish(to_utf8(bytes, found));
 }
 
 bool html_within_limits(std::string_view html) {

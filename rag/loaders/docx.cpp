@@ -1,0 +1,170 @@
+// DOCX: word/document.xml with its styles and footnotes. Source: ECMA-376 part 1, WordprocessingML.
+#include <map>
+
+#include "rag/loaders/archive.h"
+#include "rag/loaders/builder.h"
+#include "rag/loaders/formats.h"
+
+namespace apud {
+
+namespace {
+
+constexpr const char* kLoader = "docx/1";
+
+class Word {
+ public:
+  Word(DocumentBuilder& builder) : builder_(builder) {}
+
+  // Heading levels of the styles: by outline level or by the built-in names, which are the same in
+  // every language.
+  void styles(const std::string* xml) {
+    pugi::xml_document document;
+    std::string ignored;
+    if (!parse_xml(xml, document, ignored)) return;
+    for (const pugi::xml_node& style : document.document_element().children()) {
+      if (local_name(style.name()) != "style") continue;
+      std::string name(local_attribute(local_child(style, "name"), "val"));
+      for (char& c : name) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+      int level = 0;
+      if (name.rfind("heading ", 0) == 0 && name.size() == 9) level = name[8] - '0';
+      if (name == "title") level = 1;
+      std::string_view outline = local_attribute(local_child(local_child(style, "pPr"), "outlineLvl"), "val");
+      if (level == 0 && outline.size() == 1 && outline[0] >= '0' && outline[0] <= '8') level = outline[0] - '0' + 1;
+      if (level >= 1 && level <= 9) levels_[std::string(local_attribute(style, "styleId"))] = level;
+    }
+  }
+
+  void body(const pugi::xml_node& node) {
+    for (const pugi::xml_node& child : node.children()) {
+      std::string_view name = local_name(child.name());
+      if (name == "p") {
+        paragraph(child);
+      } else if (name == "tbl") {
+        table(child);
+      } else if (name != "sectPr" && name != "Fallback") {
+        body(child);  // content controls, insertions, alternate content
+      }
+    }
+  }
+
+ private:
+  // Text of a run's or paragraph's children; page breaks are counted on the way.
+  void text(const pugi::xml_node& node, std::string& out) {
+    for (const pugi::xml_node& child : node.children()) {
+      std::string_view name = local_name(child.name());
+      if (name == "t") {
+        out += child.text().get();
+      } else if (name == "tab") {
+        out += '\t';
+      } else if (name == "br" || name == "cr") {
+        if (local_attribute(child, "type") == "page") {
+          ++page_;
+        } else {
+          out += '\n';
+        }
+      } else if (name == "lastRenderedPageBreak") {
+        ++page_;
+        breaks_ = true;
+      } else if (name == "noBreakHyphen") {
+        out += '-';
+      } else if (name == "r") {
+        pugi::xml_node properties = local_child(child, "rPr");
+        pugi::xml_node vanish = local_child(properties, "vanish");
+        std::string_view value = local_attribute(vanish, "val");
+        if (vanish && value != "0" && value != "false") {
+          builder_.hidden(1);
+        } else {
+          text(child, out);
+        }
+      } else if (name != "pPr" && name != "rPr" && name != "del" && name != "moveFrom" && name != "Fallback" &&
+                 name != "instrText" && name != "txbxContent") {
+        text(child, out);
+      } else if (name == "txbxContent") {
+        for (const pugi::xml_node& p : child.children()) {
+          out += '\n';
+          text(p, out);
+        }
+      }
+    }
+  }
+
+  void paragraph(const pugi::xml_node& node) {
+    int page = page_;
+    std::string content;
+    text(node, content);
+    pugi::xml_node properties = local_child(node, "pPr");
+    auto style = levels_.find(local_attribute(local_child(properties, "pStyle"), "val"));
+    // A break before the first text starts the page of this paragraph.
+    if (page_ > page && local_child(node, "r")) page = page_;
+    builder_.place(0, breaks_ ? page : 0);
+    if (style != levels_.end()) {
+      builder_.heading(style->second, content);
+    } else if (local_child(properties, "numPr")) {
+      builder_.block(BlockKind::kListItem, content.empty() ? content : "- " + content);
+    } else {
+      builder_.block(BlockKind::kParagraph, content);
+    }
+  }
+
+  void table(const pugi::xml_node& node) {
+    for (const pugi::xml_node& row : node.children()) {
+      if (local_name(row.name()) != "tr") continue;
+      std::string line;
+      bool first = true;
+      for (const pugi::xml_node& cell : row.children()) {
+        if (local_name(cell.name()) != "tc") continue;
+        if (!first) line += " | ";
+        first = false;
+        cell_text(cell, line);
+      }
+      builder_.place(0, breaks_ ? page_ : 0);
+      builder_.block(BlockKind::kTableRow, line);
+    }
+  }
+
+  void cell_text(const pugi::xml_node& cell, std::string& out) {
+    for (const pugi::xml_node& child : cell.children()) {
+      std::string_view name = local_name(child.name());
+      if (name == "p") {
+        text(child, out);
+        out += ' ';
+      } else if (name != "tcPr") {
+        cell_text(child, out);  // nested tables, content controls
+      }
+    }
+  }
+
+  DocumentBuilder& builder_;
+  std::map<std::string, int, std::less<>> levels_;
+  int page_ = 1;
+  bool breaks_ = false;  // the file says where its pages begin
+};
+
+}  // namespace
+
+Document load_docx(std::string_view bytes, const LoadOptions& options) {
+  Parts parts = read_parts(
+      bytes,
+      [](std::string_view name) {
+        return name == "word/document.xml" || name == "word/styles.xml" || name == "word/footnotes.xml" ||
+               name == "docProps/core.xml";
+      },
+      options);
+  if (parts.status != LoadStatus::kOk) return skipped_document(kLoader, parts.status, parts.reason);
+  pugi::xml_document document, notes, core;
+  std::string reason;
+  if (!parse_xml(parts.find("word/document.xml"), document, reason)) {
+    return skipped_document(kLoader, LoadStatus::kMalformed, "word/document.xml: " + reason);
+  }
+  DocumentBuilder builder(kLoader);
+  Word word(builder);
+  word.styles(parts.find("word/styles.xml"));
+  word.body(local_child(document.document_element(), "body"));
+  if (parse_xml(parts.find("word/footnotes.xml"), notes, reason)) word.body(notes.document_element());
+  if (parse_xml(parts.find("docProps/core.xml"), core, reason)) {
+    builder.document().title = one_line(local_child(core.document_element(), "title").text().get());
+  }
+  return builder.finish();
+}
+
+}  // namespace apud

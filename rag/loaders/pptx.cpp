@@ -1,0 +1,107 @@
+// PPTX: slides in the order of the presentation; a slide is a page. Source: ECMA-376 part 1,
+// PresentationML and DrawingML.
+#include "rag/loaders/archive.h"
+#include "rag/loaders/builder.h"
+#include "rag/loaders/formats.h"
+
+namespace apud {
+
+namespace {
+
+constexpr const char* kLoader = "pptx/1";
+
+void paragraph_text(const pugi::xml_node& node, std::string& out) {
+  for (const pugi::xml_node& child : node.children()) {
+    std::string_view name = local_name(child.name());
+    if (name == "t") {
+      out += child.text().get();
+    } else if (name == "br") {
+      out += '\n';
+    } else {
+      paragraph_text(child, out);
+    }
+  }
+}
+
+bool is_title(const pugi::xml_node& shape) {
+  std::string_view type = local_attribute(local_child(local_child(local_child(shape, "nvSpPr"), "nvPr"), "ph"), "type");
+  return type == "title" || type == "ctrTitle";
+}
+
+void shapes(const pugi::xml_node& node, int slide, bool title, DocumentBuilder& builder) {
+  for (const pugi::xml_node& child : node.children()) {
+    std::string_view name = local_name(child.name());
+    if (name == "sp") {
+      shapes(child, slide, is_title(child), builder);
+    } else if (name == "tr") {
+      std::string row;
+      for (const pugi::xml_node& cell : child.children()) {
+        if (local_name(cell.name()) != "tc") continue;
+        if (!row.empty()) row += " | ";
+        paragraph_text(cell, row);
+      }
+      builder.place(0, slide);
+      builder.block(BlockKind::kTableRow, row);
+    } else if (name == "p") {
+      std::string text;
+      paragraph_text(child, text);
+      builder.place(0, slide);
+      if (title) {
+        builder.heading(1, text);
+      } else {
+        builder.block(BlockKind::kParagraph, text);
+      }
+    } else if (name != "Fallback") {
+      shapes(child, slide, title, builder);
+    }
+  }
+}
+
+}  // namespace
+
+Document load_pptx(std::string_view bytes, const LoadOptions& options) {
+  Parts parts = read_parts(
+      bytes,
+      [](std::string_view name) {
+        bool slide = name.rfind("ppt/slides/slide", 0) == 0 && name.size() > 4 && name.substr(name.size() - 4) == ".xml";
+        return slide || name == "ppt/presentation.xml" || name == "ppt/_rels/presentation.xml.rels";
+      },
+      options);
+  if (parts.status != LoadStatus::kOk) return skipped_document(kLoader, parts.status, parts.reason);
+  pugi::xml_document presentation;
+  std::string reason;
+  if (!parse_xml(parts.find("ppt/presentation.xml"), presentation, reason)) {
+    return skipped_document(kLoader, LoadStatus::kMalformed, "ppt/presentation.xml: " + reason);
+  }
+  auto targets = relationships(parts.find("ppt/_rels/presentation.xml.rels"), "ppt/");
+  DocumentBuilder builder(kLoader);
+  int number = 0, broken = 0;
+  for (const pugi::xml_node& id : local_child(presentation.document_element(), "sldIdLst").children()) {
+    ++number;
+    // r:id beside id: the one with a prefix names the relationship.
+    auto target = targets.find(std::string_view(id.attribute("r:id").value()));
+    pugi::xml_document slide;
+    if (target == targets.end() || !parse_xml(parts.find(target->second), slide, reason)) {
+      ++broken;
+      continue;
+    }
+    // Title first: the order of shapes on a slide is the order of drawing.
+    pugi::xml_node tree = local_child(local_child(slide.document_element(), "cSld"), "spTree");
+    for (const pugi::xml_node& shape : tree.children()) {
+      if (is_title(shape)) shapes(shape, number, true, builder);
+    }
+    for (pugi::xml_node shape = tree.first_child(); shape;) {
+      pugi::xml_node next = shape.next_sibling();
+      if (is_title(shape)) tree.remove_child(shape);
+      shape = next;
+    }
+    shapes(tree, number, false, builder);
+  }
+  Document document = builder.finish();
+  if (broken > 0) {
+    document.reason += (document.reason.empty() ? "" : "; ") + std::to_string(broken) + " of " + std::to_string(number) + " slides not readable";
+  }
+  return document;
+}
+
+}  // namespace apud
