@@ -68,7 +68,7 @@ std::string iso_date(const std::string& serial) {
   long doy = doe - (365 * yoe + yoe / 4 - yoe / 100), mp = (5 * doy + 2) / 153;
   long day = doy - (153 * mp + 2) / 5 + 1, month = mp < 10 ? mp + 3 : mp - 9;
   long year = yoe + era * 400 + (month <= 2 ? 1 : 0);
-  char text[40];
+  char text[96];
   int seconds = static_cast<int>(std::lround((value - std::floor(value)) * 86400));
   if (seconds == 0) {
     std::snprintf(text, sizeof text, "%04ld-%02ld-%02ld", year, month, day);

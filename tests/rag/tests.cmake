@@ -1,10 +1,4 @@
-# Tools that the evaluation scripts run.
-add_executable(load_dump rag/load_dump.cpp)
-target_link_libraries(load_dump PRIVATE apud_rag)
-apud_test(NAME walk_test SOURCES rag/walk_test.cpp support/child_test_main.cpp LIBS apud_rag LABELS unit corpus sanitize)
-apud_test(NAME chunker_test SOURCES rag/chunker_test.cpp support/child_test_main.cpp LIBS apud_rag LABELS unit sanitize)
-apud_test(NAME loader_test SOURCES rag/loader_test.cpp support/child_test_main.cpp LIBS apud_rag LABELS unit corpus sanitize)
+include(${CMAKE_CURRENT_SOURCE_DIR}/rag/loaders.cmake)
 apud_test(NAME rag_ingest_test SOURCES rag/ingest_test.cpp LIBS apud_rag)
-apud_test(NAME loader_html_test SOURCES rag/loader_html_test.cpp support/child_test_main.cpp LIBS apud_rag LABELS unit corpus sanitize)
 apud_test(NAME rag_citations_test SOURCES rag/citations_test.cpp LIBS apud_rag)
 apud_test(NAME rag_packer_test SOURCES rag/packer_test.cpp LIBS apud_rag)
