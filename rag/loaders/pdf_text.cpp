@@ -89,7 +89,9 @@ std::vector<Edges> running_lines(const std::vector<std::vector<std::string_view>
   for (size_t page = 0; page < pages.size(); ++page) {
     for (bool top : {true, false}) {
       size_t count = 0;
-      for (size_t i = 0; i < kEdgeLines && i < pages[page].size(); ++i) {
+      // A short page may lose one line at each edge, so that forms with equal text keep theirs.
+      size_t most = std::clamp<size_t>(pages[page].size() / 6, 1, kEdgeLines);
+      for (size_t i = 0; i < most && i < pages[page].size(); ++i) {
         std::string line = edge_line(page, i, top);
         bool running = on_pages[line] >= needed || line == "#" || line == "- # -" || line == "– # –";
         for (size_t step : {1u, 2u}) {
