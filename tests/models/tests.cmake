@@ -1,2 +1,4 @@
 apud_test(NAME golden_test SOURCES models/golden_test.cpp LIBS apud_models LABELS unit TIMEOUT 900)
 apud_test(NAME catalogue_test SOURCES models/catalogue_test.cpp LIBS apud_models LABELS unit sanitize)
+apud_test(NAME gguf_test SOURCES models/gguf_test.cpp LIBS apud_models LABELS unit corpus sanitize)
+apud_test(NAME safetensors_test SOURCES models/safetensors_test.cpp LIBS apud_models LABELS unit corpus sanitize)
