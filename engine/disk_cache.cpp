@@ -74,6 +74,7 @@ struct DiskCache::Impl {
   bool writing = false;
   Counters counters;
   Rates rates;
+  Rates stored_rates;  // as in the file
   std::thread writer;
   // The writer's own: bytes in the folder, counted again every few pages (others write too).
   uint64_t used_bytes = 0;
@@ -194,6 +195,7 @@ DiskCache::DiskCache(const DiskCacheKey& key, const DiskCacheOptions& options, s
       return value > 0 && value < 1e12 ? value : 0.0;
     };
     impl_->rates = {number("prefill_tokens_per_second"), number("restore_tokens_per_second")};
+    impl_->stored_rates = impl_->rates;
   }
   impl_->writer = std::thread([impl = impl_.get()] { impl->run_writer(); });
 }
@@ -209,6 +211,11 @@ DiskCache::~DiskCache() {
   impl_->writer.join();
   if (!impl_->options.write) return;
   Rates rates = impl_->rates;
+  auto near = [](double a, double b) { return a > 0.8 * b && a < 1.25 * b; };
+  if (near(rates.prefill_tokens_per_second, impl_->stored_rates.prefill_tokens_per_second) &&
+      near(rates.restore_tokens_per_second, impl_->stored_rates.restore_tokens_per_second)) {
+    return;
+  }
   if (rates.prefill_tokens_per_second <= 0 && rates.restore_tokens_per_second <= 0) return;
   Json json = {{"prefill_tokens_per_second", rates.prefill_tokens_per_second},
                {"restore_tokens_per_second", rates.restore_tokens_per_second}};
@@ -276,7 +283,6 @@ bool DiskCache::has(std::span<const int32_t> tokens, int block) {
                   static_cast<uint32_t>(block), static_cast<int>(wanted.size())};
   std::lock_guard lock(impl_->mutex);
   if (impl_->queued.contains(name.str())) return true;
-  impl_->list();
   int common = 0;
   return impl_->find(parent, wanted, &common) && common == static_cast<int>(wanted.size());
 }
@@ -387,12 +393,20 @@ void DiskCache::Impl::write_one(Job& job) {
   }
   ++counters.pages_written;
   // Shorter pages of the same place that this one continues are of no use any more.
-  for (const Page& page : pages[job.name.parent]) {
-    if (page.tokens.empty() || page.tokens.size() >= job.head.tokens.size()) continue;
-    if (std::equal(page.tokens.begin(), page.tokens.end(), job.head.tokens.begin())) {
-      unlink((key_folder / page.name.str()).c_str());
+  std::vector<Page>& siblings = pages[job.name.parent];
+  std::erase_if(siblings, [&](Page& page) {
+    if (page.name.self == job.name.self) return true;
+    if (page.name.tokens >= job.name.tokens) return false;
+    if (page.tokens.empty()) {
+      std::optional<KvFileHead> head = read_kv_head(key_folder / page.name.str());
+      if (!head) return false;
+      page.tokens = std::move(head->tokens);
     }
-  }
+    if (!std::equal(page.tokens.begin(), page.tokens.end(), job.head.tokens.begin())) return false;
+    unlink((key_folder / page.name.str()).c_str());
+    return true;
+  });
+  siblings.push_back({job.name, job.head.tokens});
 }
 
 namespace {

@@ -29,6 +29,7 @@ struct DiskCacheOptions {
   double free_share = 0.1;                // and never more than this share of the free space
   uint64_t queue_bytes = 256ull << 20;    // pages waiting to be written; more are not taken
   bool write = true;                      // false: read only (--no-save)
+  bool always_restore = false;            // also where recomputing is predicted to be faster
 };
 
 /// Everything that decides whether pages made there may be used here.

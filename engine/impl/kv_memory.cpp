@@ -47,6 +47,7 @@ KvMemory::KvMemory(const Model& model, Executor& executor, const Options& option
     : executor_(executor),
       pool_(options.pages),
       prefix_cache_(options.prefix_cache),
+      always_restore_(options.disk.always_restore),
       groups_(static_cast<int>(model.program().kv_groups.size())) {
   std::vector<int> pages(static_cast<size_t>(groups_), options.pages);
   store_ = executor.make_kv(pages, options.type);
@@ -109,7 +110,7 @@ KvMemory::Restored KvMemory::restore(KvSequence& sequence, std::span<const int32
   auto start = Clock::now();
   int gain = disk_->match_length(tokens) - sequence.computed;
   if (gain <= 0) return result;
-  if (rates_.prefill_tokens_per_second > 0 && rates_.restore_tokens_per_second > 0 &&
+  if (!always_restore_ && rates_.prefill_tokens_per_second > 0 && rates_.restore_tokens_per_second > 0 &&
       rates_.restore_tokens_per_second < rates_.prefill_tokens_per_second) {
     result.slower = true;
     return result;
@@ -272,6 +273,8 @@ void KvMemory::save_until(Clock::time_point deadline) {
       disk_->flush(std::min(left, std::chrono::milliseconds(20)), false);
     }
   }
+  auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
+  disk_->flush(std::max(left, std::chrono::milliseconds(0)), false);
 }
 
 std::string KvMemory::take_save_problem() {

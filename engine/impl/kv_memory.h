@@ -99,6 +99,7 @@ class KvMemory {
   PagePool pool_;
   std::unique_ptr<PrefixTree> tree_;
   bool prefix_cache_;
+  bool always_restore_;
   int groups_;
   size_t page_bytes_ = 0;  // all groups
   std::unique_ptr<DiskCache> disk_;
