@@ -36,7 +36,7 @@ bool is(std::string_view extension, std::initializer_list<std::string_view> list
 
 bool starts(std::string_view bytes, std::string_view mark) { return bytes.substr(0, mark.size()) == mark; }
 
-enum class Format { kText, kMarkdown, kHtml, kPdf, kDocx, kPptx, kXlsx, kOdf, kEpub, kCsv, kJson, kCode, kLegacyOffice, kZip };
+enum class Format { kText, kMarkdown, kHtml, kPdf, kDocx, kPptx, kXlsx, kOdf, kEpub, kCsv, kJson, kCode, kEmail, kMailbox, kNotebook, kLegacyOffice, kZip };
 
 // A zip container by its first entry's name or the extension: OOXML parts lie in word/, xl/, ppt/;
 // EPUB and OpenDocument begin with an uncompressed "mimetype".
@@ -70,6 +70,9 @@ Format choose(std::string_view extension, std::string_view bytes) {
   if (extension == "xlsx") return Format::kXlsx;
   if (is(extension, {"odt", "ods", "odp"})) return Format::kOdf;
   if (extension == "epub") return Format::kEpub;
+  if (extension == "ipynb") return Format::kNotebook;
+  if (extension == "eml") return Format::kEmail;
+  if (extension == "mbox" && starts(bytes, "From ")) return Format::kMailbox;
   if (is(extension, {"csv", "tsv", "tab"})) return Format::kCsv;
   if (is(extension, {"json", "jsonl", "ndjson", "jsonlines", "geojson"})) return Format::kJson;
   if (is(extension, {"c", "h", "cc", "cpp", "cxx", "hpp", "hh", "hxx", "cu", "cuh", "py", "pyi", "js", "mjs", "cjs", "ts",
@@ -176,6 +179,9 @@ Document load_bytes(std::string_view name, std::string_view bytes, const LoadOpt
     case Format::kCsv: return load_csv(bytes, extension);
     case Format::kJson: return load_json(bytes, extension);
     case Format::kCode: return load_code(bytes);
+    case Format::kEmail: return load_email(bytes, false, options);
+    case Format::kMailbox: return load_email(bytes, true, options);
+    case Format::kNotebook: return load_notebook(bytes);
     case Format::kLegacyOffice: return legacy_office(bytes);
     case Format::kZip: return skipped_document("", LoadStatus::kUnsupported, "a zip archive; unpack it first");
     case Format::kText: return load_text(bytes, extension);

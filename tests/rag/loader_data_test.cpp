@@ -59,5 +59,42 @@ TEST(LoadCode, FunctionsAreBlocks) {
   EXPECT_EQ(blocks(d), (Strings{"int f() {\n\n  return 1;\n\n}", "int g();"}));
 }
 
+TEST(LoadEmail, TextWithoutQuotesAndSignature) {
+  Document d = load_bytes("x.eml",
+      "From: =?utf-8?B?546L6I+y?= <w@example.org>\r\nTo: a@example.org\r\nSubject: =?utf-8?Q?Caf=C3=A9_?=\r\n =?utf-8?Q?plan?=\r\n"
+      "Content-Type: multipart/mixed; boundary=\"XX\"\r\n\r\npreamble\r\n--XX\r\nContent-Type: multipart/alternative; boundary=YY\r\n\r\n"
+      "--YY\r\nContent-Type: text/plain; charset=gb2312\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
+      "=D6=D0=CE=C4 body that goes=\r\n on.\r\n\r\nSecond.\r\n\r\nOn Monday, Bob wrote:\r\n> old\r\n> words\r\n-- \r\nMe\r\n"
+      "--YY\r\nContent-Type: text/html\r\n\r\n<p>html version</p>\r\n--YY--\r\n"
+      "--XX\r\nContent-Type: application/pdf; name=report.pdf\r\nContent-Disposition: attachment\r\nContent-Transfer-Encoding: base64\r\n\r\nJVBERi0=\r\n--XX--\r\n");
+  EXPECT_EQ(blocks(d), (Strings{"Café plan", "From: 王菲 <w@example.org>\nTo: a@example.org\nAttachment: report.pdf", "中文 body that goes on.", "Second."}));
+  d = load_bytes("x.eml", "Subject: h\nContent-Type: text/html; charset=utf-8\nContent-Transfer-Encoding: base64\n\nPHA+T25seSA8Yj5IVE1MPC9iPjwvcD4=\n");
+  EXPECT_EQ(blocks(d), (Strings{"h", "Only HTML"}));
+  d = load_bytes("x.mbox", "From a@b Mon\nSubject: one\n\nfirst\n\nFrom c@d Tue\nSubject: two\n\nsecond\n");
+  EXPECT_EQ(blocks(d), (Strings{"one", "first", "two", "second"}));
+  EXPECT_EQ(anchor_at(d, d.blocks[3].begin).member, "message 2");
+  // A mail of nothing but nested parts, and boundaries that never end.
+  std::string nested = "Subject: n\n";
+  for (int i = 0; i < 5000; ++i) nested += "Content-Type: multipart/mixed; boundary=b" + std::to_string(i) + "\n\n--b" + std::to_string(i) + "\n";
+  EXPECT_FALSE(load_bytes("x.eml", nested).skipped());
+  std::string parts = "Content-Type: multipart/mixed; boundary=b\n\n";
+  for (int i = 0; i < 200000; ++i) parts += "--b\n\nx\n";
+  auto begin = std::chrono::steady_clock::now();
+  EXPECT_FALSE(load_bytes("x.eml", parts).skipped());
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
+}
+
+TEST(LoadNotebook, CellsInOrder) {
+  Document d = load_bytes("x.ipynb", R"json({"cells": [{"cell_type": "markdown", "source": ["# Head\n", "text"]},
+      {"cell_type": "code", "source": "print(1)", "outputs": [{"text": ["1\n"]}, {"data": {"image/png": "AAAA", "text/plain": "<Figure>"}}]}],
+      "nbformat": 4})json");
+  EXPECT_EQ(blocks(d), (Strings{"Head", "text", "print(1)", "1", "<Figure>"})) << d.reason;
+  EXPECT_EQ(anchor_at(d, d.blocks[2].begin).page, 2);
+  EXPECT_EQ(load_bytes("x.ipynb", "{}").status, LoadStatus::kMalformed);
+  EXPECT_EQ(load_bytes("x.ipynb", "{\"cells\": 3}").status, LoadStatus::kMalformed);
+  EXPECT_EQ(load_bytes("x.ipynb", std::string(1000000, '[')).status, LoadStatus::kMalformed);
+  EXPECT_EQ(load_bytes("x.ipynb", "{\"cells\": [1, {}, {\"source\": 5}, [] ]}").status, LoadStatus::kEmpty);
+}
+
 }  // namespace
 }  // namespace apud
