@@ -16,7 +16,7 @@ void scan_portable(const uint16_t* rows, const float* query, int dimension, int6
   for (int64_t i = 0; i < n; ++i) {
     const uint16_t* row = rows + i * dimension;
     float sum = 0;
-    for (int d = 0; d < dimension; ++d) sum += half_to_float(row[d]) * query[d];
+    for (int d = 0; d < dimension; ++d) sum += half::to_float(row[d]) * query[d];
     out[i] = sum;
   }
 }
@@ -47,7 +47,7 @@ __attribute__((target("avx2,fma,f16c"))) void scan_avx2(const uint16_t* rows, co
     __m128 four = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
     four = _mm_add_ps(four, _mm_movehl_ps(four, four));
     float total = _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
-    for (; d < dimension; ++d) total += half_to_float(row[d]) * query[d];
+    for (; d < dimension; ++d) total += half::to_float(row[d]) * query[d];
     out[i] = total;
   }
 }
@@ -74,7 +74,7 @@ __attribute__((target("avx512f"))) void scan_avx512(const uint16_t* rows, const 
     }
     float total = _mm512_reduce_add_ps(
         _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
-    for (; d < dimension; ++d) total += half_to_float(row[d]) * query[d];
+    for (; d < dimension; ++d) total += half::to_float(row[d]) * query[d];
     out[i] = total;
   }
 }

@@ -80,10 +80,10 @@ int64_t Store::put_document(WriteLock&, const DocumentInfo& info, const Document
 
   Statement insert_vector(db, "INSERT OR IGNORE INTO vectors(embedder, key, data) VALUES(?,?,?)");
   for (size_t i = 0; i < new_keys.size(); ++i) {
-    auto half = to_half(new_vectors.subspan(i * dimension, dimension));
+    auto row = half::from_floats(new_vectors.subspan(i * dimension, dimension));
     insert_vector.add(embedder)
         .add_blob(new_keys[i].data(), new_keys[i].size())
-        .add_blob(half.data(), half.size() * sizeof(uint16_t))
+        .add_blob(row.data(), row.size() * sizeof(uint16_t))
         .run();
   }
 

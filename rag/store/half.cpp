@@ -2,9 +2,9 @@
 
 #include <bit>
 
-namespace apud {
+namespace apud::half {
 
-uint16_t float_to_half(float value) {
+uint16_t from_float(float value) {
   uint32_t bits = std::bit_cast<uint32_t>(value);
   uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000);
   uint32_t magnitude = bits & 0x7FFFFFFF;
@@ -19,7 +19,7 @@ uint16_t float_to_half(float value) {
   return sign | static_cast<uint16_t>(magnitude >> 13);
 }
 
-float half_to_float(uint16_t value) {
+float to_float(uint16_t value) {
   uint32_t sign = static_cast<uint32_t>(value & 0x8000) << 16;
   uint32_t exponent = (value >> 10) & 31;
   uint32_t mantissa = value & 1023;
@@ -31,10 +31,10 @@ float half_to_float(uint16_t value) {
   return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
 }
 
-std::vector<uint16_t> to_half(std::span<const float> values) {
+std::vector<uint16_t> from_floats(std::span<const float> values) {
   std::vector<uint16_t> out(values.size());
-  for (size_t i = 0; i < values.size(); ++i) out[i] = float_to_half(values[i]);
+  for (size_t i = 0; i < values.size(); ++i) out[i] = from_float(values[i]);
   return out;
 }
 
-}  // namespace apud
+}  // namespace apud::half

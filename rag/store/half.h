@@ -5,10 +5,10 @@
 #include <span>
 #include <vector>
 
-namespace apud {
+namespace apud::half {
 
-uint16_t float_to_half(float value);  // round to nearest even
-float half_to_float(uint16_t value);
-std::vector<uint16_t> to_half(std::span<const float> values);
+uint16_t from_float(float value);  // round to nearest even
+float to_float(uint16_t value);
+std::vector<uint16_t> from_floats(std::span<const float> values);
 
-}  // namespace apud
+}  // namespace apud::half

@@ -1,0 +1,76 @@
+// Measures retrieval on a corpus with questions, with a real embedder; scripts/eval-retrieval runs
+// it.
+//
+//   retrieval_eval --model FOLDER_OR_NAME --corpus DIR --questions FILE.jsonl --store FILE.db
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "base/child.h"
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "engine/embedding.h"
+#include "tests/bench/retrieval_eval.h"
+#include "tests/support/models.h"
+
+namespace {
+
+class EngineEmbedder : public apud::TextEmbedder {
+ public:
+  explicit EngineEmbedder(const apud::Path& path) : EngineEmbedder(apud::load_model(path)) {}
+  std::string fingerprint() const override { return embedding_.fingerprint(); }
+  std::string name() const override { return embedding_.name(); }
+  int dimension() const override { return embedding_.dimension(); }
+  int max_tokens() const override { return embedding_.max_tokens(); }
+  int count_tokens(std::string_view text) const override { return embedding_.count_tokens(text); }
+  bool multilingual() const override { return embedding_.multilingual(); }
+  void embed(std::span<const std::string> texts, apud::EmbedKind kind,
+             std::span<float> out) override {
+    embedding_.embed(texts,
+                     kind == apud::EmbedKind::kQuery ? apud::EmbeddingKind::kQuery
+                                                     : apud::EmbeddingKind::kPassage,
+                     out);
+  }
+
+ private:
+  explicit EngineEmbedder(std::shared_ptr<const apud::Model> model)
+      : embedding_(model, apud::make_cpu_executor(model->program(), model->weights(), {})) {}
+  apud::Embedding embedding_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  apud::child_main(argc, argv);
+  apud::bench::EvalArguments arguments;
+  std::string model = "e5-small-q4";
+  for (int i = 1; i + 1 < argc; i += 2) {
+    std::string option = argv[i];
+    if (option == "--model") {
+      model = argv[i + 1];
+    } else if (option == "--corpus") {
+      arguments.corpus = argv[i + 1];
+    } else if (option == "--questions") {
+      arguments.questions = argv[i + 1];
+    } else if (option == "--store") {
+      arguments.store = argv[i + 1];
+    } else {
+      std::fprintf(stderr, "unknown option %s\n", argv[i]);
+      return 2;
+    }
+  }
+  if (arguments.corpus.empty() || arguments.questions.empty() || arguments.store.empty()) {
+    std::fprintf(stderr, "--corpus, --questions and --store are needed\n");
+    return 2;
+  }
+  try {
+    apud::Path path =
+        model.find('/') == std::string::npos ? apud::test::models_dir() / model : apud::Path(model);
+    EngineEmbedder embedder(path);
+    std::printf("%s\n", apud::bench::evaluate_retrieval(embedder, arguments).c_str());
+  } catch (const apud::Error& e) {
+    std::fprintf(stderr, "%s\n%s\n", e.what(), e.advice().c_str());
+    return apud::exit_code(e.kind());
+  }
+  return 0;
+}

@@ -1,0 +1,157 @@
+#include "rag/ledger.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "rag/eval.h"
+
+namespace apud {
+namespace {
+
+Passage passage(int id, double score = 0.5) {
+  Passage p;
+  p.id = id;
+  p.document = 7;
+  p.path = "/d/\"x\".md";
+  p.begin = id * 100;
+  p.end = id * 100 + 50;
+  p.text = "text " + std::to_string(id) + " 文";
+  p.source_text = p.text;
+  p.score = score;
+  return p;
+}
+
+/// Turns of two passages of 100 tokens each.
+Ledger ten_turns() {
+  Ledger ledger;
+  for (int turn = 1; turn <= 10; ++turn) {
+    std::vector<Passage> fresh = {passage(ledger.next_id()), passage(ledger.next_id() + 1)};
+    std::vector<int> tokens = {100, 100};
+    ledger.add_turn(turn, fresh, tokens, {});
+  }
+  return ledger;
+}
+
+TEST(Ledger, IdsStayAndSentIsWhatIsInThePrompt) {
+  Ledger ledger = ten_turns();
+  EXPECT_EQ(ledger.next_id(), 21);
+  EXPECT_EQ(ledger.prompt_tokens(), 2000);
+  EXPECT_EQ(ledger.sent().size(), 20u);
+  Compaction plan = ledger.plan(1000, 10);
+  EXPECT_EQ(plan.tokens_before, 2000);
+  EXPECT_LE(plan.tokens_after, 1000);
+  ledger.apply(plan, {}, {});
+  EXPECT_EQ(ledger.prompt_tokens(), plan.tokens_after);
+  EXPECT_EQ(ledger.sent().size(), 20 - plan.drop.size());
+  EXPECT_EQ(ledger.next_id(), 21);
+  EXPECT_EQ(ledger.passages().size(), 20u);  // old answers stay citable
+}
+
+TEST(Ledger, CitedAndRecentEvidenceOutlivesTheRest) {
+  Ledger ledger = ten_turns();
+  ledger.note_citation(1);
+  ledger.note_citation(999);  // invented: ignored
+  std::vector<int> referred = {4};
+  ledger.add_turn(10, {}, {}, referred);
+  Compaction plan = ledger.plan(500, 10);
+  auto dropped = [&](int id) {
+    return std::find(plan.drop.begin(), plan.drop.end(), id) != plan.drop.end();
+  };
+  EXPECT_FALSE(dropped(1));   // cited
+  EXPECT_FALSE(dropped(4));   // hit again
+  EXPECT_FALSE(dropped(19));  // this turn's
+  EXPECT_FALSE(dropped(20));
+  EXPECT_TRUE(dropped(2));
+  EXPECT_TRUE(plan.condense.empty());
+  // Nothing uncited is left to drop: the cited one shrinks before it goes.
+  plan = ledger.plan(260, 10);
+  EXPECT_EQ(plan.condense, std::vector<int>{1});
+  Passage brief = ledger.entries()[0].passage;
+  std::string source = brief.source_text;
+  brief.text = "brief";
+  std::vector<int> tokens = {40};
+  ledger.apply(plan, std::span(&brief, 1), tokens);
+  EXPECT_EQ(ledger.entries()[0].passage.text, "brief");
+  EXPECT_EQ(ledger.entries()[0].passage.source_text, source);
+  EXPECT_EQ(ledger.prompt_tokens(), 240);
+  plan = ledger.plan(200, 10);
+  EXPECT_EQ(plan.drop, std::vector<int>{1});
+  // The turn's own evidence is never taken away.
+  EXPECT_EQ(ledger.plan(0, 10).tokens_after, 200);
+}
+
+TEST(Ledger, UndoAndJsonRoundTrip) {
+  Ledger ledger = ten_turns();
+  ledger.note_citation(3);
+  std::string saved = ledger.to_json();
+  EXPECT_EQ(Ledger::from_json(saved).to_json(), saved);
+  ledger.truncate(6);
+  EXPECT_EQ(ledger.next_id(), 11);
+  EXPECT_NE(ledger.to_json(), saved);
+}
+
+TEST(Ledger, DamagedJsonIsRefused) {
+  std::string good = ten_turns().to_json();
+  auto damaged = [&](const std::string& from, const std::string& to) {
+    std::string text = good;
+    text.replace(text.find(from), from.size(), to);
+    return text;
+  };
+  std::string deep;
+  for (int i = 0; i < 100000; ++i) deep += "[";
+  for (const std::string& bad :
+       {std::string(""), std::string("[]"), std::string("{}"), good.substr(0, good.size() - 3),
+        deep, damaged("\"version\":1", "\"version\":2"), damaged("\"id\":1", "\"id\":5"),
+        damaged("\"tokens\":100", "\"tokens\":-1"), damaged("\"hits\":1", "\"hits\":\"x\""),
+        damaged("\"begin\":100", "\"begin\":100000")}) {
+    try {
+      Ledger::from_json(bad);
+      ADD_FAILURE() << bad.substr(0, 80);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), ErrorKind::kBadData);
+    }
+  }
+}
+
+TEST(Eval, MeasuresMatchWorkedExamples) {
+  // Gold at 1; at 3; not found; two golds, found at 2 and 12.
+  std::vector<Judged> judged(4);
+  judged[0].gold_ranks = {1};
+  judged[1].gold_ranks = {3};
+  judged[3].gold_ranks = {2, 12};
+  judged[3].gold_total = 2;
+  RetrievalScores s = score_retrieval(judged);
+  EXPECT_DOUBLE_EQ(s.hit_at_1.mean, 0.25);
+  EXPECT_DOUBLE_EQ(s.hit_at_5.mean, 0.75);
+  EXPECT_DOUBLE_EQ(s.hit_at_10.mean, 0.75);
+  EXPECT_DOUBLE_EQ(s.recall_at_10.mean, (1 + 1 + 0 + 0.5) / 4);
+  EXPECT_DOUBLE_EQ(s.mrr_at_10.mean, (1 + 1.0 / 3 + 0 + 0.5) / 4);
+  double two = (1 / std::log2(3.0)) / (1 + 1 / std::log2(3.0));
+  EXPECT_NEAR(s.ndcg_at_10.mean, (1 + 0.5 + 0 + two) / 4, 1e-12);
+  EXPECT_LT(s.hit_at_10.low, 0.75);
+  EXPECT_GT(s.hit_at_10.high, 0.75);
+}
+
+TEST(Eval, QuestionFiles) {
+  auto q = parse_eval_questions(
+      "{\"question\":\"a?\",\"gold\":[\"x.md#the text\"]}\n\n"
+      "{\"id\":\"k\",\"question\":\"b?\",\"gold\":[\"y.md\",\"#only\"]}");
+  ASSERT_EQ(q.size(), 2u);
+  EXPECT_EQ(q[0].id, "1");
+  EXPECT_EQ(q[0].gold[0].text, "the text");
+  EXPECT_TRUE(gold_matches(q[0].gold[0], "/a/x.md", "holds the\n text here"));
+  EXPECT_FALSE(gold_matches(q[0].gold[0], "/a/x.md", "holds other text"));
+  EXPECT_FALSE(gold_matches(q[0].gold[0], "/a/ax.md", "the text"));
+  EXPECT_TRUE(gold_matches(q[1].gold[1], "/any", "only"));
+  for (const char* bad :
+       {"x", "{}", "{\"question\":\"\",\"gold\":[\"a\"]}", "{\"question\":\"a\",\"gold\":[]}",
+        "{\"question\":\"a\",\"gold\":[1]}", "{\"question\":\"a\",\"gold\":[\"a\"],\"z\":1}"}) {
+    EXPECT_THROW(parse_eval_questions(bad), Error) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace apud
