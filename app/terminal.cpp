@@ -1,0 +1,98 @@
+#include "app/terminal.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "base/utf8.h"
+
+namespace apud {
+
+TerminalState inspect_terminal() {
+  TerminalState state;
+  state.stdin_tty = ::isatty(STDIN_FILENO) == 1;
+  state.stdout_tty = ::isatty(STDOUT_FILENO) == 1;
+  state.stderr_tty = ::isatty(STDERR_FILENO) == 1;
+  const char* no_colour = std::getenv("NO_COLOR");
+  const char* term = std::getenv("TERM");
+  state.colour = !(no_colour && *no_colour) && term && *term && std::strcmp(term, "dumb") != 0;
+  struct winsize size {};
+  if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 20) state.columns = size.ws_col;
+  return state;
+}
+
+namespace {
+/// Writes everything or throws. EPIPE arrives only where SIGPIPE is ignored.
+void write_all(int fd, std::string_view bytes, const char* name) {
+  while (!bytes.empty()) {
+    ssize_t n = ::write(fd, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw io_error("cannot write to", name, errno);
+    bytes.remove_prefix(static_cast<size_t>(n));
+  }
+}
+}  // namespace
+
+void Terminal::out(std::string_view bytes) {
+  buffer_.append(bytes);
+  if (buffer_.size() > (1 << 16)) flush();
+}
+
+void Terminal::out_text(std::string_view untrusted) { out(printable(untrusted)); }
+
+void Terminal::flush() {
+  if (buffer_.empty()) return;
+  if (progress_shown_ && state_.stdout_tty) progress("", true);
+  std::string bytes;
+  bytes.swap(buffer_);
+  write_all(STDOUT_FILENO, bytes, "standard output");
+}
+
+void Terminal::error(std::string_view line) {
+  if (progress_shown_) progress("", true);
+  std::string text = printable(line) + "\n";
+  // A closed stderr must not hide the exit code that follows.
+  if (::write(STDERR_FILENO, text.data(), text.size()) < 0) return;
+}
+
+void Terminal::note(std::string_view line) {
+  if (!quiet_) error(line);
+}
+
+void Terminal::warn(std::string_view line) {
+  if (!quiet_) error("warning: " + std::string(line));
+}
+
+void Terminal::dim(std::string_view line) {
+  if (quiet_ || !state_.stderr_tty) return;
+  if (progress_shown_) progress("", true);
+  std::string text = printable(line, true);
+  if (state_.colour) text = "\x1b[2m" + text + "\x1b[0m";
+  text += '\n';
+  if (::write(STDERR_FILENO, text.data(), text.size()) < 0) return;
+}
+
+void Terminal::progress(std::string_view line, bool force) {
+  if (!state_.stderr_tty || quiet_ || !state_.colour) return;  // a dumb terminal cannot clear a line
+  auto now = std::chrono::steady_clock::now();
+  if (!force && progress_shown_ && now - last_progress_ < std::chrono::milliseconds(100)) return;
+  if (line.empty() && !progress_shown_) return;
+  last_progress_ = now;
+  std::string text = "\r\x1b[K";
+  std::string shown = printable(line, true);
+  while (display_width(shown) >= state_.columns) {
+    do {
+      shown.pop_back();
+    } while (!shown.empty() && (static_cast<unsigned char>(shown.back()) & 0xC0) == 0x80);
+    size_t tail = utf8_incomplete_tail(shown);
+    shown.erase(shown.size() - tail);
+  }
+  text += shown;
+  progress_shown_ = !line.empty();
+  if (::write(STDERR_FILENO, text.data(), text.size()) < 0) return;
+}
+
+}  // namespace apud
