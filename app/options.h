@@ -51,7 +51,6 @@ struct ChatOptions {
   std::string session;              // -s
   bool fork = false;
   bool no_save = false;
-  bool memory = false;
   std::string system;
 };
 

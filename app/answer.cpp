@@ -1,0 +1,320 @@
+#include "app/answer.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "app/json_text.h"
+#include "app/prompts.h"
+#include "app/signals.h"
+#include "base/utf8.h"
+
+namespace apud {
+
+namespace {
+
+/// Seconds of reading that a prompt's evidence may cost before it is made smaller.
+constexpr double kMostReadingSeconds = 10;
+
+int64_t unix_now() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+std::string place_of(const std::string& path, const Anchor& from) {
+  if (from.page > 0) return fmt::format("{} p. {}", path, from.page);
+  if (from.line > 0) return fmt::format("{}:{}", path, from.line);
+  return path;
+}
+
+}  // namespace
+
+Evidence gather_evidence(Runtime& runtime, const Conversation& conversation, const EvidenceRequest& request) {
+  Evidence evidence;
+  int limit = request.context - request.answer_tokens;
+  int fixed = conversation.measure(request.question, "");
+  int room = limit - fixed;
+  evidence.budget = std::min(request.evidence_tokens, room);
+  if (double rate = runtime.prefill_rate(); rate > 0) {
+    int readable = static_cast<int>(kMostReadingSeconds * rate);
+    if (evidence.budget > readable) {
+      evidence.warnings.push_back(fmt::format("evidence limited to {} of {} tokens: reading more would take over {} s here",
+                                              readable, evidence.budget, kMostReadingSeconds));
+      evidence.budget = readable;
+    }
+  }
+  bool search = !request.collections.empty();
+  if (search) {
+    RetrieveOptions retrieve;
+    retrieve.k = request.k;
+    retrieve.previous_question = request.previous_question;
+    evidence.retrieval = runtime.retriever().retrieve(request.question, request.collections, retrieve);
+    for (const std::string& warning : evidence.retrieval->warnings) evidence.warnings.push_back(warning);
+    bool nothing = evidence.retrieval->hits.empty() || evidence.retrieval->below_line;
+    evidence.abstained = nothing && request.texts.empty();
+    if (nothing) search = false;
+  }
+  if (evidence.abstained || (!search && request.texts.empty())) return evidence;
+  if (evidence.budget < 64) {
+    throw Error(ErrorKind::kUsage,
+                fmt::format("no room for passages: window {} tokens, answer reserve {}, conversation and question {}",
+                            request.context, request.answer_tokens, fixed),
+                "raise --ctx, lower --max-tokens, or start a new conversation");
+  }
+  const TokenCounter& counter = runtime.counter();
+  PackOptions pack;
+  pack.first_id = request.ledger ? request.ledger->next_id() : 1;
+  if (request.ledger) pack.sent = request.ledger->sent();
+  // The frame and the joints between the parts cost tokens that packing cannot see; what the whole
+  // turn really takes is measured, and packing repeated with the difference taken off.
+  int budget = evidence.budget;
+  for (int round = 0;; ++round) {
+    evidence.packed = Packed{};
+    PackOptions options = pack;
+    options.budget = budget;
+    for (const NamedText& text : request.texts) {
+      Packed part = runtime.packer().pack_text(text.name, text.text, request.question, counter, options);
+      options.budget -= part.tokens;
+      options.first_id += static_cast<int>(part.passages.size());
+      for (Passage& passage : part.passages) evidence.packed.passages.push_back(std::move(passage));
+      for (LeftOut& left : part.left_out) evidence.packed.left_out.push_back(std::move(left));
+    }
+    if (search && options.budget > 32) {
+      Packed part = runtime.packer().pack(evidence.retrieval->hits, request.question, counter, options);
+      for (Passage& passage : part.passages) evidence.packed.passages.push_back(std::move(passage));
+      for (LeftOut& left : part.left_out) evidence.packed.left_out.push_back(std::move(left));
+      evidence.packed.referred = part.referred;
+    }
+    evidence.packed.evidence = render_evidence(evidence.packed.passages);
+    evidence.packed.tokens = counter.count(evidence.packed.evidence);
+    evidence.frame = evidence.packed.passages.empty() ? "" : evidence_frame(evidence.packed.evidence);
+    int total = conversation.measure(request.question, evidence.frame);
+    if (total <= limit || evidence.packed.passages.empty()) break;
+    int over = total - limit;
+    budget -= over + 8 * round;
+    if (budget < 32) {
+      evidence.packed = Packed{};
+      evidence.frame.clear();
+      evidence.warnings.push_back("no room for passages in the window");
+      break;
+    }
+  }
+  if (!evidence.packed.left_out.empty()) {
+    int tokens = 0;
+    for (const LeftOut& left : evidence.packed.left_out) {
+      if (left.reason == "budget") tokens += left.tokens;
+    }
+    if (tokens > 0) {
+      evidence.warnings.push_back(fmt::format("{} tokens of lesser passages left out (budget {}); --evidence raises it",
+                                              tokens, evidence.budget));
+    }
+  }
+  return evidence;
+}
+
+SamplingOptions sampling_options(const Options& options, double default_temperature) {
+  const GenerationOptions& g = options.generation;
+  SamplingOptions sampling;
+  double temperature = g.temperature ? *g.temperature
+                       : options.settings.temperature >= 0 ? options.settings.temperature
+                                                           : default_temperature;
+  sampling.temperature = static_cast<float>(temperature);
+  sampling.top_k = g.top_k;
+  sampling.top_p = static_cast<float>(g.top_p);
+  sampling.min_p = static_cast<float>(g.min_p);
+  sampling.repetition_penalty = static_cast<float>(g.repetition_penalty);
+  sampling.presence_penalty = static_cast<float>(g.presence_penalty);
+  sampling.frequency_penalty = static_cast<float>(g.frequency_penalty);
+  return sampling;
+}
+
+Request make_request(const Options& options, const Prompt& prompt, int answer_tokens, double default_temperature) {
+  Request request;
+  request.prompt = prompt.ids;
+  request.sampling = sampling_options(options, default_temperature);
+  request.max_tokens = answer_tokens;
+  request.stop = options.generation.stop;
+  request.seed = options.generation.seed;
+  request.reasoning = prompt.reasoning;
+  request.cancel = &cancel_flag();
+  return request;
+}
+
+std::string legend_text(const CheckedAnswer& checked) {
+  std::string out;
+  for (const Citation& citation : checked.citations) out += legend_line(citation) + "\n";
+  return out;
+}
+
+std::string not_in_documents_text(const Retrieval& retrieval) {
+  std::string out = "Not in the documents.\n";
+  if (!retrieval.nearest_headings.empty()) {
+    out += "Nearest:\n";
+    for (const std::string& heading : retrieval.nearest_headings) out += "  " + heading + "\n";
+  }
+  return out;
+}
+
+namespace {
+
+ordered_json citation_json(const Citation& c) {
+  ordered_json out = {{"id", c.number}, {"path", c.path}};
+  out["page"] = c.page > 0 ? ordered_json(c.page) : ordered_json();
+  out["line"] = c.line > 0 ? ordered_json(c.line) : ordered_json();
+  out["line_end"] = c.line_end > 0 ? ordered_json(c.line_end) : ordered_json();
+  out["start"] = c.start;
+  out["end"] = c.end;
+  out["quote"] = c.quote;
+  out["verified"] = c.verified;
+  return out;
+}
+
+ordered_json hit_json(const Hit& hit) {
+  ordered_json out = {{"rank", hit.rank}, {"path", hit.path}, {"line", hit.from.line}, {"page", hit.from.page},
+                      {"heading", hit.heading}, {"score", hit.score}};
+  out["dense"] = hit.dense ? ordered_json(*hit.dense) : ordered_json();
+  out["bm25"] = hit.bm25 ? ordered_json(*hit.bm25) : ordered_json();
+  return out;
+}
+
+ordered_json retrieval_json(const Evidence& evidence) {
+  ordered_json out = ordered_json::object();
+  if (!evidence.retrieval) return out;
+  const Retrieval& r = *evidence.retrieval;
+  out["query"] = r.query;
+  if (!r.joined_query.empty()) out["joined_query"] = r.joined_query;
+  out["candidates"] = r.hits.size();
+  out["best_dense"] = r.best_dense;
+  out["abstain_line"] = r.abstain_line;
+  out["below_line"] = r.below_line;
+  out["passages"] = evidence.packed.passages.size();
+  out["evidence_tokens"] = evidence.packed.tokens;
+  out["budget"] = evidence.budget;
+  out["left_out"] = evidence.packed.left_out.size();
+  return out;
+}
+
+}  // namespace
+
+std::string answer_json(const Finished& f, bool with_reasoning) {
+  ordered_json out;
+  out["schema"] = kJsonSchema;
+  out["id"] = f.id.empty() ? ordered_json() : ordered_json(f.id);
+  out["answer"] = f.checked.text;
+  out["citations"] = ordered_json::array();
+  for (const Citation& citation : f.checked.citations) out["citations"].push_back(citation_json(citation));
+  out["retrieval"] = retrieval_json(f.evidence);
+  ordered_json receipt = parse_json(receipt_json(f.answer.receipt));
+  out["usage"] = receipt.value("usage", ordered_json::object());
+  out["timing"] = receipt.value("timing", ordered_json::object());
+  if (receipt.contains("cache_break")) out["cache_break"] = receipt["cache_break"];
+  out["model"] = f.model;
+  out["seed"] = f.answer.receipt.seed;
+  bool ran = !f.answer.completions.empty();
+  out["finish_reason"] = ran ? finish_reason_name(f.answer.best().finish_reason) : "refused";
+  out["no_evidence"] = f.refused;
+  if (with_reasoning && !f.reasoning.empty()) out["reasoning"] = f.reasoning;
+  if (f.answer.completions.size() > 1) {
+    out["samples"] = ordered_json::array();
+    for (const Completion& completion : f.answer.completions) out["samples"].push_back(completion.text);
+  }
+  ordered_json unsupported = ordered_json::array();
+  for (const Unsupported& u : f.checked.unsupported) unsupported.push_back({{"start", u.begin}, {"end", u.end}, {"reason", u.reason}});
+  out["unsupported"] = unsupported;
+  out["warnings"] = f.warnings;
+  return dump_json(out);
+}
+
+std::string trace_json(const Finished& f, const std::string& prompt_text) {
+  ordered_json out = parse_json(answer_json(f, true));
+  ordered_json candidates = ordered_json::array();
+  if (f.evidence.retrieval) {
+    for (const Hit& hit : f.evidence.retrieval->hits) candidates.push_back(hit_json(hit));
+  }
+  out["candidates"] = candidates;
+  ordered_json passages = ordered_json::array();
+  for (const Passage& p : f.evidence.packed.passages) {
+    passages.push_back({{"id", p.id}, {"path", p.path}, {"line", p.from.line}, {"page", p.from.page}, {"start", p.begin},
+                        {"end", p.end}, {"score", p.score}, {"rank", p.chunk_rank}, {"text", p.text}});
+  }
+  out["passages"] = passages;
+  ordered_json left = ordered_json::array();
+  for (const LeftOut& l : f.evidence.packed.left_out) {
+    left.push_back({{"place", place_of(l.path, l.from)}, {"heading", l.heading_path}, {"score", l.score}, {"tokens", l.tokens}, {"reason", l.reason}});
+  }
+  out["left_out"] = left;
+  out["prompt"] = prompt_text;
+  return dump_json(out);
+}
+
+std::string keep_answer(Runtime& runtime, Finished& f, const std::string& session, const std::string& prompt_text) {
+  if (!f.evidence.retrieval) return {};
+  try {
+    Store& store = runtime.writer();
+    WriteLock lock(store);
+    AnswerRecord record;
+    record.created = unix_now();
+    record.session = session;
+    record.question = f.question;
+    record.answer = f.checked.text;
+    std::set<int64_t> documents;
+    for (const Passage& passage : f.evidence.packed.passages) {
+      if (passage.document > 0) documents.insert(passage.document);
+    }
+    for (const Citation& citation : f.checked.citations) {
+      if (citation.document > 0) documents.insert(citation.document);
+    }
+    record.documents.assign(documents.begin(), documents.end());
+    record.trace = trace_json(f, prompt_text);
+    f.id = store.save_answer(lock, std::move(record));
+    return f.id;
+  } catch (const Error& e) {
+    // The answer stands without its trace: another process is writing, or the folder is read-only.
+    f.warnings.push_back(std::string("not kept for apud explain: ") + e.what());
+    return {};
+  }
+}
+
+std::vector<std::string> evidence_tags(std::span<const Passage> passages) {
+  std::set<std::string> tags;
+  for (const Passage& passage : passages) {
+    if (passage.document > 0) tags.insert(fmt::format("doc:{}", passage.document));
+  }
+  return {tags.begin(), tags.end()};
+}
+
+std::string read_stdin() {
+  constexpr size_t kMost = 64u << 20;
+  std::string out;
+  char buffer[1 << 16];
+  for (;;) {
+    ssize_t n = ::read(STDIN_FILENO, buffer, sizeof buffer);
+    if (n < 0 && errno == EINTR) {
+      if (cancel_flag().raised()) throw Error(ErrorKind::kNoInput, "interrupted while reading standard input");
+      continue;
+    }
+    if (n < 0) throw io_error("cannot read", "standard input", errno);
+    if (n == 0) break;
+    out.append(buffer, static_cast<size_t>(n));
+    if (out.size() > kMost) throw Error(ErrorKind::kBadData, "standard input: more than 64 MiB", "ingest large texts first");
+  }
+  return utf8_repair(out);
+}
+
+std::vector<NamedText> read_named_texts(const std::vector<std::string>& files) {
+  std::vector<NamedText> out;
+  for (const std::string& file : files) {
+    if (file == "-") {
+      out.push_back({"stdin", read_stdin()});
+    } else {
+      out.push_back({file, load_text_for_question(file)});
+    }
+  }
+  return out;
+}
+
+}  // namespace apud

@@ -1,0 +1,88 @@
+// One question to one answer: evidence, prompt, generation, citations. Shared by ask, chat and batch.
+//
+// Threads: one thread.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "app/runtime.h"
+#include "engine/conversation.h"
+#include "rag/citations.h"
+#include "rag/ledger.h"
+#include "rag/packer.h"
+#include "rag/retriever.h"
+
+namespace apud {
+
+/// A text given with -f (or on stdin).
+struct NamedText {
+  std::string name;
+  std::string text;
+};
+
+/// What was found for a question, ready to be put before it.
+struct Evidence {
+  std::optional<Retrieval> retrieval;  // absent: nothing was searched
+  Packed packed;                       // new passages; empty where nothing was found or needed
+  std::string frame;                   // evidence_frame of them, "" for none
+  int budget = 0;                      // tokens that were allowed
+  bool abstained = false;              // searched, and the best score stays under the line
+  std::vector<std::string> warnings;
+};
+
+struct EvidenceRequest {
+  std::string question;
+  std::string previous_question;       // chat: the user turn before
+  std::vector<NamedText> texts;        // -f
+  std::vector<std::string> collections;
+  const Ledger* ledger = nullptr;      // what the conversation holds already
+  int evidence_tokens = 2000;
+  int answer_tokens = 600;
+  int context = 4096;
+  int k = 30;
+};
+/// Searches and packs so that conversation + question + evidence + answer reserve fit the window.
+Evidence gather_evidence(Runtime& runtime, const Conversation& conversation, const EvidenceRequest& request);
+
+/// Sampling for an answer: the command line's values, else greedy for ask and batch, 0.7 for chat,
+/// 0.2 for chat with documents.
+SamplingOptions sampling_options(const Options& options, double default_temperature);
+/// A request with everything but the callbacks filled in.
+Request make_request(const Options& options, const Prompt& prompt, int answer_tokens, double default_temperature);
+
+/// A finished answer with everything that output needs.
+struct Finished {
+  std::string id;                    // of the answer record; empty: not kept
+  std::string question;
+  CheckedAnswer checked;
+  std::string reasoning;
+  Answer answer;
+  Evidence evidence;
+  std::string model;
+  std::vector<std::string> warnings;
+  bool refused = false;              // by the abstain line or by the model: no evidence
+  bool citation_failed = false;      // a quote or citation does not hold
+};
+
+/// The legend after an answer, one line per citation, "" for none.
+std::string legend_text(const CheckedAnswer& checked);
+/// What is said instead of an answer when the abstain line decides.
+std::string not_in_documents_text(const Retrieval& retrieval);
+/// docs/json.md: answer.
+std::string answer_json(const Finished& finished, bool with_reasoning);
+/// The trace that `apud explain` reads.
+std::string trace_json(const Finished& finished, const std::string& prompt_text);
+/// Keeps the answer in the store; "" when the store is busy or read-only (said as a warning).
+std::string keep_answer(Runtime& runtime, Finished& finished, const std::string& session, const std::string& prompt_text);
+/// Tags of the pages made from this evidence, for removal with their documents.
+std::vector<std::string> evidence_tags(std::span<const Passage> passages);
+
+/// Reads -f files (and stdin for "-").
+std::vector<NamedText> read_named_texts(const std::vector<std::string>& files);
+/// All of stdin, at most 64 MiB; repaired UTF-8.
+std::string read_stdin();
+
+}  // namespace apud

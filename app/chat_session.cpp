@@ -1,0 +1,129 @@
+#include "app/chat_session.h"
+
+#include <chrono>
+
+#include "app/json_text.h"
+
+namespace apud {
+
+namespace {
+int64_t unix_now() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+}  // namespace
+
+ChatSession::ChatSession(std::shared_ptr<const Model> model, std::string model_id, bool save)
+    : model_(std::move(model)), save_(save), store_(SessionStore::default_folder()) {
+  session_.info.model = std::move(model_id);
+}
+
+void ChatSession::start(const std::string& name, const std::string& system, const std::vector<std::string>& collections) {
+  std::string model_id = session_.info.model;
+  session_ = store_.create(name, unix_now());
+  session_.info.model = model_id;
+  session_.info.collections = collections;
+  conversation_ = std::make_unique<Conversation>(Conversation::start(model_, system, unix_now()));
+  session_.conversation = conversation_->data();
+}
+
+void ChatSession::open(const std::string& name_or_id, bool fork) {
+  std::string model_id = session_.info.model;
+  Session loaded = store_.load(name_or_id);
+  if (fork) {
+    loaded = store_.fork(loaded.info.id, "", 0, unix_now());
+  }
+  if (save_) lock_.emplace(store_.open(loaded.info.id));
+  session_ = std::move(loaded);
+  conversation_ = std::make_unique<Conversation>(model_, session_.conversation);
+  session_.info.model = model_id;
+  load_extra();
+}
+
+void ChatSession::load_extra() {
+  ledger_ = Ledger();
+  ordered_json extra = parse_json(session_.extra_json);
+  if (extra.is_object() && extra.contains("ledger")) ledger_ = Ledger::from_json(dump_json(extra["ledger"]));
+}
+
+int ChatSession::rounds() const {
+  int rounds = 0;
+  for (const Turn& turn : conversation_->turns()) rounds += turn.role == "user";
+  return rounds;
+}
+
+std::string ChatSession::previous_question() const {
+  const std::vector<Turn>& turns = conversation_->turns();
+  for (size_t i = turns.size(); i-- > 0;) {
+    if (turns[i].role == "user" && !turns[i].evidence.empty()) return turns[i].content;
+  }
+  return {};
+}
+
+void ChatSession::finish_round(const Finished& finished, const Completion& completion, const TokenCounter& counter) {
+  int round = rounds();
+  const Packed& packed = finished.evidence.packed;
+  std::vector<int> tokens;
+  for (const Passage& passage : packed.passages) tokens.push_back(counter.count(passage.text));
+  if (!packed.passages.empty() || !packed.referred.empty()) ledger_.add_turn(round, packed.passages, tokens, packed.referred);
+  for (const Citation& citation : finished.checked.citations) ledger_.note_citation(citation.passage);
+  conversation_->add_answer(completion, answer_json(finished, true), unix_now());
+  save();
+}
+
+bool ChatSession::undo() {
+  int round = rounds();
+  if (!conversation_->undo()) return false;
+  ledger_.truncate(round);
+  save();
+  return true;
+}
+
+bool ChatSession::drop_answer() { return conversation_->drop_answer(); }
+
+void ChatSession::drop_rounds_before(int first_turn) {
+  int first_round = 1;
+  const std::vector<Turn>& turns = conversation_->turns();
+  for (int i = 0; i < first_turn && i < static_cast<int>(turns.size()); ++i) first_round += turns[static_cast<size_t>(i)].role == "user";
+  Compaction gone;
+  for (const LedgerEntry& entry : ledger_.entries()) {
+    if (entry.in_prompt && entry.turn < first_round) gone.drop.push_back(entry.passage.id);
+  }
+  if (!gone.drop.empty()) ledger_.apply(gone, {}, {});
+}
+
+void ChatSession::save() {
+  session_.conversation = conversation_->data();
+  ordered_json extra = {{"ledger", parse_json(ledger_.to_json())}};
+  session_.extra_json = dump_json(extra);
+  if (!save_) return;
+  store_.save(session_, unix_now());
+  if (!lock_) lock_.emplace(store_.open(session_.info.id));
+}
+
+void ChatSession::rename(const std::string& name) {
+  save();
+  store_.rename(session_.info.id, name);
+  session_.info.name = name;
+  session_.info.named = true;
+}
+
+void ChatSession::fork(const std::string& name) {
+  save();
+  Session copy = store_.fork(session_.info.id, name, 0, unix_now());
+  lock_.emplace(store_.open(copy.info.id));
+  session_.info = copy.info;
+}
+
+std::string ChatSession::export_text(bool json) const {
+  return json ? export_session_json(session_) : export_session_markdown(session_);
+}
+
+std::string ChatSession::last_answer_data() const {
+  const std::vector<Turn>& turns = conversation_->turns();
+  for (size_t i = turns.size(); i-- > 0;) {
+    if (turns[i].role == "assistant") return turns[i].data_json;
+  }
+  return {};
+}
+
+}  // namespace apud

@@ -1,0 +1,63 @@
+// The state of one chat: conversation, evidence ledger, session file. The verb's loop and its
+// commands work on it; nothing here prints.
+//
+// Threads: one thread.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "app/answer.h"
+#include "engine/session_store.h"
+#include "rag/ledger.h"
+
+namespace apud {
+
+class ChatSession {
+ public:
+  /// A new session, or a saved one. `save` false: nothing reaches the disk.
+  ChatSession(std::shared_ptr<const Model> model, std::string model_id, bool save);
+  /// Opens by name or id (locks it; kBusy advises --fork); with `fork` works on a copy.
+  void open(const std::string& name_or_id, bool fork);
+  void start(const std::string& name, const std::string& system, const std::vector<std::string>& collections);
+
+  Conversation& conversation() { return *conversation_; }
+  Ledger& ledger() { return ledger_; }
+  Session& session() { return session_; }
+  bool saving() const { return save_; }
+  /// Rounds so far (user turns).
+  int rounds() const;
+  /// The question of the last round that searched documents, "" for none: for follow-ups.
+  std::string previous_question() const;
+  /// All passages that citations may name.
+  std::vector<Passage> passages() const { return ledger_.passages(); }
+
+  /// Notes a finished round: evidence into the ledger, citations counted, file written.
+  void finish_round(const Finished& finished, const Completion& completion, const TokenCounter& counter);
+  bool undo();
+  bool drop_answer();
+  /// Passages of rounds that left the prompt leave the ledger's prompt side too.
+  void drop_rounds_before(int first_turn);
+  void save();
+  void set_collections(const std::vector<std::string>& collections) { session_.info.collections = collections; }
+  void rename(const std::string& name);
+  /// Goes on under a copy; the old session stays as it is.
+  void fork(const std::string& name);
+  std::string export_text(bool json) const;
+  /// The last answer's stored data (citations …), "" for none.
+  std::string last_answer_data() const;
+
+ private:
+  void load_extra();
+  std::shared_ptr<const Model> model_;
+  bool save_;
+  SessionStore store_;
+  Session session_;
+  std::optional<SessionStore::Lock> lock_;
+  std::unique_ptr<Conversation> conversation_;
+  Ledger ledger_;
+};
+
+}  // namespace apud

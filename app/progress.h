@@ -1,0 +1,36 @@
+// What a waiting user sees: "reading 1,480 tokens · 34%", and the receipt when it is over.
+#pragma once
+
+#include <chrono>
+#include <string>
+
+#include "app/runtime.h"
+#include "app/terminal.h"
+#include "engine/receipt.h"
+
+namespace apud {
+
+/// 1480 -> "1,480".
+std::string with_commas(int64_t number);
+/// 1536000 -> "1.5 MB".
+std::string human_bytes(uint64_t bytes);
+
+/// The line shown while a prompt is read; on a terminal only.
+class ReadingProgress {
+ public:
+  explicit ReadingProgress(Terminal& terminal) : terminal_(terminal) {}
+  ~ReadingProgress() { end(); }
+  /// Shows the line at once (also while the model is still loading).
+  void begin(int total);
+  void update(int done, int total);
+  void end();
+
+ private:
+  Terminal& terminal_;
+  bool shown_ = false;
+};
+
+/// The dim line on a terminal; off a terminal only with --stats; details with -v.
+void report_receipt(Runtime& runtime, const Receipt& receipt);
+
+}  // namespace apud

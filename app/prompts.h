@@ -1,0 +1,23 @@
+// The words that apud itself puts into a prompt. Kept in one place: every byte here is part of the
+// cached prefix, so it changes only when it must.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace apud {
+
+/// System prompt of a conversation with documents, and of one without.
+std::string_view system_with_documents();
+std::string_view system_without_documents();
+/// What stands around the packed passages in a user turn: evidence_frame(packed) + the question.
+/// Empty evidence gives an empty frame.
+std::string evidence_frame(std::string_view packed);
+/// The sentence that the model is told to answer with when the passages do not hold the answer.
+bool says_not_in_documents(std::string_view answer);
+
+/// What a chat turn needs. A turn without any content word of its own ("thanks", "shorter",
+/// "translate that into Chinese", "再短一点") is about the conversation, not about the documents.
+bool needs_retrieval(std::string_view turn, bool first_turn);
+
+}  // namespace apud

@@ -1,0 +1,237 @@
+#include "app/runtime.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "engine/disk_cache.h"
+#include "kernels/backend.h"
+
+namespace apud {
+
+namespace {
+
+InstalledModel best_installed_chat_model() {
+  std::optional<InstalledModel> best;
+  for (const InstalledModel& model : installed_models()) {
+    if (model.kind == "chat" && (!best || model.bytes > best->bytes)) best = model;
+  }
+  if (!best) {
+    throw Error(ErrorKind::kUnavailable, "no chat model is installed",
+                "apud model pull default fetches the one that suits this machine; apud model list --all shows more");
+  }
+  return *best;
+}
+
+CpuIsa parse_isa(const std::string& name) {
+  for (CpuIsa isa : {CpuIsa::kAuto, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kVnni, CpuIsa::kAmx}) {
+    if (name == cpu_isa_name(isa)) return isa;
+  }
+  throw Error(ErrorKind::kUsage, "unknown CPU path '" + name + "'", "one of auto, avx2, avx512, vnni, amx");
+}
+
+bool nvidia_card_present() { return std::filesystem::exists("/proc/driver/nvidia/version"); }
+
+}  // namespace
+
+const ChosenModel& Runtime::chat_model() {
+  if (!chat_) {
+    InstalledModel installed = options.settings.model.empty() ? best_installed_chat_model()
+                                                              : find_model(options.settings.model);
+    LoadOptions load;
+    load.context = options.settings.ctx;
+    chat_ = ChosenModel{installed, load_model(installed.path, load)};
+  }
+  return *chat_;
+}
+
+int Runtime::context() {
+  const Model& model = *chat_model().model;
+  int own = model.config().context;
+  int wanted = options.settings.ctx;
+  if (wanted > own) {
+    throw Error(ErrorKind::kUsage, fmt::format("--ctx {}: {} was made for at most {} tokens", wanted,
+                                               chat_model().installed.id, own));
+  }
+  return wanted > 0 ? wanted : std::min(own, 4096);
+}
+
+std::unique_ptr<Executor> Runtime::make_executor(const Model& model, int max_step_tokens) {
+  const Settings& s = options.settings;
+  if (s.device != "cpu") {
+    std::string reason = cuda_unavailable_reason();
+    if (reason.empty()) {
+      CudaOptions cuda;
+      if (max_step_tokens > 0) cuda.max_step_tokens = max_step_tokens;
+      cuda.deterministic = options.generation.deterministic;
+      return make_cuda_executor(model.program(), model.weights(), cuda);
+    }
+    if (s.device == "cuda") {
+      throw Error(ErrorKind::kUnavailable, "--device cuda: " + reason, "apud doctor tells more; --device cpu runs without it");
+    }
+    if (nvidia_card_present()) {
+      terminal.warn("an NVIDIA card is here but not used: " + reason + " (apud doctor tells more; --device cpu silences this)");
+    }
+  }
+  CpuOptions cpu;
+  cpu.isa = parse_isa(s.cpu_isa);
+  cpu.threads = s.threads;
+  if (max_step_tokens > 0) cpu.max_step_tokens = max_step_tokens;
+  return make_cpu_executor(model.program(), model.weights(), cpu);
+}
+
+std::unique_ptr<Engine> Runtime::build_engine(int sequences, bool save) {
+  const ChosenModel& chosen = chat_model();
+  EngineOptions engine;
+  engine.context = context();
+  engine.max_batch_sequences = std::max(1, sequences);
+  std::unique_ptr<Executor> executor = make_executor(*chosen.model, 0);
+  if (sequences > 2) {
+    engine.kv_bytes = kv_bytes_per_token(chosen.model->program(), executor->default_kv_type()) *
+                      static_cast<uint64_t>(engine.context) * static_cast<uint64_t>(sequences);
+  }
+  if (options.settings.cache_gb > 0) {
+    engine.disk.folder = default_kv_cache_dir();
+    engine.disk.limit_bytes = static_cast<uint64_t>(options.settings.cache_gb * 1e9);
+    engine.disk.write = save;
+  }
+  return std::make_unique<Engine>(chosen.model, std::move(executor), engine);
+}
+
+void Runtime::preload_engine(int sequences, bool save) {
+  if (engine_ || engine_future_.valid()) return;
+  chat_model();  // errors of the user come now, on this thread
+  context();
+  engine_future_ = std::async(std::launch::async, [=, this] { return build_engine(sequences, save); });
+}
+
+Engine& Runtime::engine(int sequences, bool save) {
+  if (!engine_) {
+    preload_engine(sequences, save);
+    engine_ = engine_future_.get();
+  }
+  return *engine_;
+}
+
+bool Runtime::has_store() const { return Store::exists(); }
+
+Store& Runtime::store() {
+  if (!store_) {
+    if (!Store::exists()) throw Error(ErrorKind::kNoInput, "no documents yet", "apud ingest FOLDER takes some in");
+    store_ = std::make_unique<Store>(Store::default_path(), Store::Mode::kReadOnly);
+  }
+  return *store_;
+}
+
+Store& Runtime::writer() {
+  if (!writer_) {
+    make_private_dir(data_dir());
+    writer_ = std::make_unique<Store>(Store::default_path(), Store::Mode::kReadWrite);
+  }
+  return *writer_;
+}
+
+EngineEmbedder& Runtime::embedder(const std::string& id) {
+  auto& slot = embedders_[id];
+  if (!slot) {
+    InstalledModel installed = find_model(id);
+    std::shared_ptr<const Model> model = load_model(installed.path);
+    slot = std::make_unique<EngineEmbedder>(installed.id, Embedding(model, make_executor(*model, 0)));
+  }
+  return *slot;
+}
+
+EngineEmbedder& Runtime::embedder_of(const CollectionInfo& collection) {
+  EngineEmbedder& found = embedder(collection.embedder.name);
+  if (found.fingerprint() != collection.embedder.fingerprint) {
+    throw Error(ErrorKind::kUsage,
+                fmt::format("collection {} was made by another version of the embedder {} (fingerprint {}, installed {})",
+                            collection.name, collection.embedder.name, collection.embedder.fingerprint.substr(0, 12),
+                            found.fingerprint().substr(0, 12)),
+                "ingest its folders again into a new collection (apud ingest -k NEW FOLDER)");
+  }
+  return found;
+}
+
+const std::vector<std::string>& Runtime::collections() {
+  if (collections_) return *collections_;
+  collections_.emplace();
+  if (options.common.no_docs) return *collections_;
+  if (!options.common.collections.empty()) {
+    for (const std::string& name : options.common.collections) store().collection(name);  // throws kNoInput
+    collections_ = options.common.collections;
+    return *collections_;
+  }
+  const std::string& name = options.settings.collection;
+  if (!has_store()) return *collections_;
+  std::optional<CollectionInfo> info = store().find_collection(name);
+  if (!info || info->documents == 0) return *collections_;
+  collections_->push_back(name);
+  terminal.dim(fmt::format("documents: {}, {} file{}", name, info->documents, info->documents == 1 ? "" : "s"));
+  return *collections_;
+}
+
+Retriever& Runtime::retriever() {
+  if (!retriever_) {
+    EngineEmbedder* with = nullptr;
+    if (!collections().empty()) with = &embedder_of(store().collection(collections().front()));
+    retriever_ = std::make_unique<Retriever>(store(), with);
+  }
+  return *retriever_;
+}
+
+Packer& Runtime::packer() {
+  if (!packer_) {
+    EngineEmbedder* with = nullptr;
+    if (!collections().empty()) with = &embedder_of(store().collection(collections().front()));
+    packer_ = std::make_unique<Packer>(store(), with);
+  }
+  return *packer_;
+}
+
+const TokenCounter& Runtime::counter() {
+  if (!counter_) counter_ = std::make_unique<ModelTokenCounter>(chat_model().model);
+  return *counter_;
+}
+
+namespace {
+Path speeds_path() { return cache_dir() / "speeds.json"; }
+}  // namespace
+
+std::string Runtime::speed_key() {
+  const Settings& s = options.settings;
+  return fmt::format("{}/{}/{}/{}", chat_model().model->fingerprint().substr(0, 16), s.device, s.cpu_isa, s.threads);
+}
+
+double Runtime::prefill_rate() {
+  try {
+    auto text = read_file_if_exists(speeds_path(), 1 << 20);
+    if (!text) return 0;
+    auto json = nlohmann::json::parse(*text, nullptr, false);
+    if (!json.is_object()) return 0;
+    auto found = json.find(speed_key());
+    return found != json.end() && found->is_number() ? found->get<double>() : 0;
+  } catch (const Error&) {
+    return 0;  // a hint only: without it the first question reads its full budget
+  }
+}
+
+void Runtime::note_prefill_rate(const Receipt& receipt) {
+  // A handful of tokens says nothing about the speed of a prompt.
+  if (receipt.usage.computed < 64 || receipt.timing.prefill_tokens_per_second <= 0) return;
+  try {
+    auto text = read_file_if_exists(speeds_path(), 1 << 20);
+    auto json = text ? nlohmann::json::parse(*text, nullptr, false) : nlohmann::json::object();
+    if (!json.is_object()) json = nlohmann::json::object();
+    json[speed_key()] = receipt.timing.prefill_tokens_per_second;
+    make_private_dir(cache_dir());
+    write_file_atomic(speeds_path(), json.dump());
+  } catch (const Error&) {
+    // The cache folder cannot be written: the next question measures again.
+  }
+}
+
+}  // namespace apud

@@ -1,0 +1,133 @@
+// What the verbs share: settings, terminal, and the heavy things (model, engine, embedder, store),
+// each made on first use and kept for the process.
+//
+// Ownership: owns all it hands out. Threads: one thread; the chat engine may be prepared in the
+// background (preload_engine) while documents are searched.
+#pragma once
+
+#include <future>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "app/options.h"
+#include "app/terminal.h"
+#include "engine/embedding.h"
+#include "engine/engine.h"
+#include "models/catalogue.h"
+#include "models/model.h"
+#include "rag/embedder.h"
+#include "rag/packer.h"
+#include "rag/retriever.h"
+#include "rag/store.h"
+
+namespace apud {
+
+/// Chat or embedding model as the user named it.
+struct ChosenModel {
+  InstalledModel installed;
+  std::shared_ptr<const Model> model;
+};
+
+/// rag's view of an embedding model.
+class EngineEmbedder : public TextEmbedder {
+ public:
+  EngineEmbedder(std::string id, Embedding embedding) : id_(std::move(id)), embedding_(std::move(embedding)) {}
+  std::string fingerprint() const override { return embedding_.fingerprint(); }
+  std::string name() const override { return id_; }
+  int dimension() const override { return embedding_.dimension(); }
+  int max_tokens() const override { return embedding_.max_tokens() - embedding_.overhead_tokens(); }
+  int count_tokens(std::string_view text) const override { return embedding_.count_tokens(text); }
+  bool multilingual() const override { return embedding_.multilingual(); }
+  void embed(std::span<const std::string> texts, EmbedKind kind, std::span<float> out) override {
+    embedding_.embed(texts, kind == EmbedKind::kQuery ? EmbeddingKind::kQuery : EmbeddingKind::kPassage, out);
+  }
+
+ private:
+  std::string id_;
+  Embedding embedding_;
+};
+
+class ModelTokenCounter : public TokenCounter {
+ public:
+  explicit ModelTokenCounter(std::shared_ptr<const Model> model) : model_(std::move(model)) {}
+  int count(std::string_view text) const override {
+    return static_cast<int>(model_->tokenizer().encode(text).size());
+  }
+
+ private:
+  std::shared_ptr<const Model> model_;
+};
+
+class Runtime {
+ public:
+  Runtime(Options options, Terminal& terminal) : options(std::move(options)), terminal(terminal) {}
+
+  Options options;
+  Terminal& terminal;
+
+  /// The chat model (mapped, not yet run). Throws kUnavailable when none is installed.
+  const ChosenModel& chat_model();
+  /// Starts making the engine on another thread. `sequences`: answers written at once.
+  void preload_engine(int sequences, bool save);
+  Engine& engine(int sequences = 1, bool save = true);
+  /// Context window of this run, from --ctx, the model and the device.
+  int context();
+  /// Executor as --device and --cpu-isa say. `purpose` is used in messages.
+  std::unique_ptr<Executor> make_executor(const Model& model, int max_step_tokens);
+
+  bool has_store() const;
+  /// For reading; throws kNoInput when nothing was ever ingested.
+  Store& store();
+  /// For writing: created where absent. A connection of its own, so that readers keep theirs.
+  Store& writer();
+  /// The embedder of this name, or the one that made these collections.
+  EngineEmbedder& embedder(const std::string& id);
+  EngineEmbedder& embedder_of(const CollectionInfo& collection);
+  /// Collections in use: -k, else the default one where it exists (said once on a terminal's stderr),
+  /// else none. Unknown names throw kNoInput.
+  const std::vector<std::string>& collections();
+  Retriever& retriever();
+  Packer& packer();
+  const TokenCounter& counter();
+
+  /// Tokens of prompt per second that this model and executor were last measured at; 0: not known.
+  double prefill_rate();
+  void note_prefill_rate(const Receipt& receipt);
+
+ private:
+  std::unique_ptr<Engine> build_engine(int sequences, bool save);
+  std::string speed_key();
+
+  std::optional<ChosenModel> chat_;
+  std::unique_ptr<Engine> engine_;
+  std::future<std::unique_ptr<Engine>> engine_future_;
+  std::unique_ptr<Store> store_;
+  std::unique_ptr<Store> writer_;
+  std::map<std::string, std::unique_ptr<EngineEmbedder>> embedders_;
+  std::optional<std::vector<std::string>> collections_;
+  std::unique_ptr<Retriever> retriever_;
+  std::unique_ptr<Packer> packer_;
+  std::unique_ptr<ModelTokenCounter> counter_;
+};
+
+/// Verbs: each returns the exit code.
+int verb_ask(Runtime&);
+int verb_chat(Runtime&);
+int verb_batch(Runtime&);
+int verb_search(Runtime&);
+int verb_ingest(Runtime&);
+int verb_eval(Runtime&);
+int verb_coll(Runtime&);
+int verb_doc(Runtime&);
+int verb_session(Runtime&);
+int verb_cache(Runtime&);
+int verb_model(Runtime&);
+int verb_config(Runtime&);
+int verb_explain(Runtime&);
+int verb_doctor(Runtime&);
+int verb_bench(Runtime&);
+
+}  // namespace apud

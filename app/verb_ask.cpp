@@ -1,0 +1,190 @@
+// `apud ask`: one question, one answer.
+#include <fmt/format.h>
+
+#include <chrono>
+
+#include "app/answer.h"
+#include "app/progress.h"
+#include "app/prompts.h"
+#include "app/runtime.h"
+#include "app/signals.h"
+#include "base/utf8.h"
+
+namespace apud {
+
+namespace {
+
+int64_t unix_now() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+std::string question_text(const AskOptions& ask, const Terminal& terminal) {
+  if (ask.words.size() == 1 && ask.words[0] == "-") {
+    for (const std::string& file : ask.files) {
+      if (file == "-") throw Error(ErrorKind::kUsage, "both the question and -f read standard input", "give one of them otherwise");
+    }
+    std::string text = read_stdin();
+    while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.pop_back();
+    if (text.find_first_not_of(" \t\r\n") == std::string::npos) throw Error(ErrorKind::kUsage, "the question on standard input is empty");
+    return text;
+  }
+  std::string text;
+  for (const std::string& word : ask.words) text += (text.empty() ? "" : " ") + word;
+  text = utf8_repair(text);
+  if (text.find_first_not_of(" \t\r\n") == std::string::npos) {
+    throw Error(ErrorKind::kUsage, "no question", terminal.state().stdin_tty ? "apud ask \"...\"; apud chat to talk"
+                                                                             : "apud ask \"...\", or apud ask - to read it from standard input");
+  }
+  return text;
+}
+
+/// Refused before the first token.
+int refuse(Runtime& runtime, Finished& finished) {
+  const Options& o = runtime.options;
+  finished.refused = true;
+  std::string text = not_in_documents_text(*finished.evidence.retrieval);
+  finished.checked.text = "Not in the documents.";
+  if (!o.ask.no_save) keep_answer(runtime, finished, "", "");
+  if (o.common.json) {
+    runtime.terminal.out(answer_json(finished, true) + "\n");
+  } else {
+    runtime.terminal.out_text(text);
+  }
+  runtime.terminal.flush();
+  return 1;
+}
+
+void print_sources(Runtime& runtime, const Finished& finished) {
+  Terminal& terminal = runtime.terminal;
+  for (const Passage& p : finished.evidence.packed.passages) {
+    terminal.note(fmt::format("  passage [{}] {} score {:.3f} rank {}: {}", p.id, p.path, p.score, p.chunk_rank,
+                              p.heading_path.empty() ? p.title : p.heading_path));
+  }
+}
+
+}  // namespace
+
+int verb_ask(Runtime& runtime) {
+  const Options& o = runtime.options;
+  Terminal& terminal = runtime.terminal;
+  Finished finished;
+  finished.question = question_text(o.ask, terminal);
+  if (o.ask.samples > 1 && sampling_options(o, 0).temperature <= 0) {
+    throw Error(ErrorKind::kUsage, fmt::format("--samples {}: greedy answers are all the same", o.ask.samples), "add --temperature");
+  }
+  std::vector<NamedText> texts = read_named_texts(o.ask.files);
+  std::vector<std::string> collections = runtime.collections();
+  bool documents = !collections.empty() || !texts.empty();
+  begin_interruptible();
+
+  const ChosenModel& chosen = runtime.chat_model();
+  finished.model = chosen.installed.id;
+  bool needs_model = !o.ask.only_sources && !o.ask.show_prompt;
+  if (needs_model) runtime.preload_engine(o.ask.samples, !o.ask.no_save);
+
+  std::string system = !o.ask.system.empty()          ? o.ask.system
+                       : !o.settings.system.empty()   ? o.settings.system
+                       : documents                    ? std::string(system_with_documents())
+                                                      : std::string(system_without_documents());
+  Conversation conversation = Conversation::start(chosen.model, system, unix_now());
+  EvidenceRequest request;
+  request.question = finished.question;
+  request.texts = std::move(texts);
+  request.collections = collections;
+  request.evidence_tokens = o.settings.evidence;
+  request.answer_tokens = o.generation.max_tokens.value_or(o.settings.answer);
+  request.context = runtime.context();
+  finished.evidence = gather_evidence(runtime, conversation, request);
+  finished.warnings = finished.evidence.warnings;
+
+  if (finished.evidence.abstained) return refuse(runtime, finished);
+  if (o.ask.only_sources) {
+    for (const Passage& p : finished.evidence.packed.passages) {
+      terminal.out_text(fmt::format("[{}] {}\n{}\n\n", p.id, p.path, p.text));
+    }
+    terminal.flush();
+    return finished.evidence.packed.passages.empty() ? 1 : 0;
+  }
+
+  conversation.add_user(finished.question, finished.evidence.frame, unix_now());
+  Prompt prompt = conversation.prompt(request.context - request.answer_tokens,
+                                      o.settings.think == "off" ? Think::kOff : Think::kOn);
+  const Tokenizer& tokenizer = chosen.model->tokenizer();
+  if (o.ask.show_prompt) {
+    terminal.out_text(tokenizer.decode(prompt.ids, true) + "\n");
+    terminal.flush();
+    return 0;
+  }
+
+  Request generate = make_request(o, prompt, request.answer_tokens, 0);
+  generate.n = o.ask.samples;
+  generate.save = !o.ask.no_save;
+  generate.tags = evidence_tags(finished.evidence.packed.passages);
+  ReadingProgress reading(terminal);
+  reading.begin(static_cast<int>(prompt.ids.size()));
+  generate.on_prefill = [&](int done, int total) { reading.update(done, total); };
+  CitationStream citations(finished.evidence.packed.passages);
+  bool stream = !o.common.json && o.ask.samples == 1;
+  std::string shown;
+  auto show = [&](const std::string& text) {
+    shown += text;
+    terminal.out_text(text);
+    terminal.flush();
+  };
+  generate.on_text = [&](const TextPiece& piece) {
+    reading.end();
+    if (piece.reasoning) {
+      if (o.settings.think == "show") terminal.dim(piece.text);
+    } else if (stream) {
+      show(documents ? citations.push(piece.text) : std::string(piece.text));
+    }
+    return true;
+  };
+  finished.answer = runtime.engine(o.ask.samples, !o.ask.no_save).generate(std::move(generate));
+  reading.end();
+  const Completion& best = finished.answer.best();
+  finished.reasoning = best.reasoning;
+  if (documents) {
+    if (stream) show(citations.finish());
+    finished.checked = check_answer(best.text, finished.evidence.packed.passages);
+    finished.refused = says_not_in_documents(best.text);
+    if (finished.refused) finished.checked.citations.clear();
+    finished.citation_failed = finished.checked.quotes_failed > 0 || finished.checked.invented > 0;
+    for (const Citation& citation : finished.checked.citations) finished.citation_failed |= !citation.verified;
+  } else {
+    finished.checked.text = best.text;
+  }
+  runtime.note_prefill_rate(finished.answer.receipt);
+  if (!o.ask.no_save) keep_answer(runtime, finished, "", tokenizer.decode(prompt.ids, true));
+
+  if (o.common.json) {
+    terminal.out(answer_json(finished, true) + "\n");
+  } else {
+    if (!stream) {
+      for (const Completion& completion : finished.answer.completions) {
+        CheckedAnswer checked = documents ? check_answer(completion.text, finished.evidence.packed.passages) : CheckedAnswer{};
+        terminal.out_text((documents ? checked.text : completion.text) + "\n\n");
+      }
+    } else if (shown.empty() || shown.back() != '\n') {
+      terminal.out("\n");
+    }
+    if (!o.ask.no_sources) {
+      std::string legend = legend_text(finished.checked);
+      if (!legend.empty()) terminal.out_text("\n" + legend);
+    }
+  }
+  terminal.flush();
+  for (const std::string& warning : finished.warnings) terminal.warn(warning);
+  if (best.finish_reason == FinishReason::kLength) terminal.warn(fmt::format("the answer was cut at {} tokens (--max-tokens)", request.answer_tokens));
+  report_receipt(runtime, finished.answer.receipt);
+  if (o.common.verbose) {
+    if (!finished.id.empty()) terminal.note("  answer " + finished.id + " (apud explain " + finished.id + ")");
+    print_sources(runtime, finished);
+  }
+  if (best.finish_reason == FinishReason::kCancelled) return ending_signal() ? 128 + ending_signal() : 130;
+  if (finished.refused) return 1;
+  if (o.ask.strict && finished.citation_failed) return 3;
+  return 0;
+}
+
+}  // namespace apud

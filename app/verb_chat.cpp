@@ -1,0 +1,391 @@
+// `apud chat`: the loop, its commands, one turn.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+
+#include "app/chat_session.h"
+#include "app/json_text.h"
+#include "app/line_editor.h"
+#include "app/progress.h"
+#include "app/prompts.h"
+#include "app/runtime.h"
+#include "app/signals.h"
+#include "base/file.h"
+#include "base/utf8.h"
+
+namespace apud {
+
+namespace {
+
+int64_t unix_now() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+class Chat {
+ public:
+  explicit Chat(Runtime& runtime)
+      : runtime_(runtime),
+        terminal_(runtime.terminal),
+        options_(runtime.options),
+        session_(runtime.chat_model().model, runtime.chat_model().installed.id, !runtime.options.chat.no_save) {}
+
+  int run();
+
+ private:
+  struct Command {
+    const char* name;
+    const char* help;
+    std::function<void(const std::string& rest)> run;
+  };
+
+  void open_session();
+  void greet();
+  /// False: leave the loop.
+  bool handle(const std::string& input);
+  void turn(const std::string& question, bool again);
+  Finished answer_turn(const std::string& question, bool again);
+  std::vector<Command> commands();
+
+  void sources();
+  void show_evidence();
+  void set_docs(const std::string& names);
+
+  Runtime& runtime_;
+  Terminal& terminal_;
+  const Options& options_;
+  ChatSession session_;
+  std::vector<std::string> collections_;
+  std::optional<Receipt> last_receipt_;
+  bool leave_ = false;
+};
+
+void Chat::open_session() {
+  collections_ = runtime_.collections();
+  std::string wanted = options_.chat.session;
+  if (options_.chat.resume_last) {
+    auto last = SessionStore(SessionStore::default_folder()).last();
+    if (!last) throw Error(ErrorKind::kNoInput, "no session to continue", "apud chat starts one");
+    wanted = last->id;
+  }
+  bool known = false;
+  if (!wanted.empty()) {
+    for (const SessionInfo& info : SessionStore(SessionStore::default_folder()).list()) {
+      known |= info.id == wanted || info.name == wanted;
+    }
+  }
+  const std::string system = !options_.chat.system.empty()       ? options_.chat.system
+                             : !options_.settings.system.empty() ? options_.settings.system
+                             : collections_.empty()              ? std::string(system_without_documents())
+                                                                 : std::string(system_with_documents());
+  if (wanted.empty() || (!known && !options_.chat.resume_last)) {
+    session_.start(wanted, system, collections_);
+    return;
+  }
+  std::string model_now = session_.session().info.model;
+  session_.open(wanted, options_.chat.fork);
+  const SessionInfo& info = session_.session().info;
+  terminal_.note(fmt::format("session {} ({} turns), model {}, documents: {}", info.name, info.turns, model_now,
+                             info.collections.empty() ? "none" : fmt::format("{}", fmt::join(info.collections, ", "))));
+  if (session_.conversation().other_model()) {
+    terminal_.warn("this session was made with another model: its text is kept, its cache cannot be used");
+  }
+  // The session's own collections, unless the command line names others.
+  if (options_.common.collections.empty() && !options_.common.no_docs) {
+    std::vector<std::string> there;
+    for (const std::string& name : info.collections) {
+      if (runtime_.has_store() && runtime_.store().find_collection(name)) {
+        there.push_back(name);
+      } else {
+        terminal_.warn(fmt::format("collection {} of this session no longer exists: going on without it", name));
+      }
+    }
+    collections_ = there;
+  }
+  if (!options_.chat.system.empty()) session_.conversation().set_system(options_.chat.system);
+}
+
+void Chat::greet() {
+  if (!terminal_.state().stdin_tty) return;
+  terminal_.dim(fmt::format("{} · /help lists the commands, /exit leaves", runtime_.chat_model().installed.id));
+}
+
+void Chat::sources() {
+  ordered_json data = parse_json(session_.last_answer_data());
+  if (!data.is_object() || !data.contains("citations") || data["citations"].empty()) {
+    terminal_.note("the last answer cites nothing");
+    return;
+  }
+  for (const auto& citation : data["citations"]) {
+    std::string place = citation.value("path", "");
+    if (citation["page"].is_number()) place += fmt::format(" p. {}", citation["page"].get<int>());
+    else if (citation["line"].is_number()) place += fmt::format(":{}", citation["line"].get<int>());
+    terminal_.note(fmt::format("[{}] {}{}", citation.value("id", 0), place, citation.value("verified", false) ? "" : "  (not verified)"));
+    std::string quote = citation.value("quote", "");
+    if (!quote.empty()) terminal_.note("    " + quote);
+  }
+}
+
+void Chat::show_evidence() {
+  if (session_.ledger().entries().empty()) {
+    terminal_.note("no passages yet");
+    return;
+  }
+  for (const LedgerEntry& e : session_.ledger().entries()) {
+    terminal_.note(fmt::format("[{}] {} · turn {} · {} tokens · found {}× · cited {}×{}", e.passage.id, e.passage.path, e.turn,
+                               e.tokens, e.hits, e.citations, e.in_prompt ? "" : " · left the prompt"));
+  }
+}
+
+void Chat::set_docs(const std::string& names) {
+  if (names.empty()) {
+    if (runtime_.has_store()) {
+      for (const CollectionInfo& info : runtime_.store().collections()) {
+        bool used = std::find(collections_.begin(), collections_.end(), info.name) != collections_.end();
+        terminal_.note(fmt::format("{} {} · {} files", used ? "*" : " ", info.name, info.documents));
+      }
+    } else {
+      terminal_.note("no documents yet: apud ingest FOLDER");
+    }
+    return;
+  }
+  std::vector<std::string> chosen;
+  size_t begin = 0;
+  while (begin < names.size()) {
+    size_t end = names.find_first_of(" ,", begin);
+    if (end == std::string::npos) end = names.size();
+    if (end > begin) {
+      std::string name = names.substr(begin, end - begin);
+      runtime_.store().collection(name);  // throws with the nearest names
+      chosen.push_back(name);
+    }
+    begin = end + 1;
+  }
+  collections_ = chosen;
+  session_.set_collections(chosen);
+  terminal_.note(fmt::format("documents: {}", fmt::join(chosen, ", ")));
+}
+
+std::vector<Chat::Command> Chat::commands() {
+  return {
+      {"help", "this list", [this](const std::string&) {
+         for (const Command& command : commands()) terminal_.note(fmt::format("  /{:<10} {}", command.name, command.help));
+         terminal_.note("  a line ending in \\ goes on; \"\"\" … \"\"\" holds several lines; Ctrl-C stops an answer");
+       }},
+      {"undo", "take the last question and answer back", [this](const std::string&) {
+         terminal_.note(session_.undo() ? "taken back" : "nothing to take back");
+       }},
+      {"regen", "answer the last question again", [this](const std::string&) {
+         if (!session_.drop_answer()) return terminal_.note("no answer yet");
+         turn(session_.conversation().turns().back().content, true);
+       }},
+      {"edit", "TEXT: ask this instead of the last question", [this](const std::string& rest) {
+         if (rest.empty()) return terminal_.note("/edit TEXT");
+         if (!session_.undo()) return terminal_.note("no question yet");
+         turn(rest, false);
+       }},
+      {"fork", "[NAME]: go on in a copy of this chat", [this](const std::string& rest) {
+         if (!session_.saving()) return terminal_.note("this chat is not saved (--no-save)");
+         session_.fork(rest);
+         terminal_.note("now in " + session_.session().info.name);
+       }},
+      {"sources", "what the last answer cites", [this](const std::string&) { sources(); }},
+      {"evidence", "the passages of this chat", [this](const std::string&) { show_evidence(); }},
+      {"stats", "what the last answer cost and reused", [this](const std::string&) {
+         terminal_.note(last_receipt_ ? receipt_details(*last_receipt_) : "no answer yet");
+       }},
+      {"docs", "[NAME …]: list collections, or choose", [this](const std::string& rest) { set_docs(rest); }},
+      {"nodocs", "talk without documents", [this](const std::string&) {
+         collections_.clear();
+         session_.set_collections({});
+         terminal_.note("documents: none");
+       }},
+      {"system", "TEXT: change the system prompt", [this](const std::string& rest) {
+         if (rest.empty()) return terminal_.note(session_.conversation().data().system);
+         session_.conversation().set_system(rest);
+         terminal_.note("system prompt changed (the cached prefix starts anew)");
+       }},
+      {"save", "NAME: name this chat", [this](const std::string& rest) {
+         if (!session_.saving()) return terminal_.note("this chat is not saved (--no-save)");
+         if (rest.empty()) return terminal_.note("/save NAME");
+         session_.rename(rest);
+         terminal_.note("saved as " + rest);
+       }},
+      {"export", "FILE.md or FILE.json: write this chat", [this](const std::string& rest) {
+         if (rest.empty()) return terminal_.note("/export FILE.md or FILE.json");
+         session_.save();
+         write_file_atomic(rest, session_.export_text(Path(rest).extension() == ".json"));
+         terminal_.note("written: " + rest);
+       }},
+      {"exit", "leave", [this](const std::string&) { leave_ = true; }},
+  };
+}
+
+bool Chat::handle(const std::string& input) {
+  if (input.find_first_not_of(" \t\n") == std::string::npos) return true;
+  try {
+    if (input[0] == '/' && input.size() > 1 && input[1] != '/' && input.find('\n') == std::string::npos) {
+      size_t space = input.find(' ');
+      std::string name = input.substr(1, space == std::string::npos ? space : space - 1);
+      std::string rest = space == std::string::npos ? "" : input.substr(input.find_first_not_of(' ', space) == std::string::npos
+                                                                            ? input.size()
+                                                                            : input.find_first_not_of(' ', space));
+      if (name == "quit") name = "exit";
+      for (const Command& command : commands()) {
+        if (name == command.name) {
+          command.run(rest);
+          return !leave_;
+        }
+      }
+      // A path such as /etc/hosts is a question, not a command.
+      if (name.find('/') == std::string::npos) {
+        terminal_.note("no command /" + name + "; /help lists them");
+        return true;
+      }
+    }
+    turn(input, false);
+  } catch (const Error& e) {
+    if (e.kind() == ErrorKind::kIo) throw;
+    terminal_.error("error: " + std::string(e.what()));
+    if (!e.advice().empty()) terminal_.note("  " + e.advice());
+  }
+  return ending_signal() == 0;
+}
+
+Finished Chat::answer_turn(const std::string& question, bool again) {
+  Conversation& conversation = session_.conversation();
+  Finished finished;
+  finished.question = question;
+  finished.model = runtime_.chat_model().installed.id;
+  int answer_tokens = options_.generation.max_tokens.value_or(options_.settings.answer);
+  int context = runtime_.context();
+  if (!again) {
+    bool search = !collections_.empty() && needs_retrieval(question, session_.rounds() == 0);
+    if (search) {
+      EvidenceRequest request;
+      request.question = question;
+      request.previous_question = session_.previous_question();
+      request.collections = collections_;
+      request.ledger = &session_.ledger();
+      request.evidence_tokens = options_.settings.evidence;
+      request.answer_tokens = answer_tokens;
+      request.context = context;
+      finished.evidence = gather_evidence(runtime_, conversation, request);
+      finished.warnings = finished.evidence.warnings;
+    }
+    conversation.add_user(question, finished.evidence.frame, unix_now());
+  }
+  Prompt prompt = conversation.prompt(context - answer_tokens, options_.settings.think == "off" ? Think::kOff : Think::kOn);
+  if (prompt.newly_dropped > 0) {
+    session_.drop_rounds_before(conversation.data().first_turn);
+    finished.warnings.push_back(fmt::format("window full: the oldest {} turns left the prompt (the history keeps them)", prompt.newly_dropped));
+  }
+  if (finished.evidence.abstained) {
+    finished.refused = true;
+    finished.checked.text = "Not in the documents.";
+    terminal_.out_text(not_in_documents_text(*finished.evidence.retrieval));
+    terminal_.flush();
+    Completion refusal;
+    refusal.text = finished.checked.text;
+    session_.finish_round(finished, refusal, runtime_.counter());
+    return finished;
+  }
+
+  // What citations may name: everything in the ledger, and this turn's passages.
+  std::vector<Passage> passages = session_.passages();
+  for (const Passage& passage : finished.evidence.packed.passages) passages.push_back(passage);
+  bool cites = !passages.empty();
+  double temperature = collections_.empty() ? 0.7 : 0.2;
+  Request request = make_request(options_, prompt, answer_tokens, again ? 0.7 : temperature);
+  request.save = session_.saving();
+  request.tags = evidence_tags(passages);
+  request.tags.push_back("session:" + session_.session().info.id);
+  ReadingProgress reading(terminal_);
+  reading.begin(static_cast<int>(prompt.ids.size()));
+  request.on_prefill = [&](int done, int total) { reading.update(done, total); };
+  CitationStream citations(passages);
+  std::string shown;
+  auto show = [&](const std::string& text) {
+    shown += text;
+    terminal_.out_text(text);
+    terminal_.flush();
+  };
+  request.on_text = [&](const TextPiece& piece) {
+    reading.end();
+    if (piece.reasoning) {
+      if (options_.settings.think == "show") terminal_.dim(piece.text);
+    } else {
+      show(cites ? citations.push(piece.text) : std::string(piece.text));
+    }
+    return true;
+  };
+  begin_interruptible();
+  finished.answer = runtime_.engine(1, session_.saving()).generate(std::move(request));
+  reading.end();
+  const Completion& best = finished.answer.best();
+  if (cites) {
+    show(citations.finish());
+    finished.checked = check_answer(best.text, passages);
+    finished.refused = says_not_in_documents(best.text);
+    if (finished.refused) finished.checked.citations.clear();
+  } else {
+    finished.checked.text = best.text;
+  }
+  finished.reasoning = best.reasoning;
+  if (shown.empty() || shown.back() != '\n') terminal_.out("\n");
+  std::string legend = legend_text(finished.checked);
+  if (!legend.empty()) terminal_.out_text("\n" + legend);
+  terminal_.flush();
+  runtime_.note_prefill_rate(finished.answer.receipt);
+  if (session_.saving()) {
+    keep_answer(runtime_, finished, session_.session().info.name.empty() ? session_.session().info.id : session_.session().info.name,
+                runtime_.chat_model().model->tokenizer().decode(prompt.ids, true));
+  }
+  session_.finish_round(finished, best, runtime_.counter());
+  return finished;
+}
+
+void Chat::turn(const std::string& question, bool again) {
+  Finished finished = answer_turn(question, again);
+  for (const std::string& warning : finished.warnings) terminal_.warn(warning);
+  if (finished.answer.completions.empty()) return;
+  last_receipt_ = finished.answer.receipt;
+  report_receipt(runtime_, *last_receipt_);
+  FinishReason reason = finished.answer.best().finish_reason;
+  if (reason == FinishReason::kCancelled) terminal_.note("(stopped)");
+  if (reason == FinishReason::kLength) terminal_.note("(cut: --max-tokens)");
+}
+
+int Chat::run() {
+  open_session();
+  runtime_.preload_engine(1, session_.saving());
+  greet();
+  bool terminal = terminal_.state().stdin_tty && terminal_.state().stderr_tty;
+  Path history;
+  if (session_.saving() && terminal) {
+    make_private_dir(state_dir());
+    history = state_dir() / "history";
+  }
+  LineEditor editor(terminal, history);
+  for (;;) {
+    begin_interruptible();
+    LineEditor::Input input = editor.read("> ");
+    if (input.kind == LineEditor::Input::kInterrupted) {
+      terminal_.note("");
+      return 130;
+    }
+    if (input.kind == LineEditor::Input::kEnd) break;
+    if (!handle(input.text)) break;
+    terminal_.out(terminal_.state().stdout_tty ? "\n" : "");
+    terminal_.flush();
+  }
+  if (int number = ending_signal()) return 128 + number;
+  return 0;
+}
+
+}  // namespace
+
+int verb_chat(Runtime& runtime) { return Chat(runtime).run(); }
+
+}  // namespace apud
