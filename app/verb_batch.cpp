@@ -1,0 +1,435 @@
+// `apud batch`: many questions, answered several at once as one ragged batch, printed in order.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <deque>
+#include <set>
+
+#include "app/answer.h"
+#include "app/json_text.h"
+#include "app/progress.h"
+#include "app/prompts.h"
+#include "app/runtime.h"
+#include "app/signals.h"
+#include "base/utf8.h"
+
+namespace apud {
+
+namespace {
+
+constexpr size_t kMaxLine = 16u << 20;
+constexpr int kAutoJobsCpu = 4;
+
+int64_t unix_now() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+/// Lines of a descriptor, one at a time, however long the input is.
+class LineReader {
+ public:
+  explicit LineReader(int fd, std::string name) : fd_(fd), name_(std::move(name)) {}
+  /// Absent at the end. A last line without newline counts.
+  std::optional<std::string> next() {
+    for (;;) {
+      size_t newline = buffer_.find('\n', scanned_);
+      if (newline != std::string::npos) {
+        std::string line = buffer_.substr(0, newline);
+        buffer_.erase(0, newline + 1);
+        scanned_ = 0;
+        torn_ = false;
+        return line;
+      }
+      scanned_ = buffer_.size();
+      if (end_) {
+        if (buffer_.empty()) return std::nullopt;
+        torn_ = true;
+        std::string line;
+        line.swap(buffer_);
+        scanned_ = 0;
+        return line;
+      }
+      if (buffer_.size() > kMaxLine) throw Error(ErrorKind::kBadData, name_ + ": a line of more than 16 MiB");
+      char bytes[1 << 16];
+      ssize_t n = ::read(fd_, bytes, sizeof bytes);
+      if (n < 0 && errno == EINTR) {
+        if (cancel_flag().raised()) return std::nullopt;
+        continue;
+      }
+      if (n < 0) throw io_error("cannot read", name_, errno);
+      if (n == 0) {
+        end_ = true;
+      } else {
+        buffer_.append(bytes, static_cast<size_t>(n));
+      }
+    }
+  }
+  /// The line returned last had no newline at its end.
+  bool torn() const { return torn_; }
+
+ private:
+  int fd_;
+  std::string name_;
+  std::string buffer_;
+  size_t scanned_ = 0;
+  bool end_ = false;
+  bool torn_ = false;
+};
+
+/// A question of the input.
+struct Item {
+  int64_t index = 0;       // 0-based line of the input, empty lines counted
+  ordered_json id;         // echoed; null where the line gave none
+  std::string question;
+  std::string system;
+  std::vector<std::string> collections;
+  std::optional<int> max_tokens;
+  std::optional<double> temperature;
+  std::optional<uint64_t> seed;
+};
+
+/// A line's place in the output order: running, or its text.
+struct Slot {
+  Item item;
+  std::optional<uint64_t> request;   // running in the engine
+  Finished finished;
+  std::string line;                  // JSON when done
+  bool done = false;
+};
+
+class BatchRun {
+ public:
+  explicit BatchRun(Runtime& runtime) : runtime_(runtime), options_(runtime.options), terminal_(runtime.terminal) {}
+  int run();
+
+ private:
+  Item parse(const std::string& line, int64_t index);
+  void open_output();
+  std::set<std::string> answered();
+  void start(Slot& slot);
+  void finish(Slot& slot, Answer answer);
+  void fail(Slot& slot, const std::string& message, const std::string& code);
+  void emit_ready();
+  void write_line(const std::string& line);
+
+  Runtime& runtime_;
+  const Options& options_;
+  Terminal& terminal_;
+  FileDescriptor output_;
+  std::deque<Slot> slots_;
+  int64_t answered_count_ = 0;
+  bool some_bad_ = false;
+  bool some_without_evidence_ = false;
+  int64_t generated_tokens_ = 0;
+  std::vector<std::string> default_collections_;
+};
+
+std::string item_key(const ordered_json& id, int64_t index) { return id.is_null() ? fmt::format("#{}", index) : dump_json(id); }
+
+Item BatchRun::parse(const std::string& raw, int64_t index) {
+  Item item;
+  item.index = index;
+  std::string line = raw;
+  if (!line.empty() && line.back() == '\r') line.pop_back();
+  size_t start = line.find_first_not_of(" \t");
+  if (start != std::string::npos && line[start] == '{') {
+    ordered_json json;
+    try {
+      json = ordered_json::parse(line);
+    } catch (const nlohmann::json::exception& e) {
+      throw Error(ErrorKind::kBadData, fmt::format("line {}: not JSON: {}", index + 1, e.what()));
+    }
+    if (json.contains("id")) item.id = json["id"];
+    auto text = [&](const char* key, std::string& out) {
+      if (!json.contains(key)) return;
+      if (!json[key].is_string()) throw Error(ErrorKind::kBadData, fmt::format("line {}: field {}: expected a string", index + 1, key));
+      out = json[key].get<std::string>();
+    };
+    text("question", item.question);
+    text("system", item.system);
+    if (json.contains("k")) {
+      const auto& k = json["k"];
+      if (k.is_string()) {
+        item.collections = {k.get<std::string>()};
+      } else if (k.is_array() && std::all_of(k.begin(), k.end(), [](const auto& one) { return one.is_string(); })) {
+        item.collections = k.get<std::vector<std::string>>();
+      } else {
+        throw Error(ErrorKind::kBadData, fmt::format("line {}: field k: expected a collection name or a list of names", index + 1));
+      }
+    }
+    if (json.contains("max_tokens")) {
+      if (!json["max_tokens"].is_number_integer() || json["max_tokens"].get<int64_t>() < 1 || json["max_tokens"].get<int64_t>() > (1 << 20)) {
+        throw Error(ErrorKind::kBadData, fmt::format("line {}: field max_tokens: expected a whole number from 1", index + 1));
+      }
+      item.max_tokens = json["max_tokens"].get<int>();
+    }
+    if (json.contains("temperature")) {
+      if (!json["temperature"].is_number() || json["temperature"].get<double>() < 0 || json["temperature"].get<double>() > 10) {
+        throw Error(ErrorKind::kBadData, fmt::format("line {}: field temperature: expected a number from 0 to 10", index + 1));
+      }
+      item.temperature = json["temperature"].get<double>();
+    }
+    if (json.contains("seed")) {
+      if (!json["seed"].is_number_unsigned()) throw Error(ErrorKind::kBadData, fmt::format("line {}: field seed: expected a whole number", index + 1));
+      item.seed = json["seed"].get<uint64_t>();
+    }
+    static const std::set<std::string> known = {"id", "question", "system", "k", "max_tokens", "temperature", "seed"};
+    for (const auto& [key, value] : json.items()) {
+      if (!known.contains(key)) {
+        throw Error(ErrorKind::kBadData, fmt::format("line {}: unknown field '{}' (known: id question system k max_tokens temperature seed)", index + 1, printable(key, true)));
+      }
+    }
+  } else {
+    item.question = line;
+  }
+  item.question = utf8_repair(item.question);
+  if (item.question.find_first_not_of(" \t\n") == std::string::npos) {
+    throw Error(ErrorKind::kBadData, fmt::format("line {}: field question: empty or missing", index + 1));
+  }
+  return item;
+}
+
+void BatchRun::open_output() {
+  const std::string& path = options_.batch.output;
+  if (path == "-") return;
+  int flags = O_WRONLY | O_CREAT | O_CLOEXEC | (options_.batch.resume ? 0 : O_TRUNC);
+  output_ = FileDescriptor(::open(path.c_str(), flags, 0600));
+  if (!output_.valid()) throw io_error("cannot write", path, errno);
+}
+
+/// Keys of the questions that the output file answers; a torn last line is cut off the file.
+std::set<std::string> BatchRun::answered() {
+  std::set<std::string> keys;
+  if (!options_.batch.resume) return keys;
+  const std::string& path = options_.batch.output;
+  if (path == "-") throw Error(ErrorKind::kUsage, "--resume needs an output file", "add -o FILE");
+  FileDescriptor in(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  off_t good = 0;
+  if (in.valid()) {
+    LineReader reader(in.get(), path);
+    int64_t number = 0;
+    while (auto line = reader.next()) {
+      ++number;
+      ordered_json json = parse_json(*line);
+      bool whole = json.is_object() && json.contains("index");
+      if (!whole && reader.torn()) break;
+      if (!whole) throw Error(ErrorKind::kBadData, fmt::format("{}:{}: not an answer line of apud batch", path, number), "choose another -o file");
+      good += static_cast<off_t>(line->size()) + 1;
+      if (reader.torn()) --good;
+      // A question that failed is asked again.
+      if (!json.contains("error")) keys.insert(item_key(json.value("id", ordered_json()), json["index"].get<int64_t>()));
+    }
+  }
+  if (::ftruncate(output_.get(), good) != 0 || ::lseek(output_.get(), 0, SEEK_END) < 0) throw io_error("cannot continue", path, errno);
+  if (good > 0) {
+    char last = 0;
+    if (::pread(in.get(), &last, 1, good - 1) == 1 && last != '\n') write_line("");
+  }
+  return keys;
+}
+
+void BatchRun::write_line(const std::string& line) {
+  if (!output_.valid()) {
+    terminal_.out(line + "\n");
+    terminal_.flush();
+    return;
+  }
+  std::string bytes = line + "\n";
+  std::string_view rest = bytes;
+  while (!rest.empty()) {
+    ssize_t n = ::write(output_.get(), rest.data(), rest.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw io_error("cannot write", options_.batch.output, errno);
+    rest.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
+void BatchRun::fail(Slot& slot, const std::string& message, const std::string& code) {
+  ordered_json out;
+  out["id"] = slot.item.id;
+  out["index"] = slot.item.index;
+  out["error"] = {{"code", code}, {"message", message}};
+  slot.line = dump_json(out);
+  slot.done = true;
+  some_bad_ = true;
+}
+
+void BatchRun::start(Slot& slot) {
+  const Item& item = slot.item;
+  slot.finished.question = item.question;
+  slot.finished.model = runtime_.chat_model().installed.id;
+  std::vector<std::string> collections = options_.common.no_docs     ? std::vector<std::string>{}
+                                         : item.collections.empty() ? default_collections_
+                                                                    : item.collections;
+  for (const std::string& name : item.collections) runtime_.store().collection(name);
+  std::string system = !item.system.empty()              ? item.system
+                       : !options_.batch.system.empty()  ? options_.batch.system
+                       : !options_.settings.system.empty() ? options_.settings.system
+                       : collections.empty()             ? std::string(system_without_documents())
+                                                         : std::string(system_with_documents());
+  Conversation conversation = Conversation::start(runtime_.chat_model().model, system, unix_now());
+  EvidenceRequest request;
+  request.question = item.question;
+  request.collections = collections;
+  request.evidence_tokens = options_.settings.evidence;
+  request.answer_tokens = item.max_tokens.value_or(options_.generation.max_tokens.value_or(options_.settings.answer));
+  request.context = runtime_.context();
+  slot.finished.evidence = gather_evidence(runtime_, conversation, request);
+  slot.finished.warnings = slot.finished.evidence.warnings;
+  if (slot.finished.evidence.abstained) {
+    slot.finished.refused = true;
+    slot.finished.checked.text = "Not in the documents.";
+    finish(slot, Answer{});
+    return;
+  }
+  conversation.add_user(item.question, slot.finished.evidence.frame, unix_now());
+  Prompt prompt = conversation.prompt(request.context - request.answer_tokens, options_.settings.think == "off" ? Think::kOff : Think::kOn);
+  Request generate = make_request(options_, prompt, request.answer_tokens, 0);
+  if (item.temperature) generate.sampling.temperature = static_cast<float>(*item.temperature);
+  if (item.seed) generate.seed = item.seed;
+  generate.save = !options_.batch.no_save;
+  generate.tags = evidence_tags(slot.finished.evidence.packed.passages);
+  slot.request = runtime_.engine().submit(std::move(generate));
+}
+
+void BatchRun::finish(Slot& slot, Answer answer) {
+  slot.request.reset();
+  if (answer.error) return fail(slot, answer.error->what(), error_code_name(answer.error->kind()));
+  Finished& f = slot.finished;
+  f.answer = std::move(answer);
+  if (!f.answer.completions.empty()) {
+    const Completion& best = f.answer.best();
+    generated_tokens_ += static_cast<int64_t>(best.tokens.size());
+    f.reasoning = best.reasoning;
+    if (f.evidence.retrieval) {
+      f.checked = check_answer(best.text, f.evidence.packed.passages);
+      f.refused = says_not_in_documents(best.text);
+      if (f.refused) f.checked.citations.clear();
+    } else {
+      f.checked.text = best.text;
+    }
+    runtime_.note_prefill_rate(f.answer.receipt);
+  }
+  some_without_evidence_ |= f.refused;
+  ordered_json out = parse_json(answer_json(f, true));
+  ordered_json line;
+  line["id"] = slot.item.id;
+  line["index"] = slot.item.index;
+  for (const auto& [key, value] : out.items()) {
+    if (key != "id") line[key] = value;
+  }
+  slot.line = dump_json(line);
+  slot.done = true;
+  ++answered_count_;
+}
+
+void BatchRun::emit_ready() {
+  while (!slots_.empty() && slots_.front().done) {
+    write_line(slots_.front().line);
+    slots_.pop_front();
+  }
+}
+
+int BatchRun::run() {
+  int jobs = kAutoJobsCpu;
+  if (options_.batch.jobs != "auto") {
+    char* end = nullptr;
+    long value = std::strtol(options_.batch.jobs.c_str(), &end, 10);
+    if (*end || value < 1 || value > 256) {
+      throw Error(ErrorKind::kUsage, "--jobs " + options_.batch.jobs + ": expected auto or a number from 1 to 256");
+    }
+    jobs = static_cast<int>(value);
+  }
+  FileDescriptor file;
+  int fd = STDIN_FILENO;
+  if (options_.batch.input != "-") {
+    file = open_regular(options_.batch.input);
+    fd = file.get();
+    // Reading blocks like any file from here on.
+    ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+  } else if (terminal_.state().stdin_tty) {
+    throw Error(ErrorKind::kUsage, "batch reads questions from a pipe or a file", "apud batch -i questions.jsonl");
+  }
+  open_output();
+  std::set<std::string> have = answered();
+  default_collections_ = runtime_.collections();
+  runtime_.preload_engine(jobs, !options_.batch.no_save);
+  LineReader reader(fd, options_.batch.input == "-" ? "standard input" : options_.batch.input);
+  auto started = std::chrono::steady_clock::now();
+  int64_t index = -1;
+  int64_t skipped = 0;
+  bool more = true;
+  int running = 0;
+  while (more || !slots_.empty()) {
+    // A finished answer behind a slow one waits in memory: the window bounds how many.
+    while (more && running < jobs && slots_.size() < static_cast<size_t>(4 * jobs) && !cancel_flag().raised()) {
+      auto line = reader.next();
+      if (!line) {
+        more = false;
+        break;
+      }
+      ++index;
+      if (line->find_first_not_of(" \t\r") == std::string::npos) continue;
+      Slot slot;
+      slot.item.index = index;
+      try {
+        slot.item = parse(*line, index);
+        if (have.contains(item_key(slot.item.id, index))) {
+          ++skipped;
+          continue;
+        }
+        start(slot);
+      } catch (const Error& e) {
+        if (e.kind() == ErrorKind::kIo || e.kind() == ErrorKind::kUnavailable) throw;
+        fail(slot, e.what(), error_code_name(e.kind()));
+      }
+      running += slot.request.has_value();
+      slots_.push_back(std::move(slot));
+      emit_ready();
+    }
+    if (running == 0) {
+      emit_ready();
+      if (!more || cancel_flag().raised()) break;
+      continue;
+    }
+    runtime_.engine().step();
+    for (Slot& slot : slots_) {
+      if (!slot.request) continue;
+      if (auto answer = runtime_.engine().take(*slot.request)) {
+        --running;
+        bool cancelled = !answer->completions.empty() && answer->best().finish_reason == FinishReason::kCancelled;
+        if (cancelled) {
+          slot.request.reset();
+          slot.done = false;
+          more = false;
+        } else {
+          finish(slot, std::move(*answer));
+        }
+      }
+    }
+    emit_ready();
+    terminal_.progress(fmt::format("{} answered · {} running", answered_count_, running));
+    if (cancel_flag().raised() && running == 0) break;
+  }
+  terminal_.progress("", true);
+  terminal_.flush();
+  double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  if (options_.common.stats || terminal_.state().stderr_tty) {
+    std::string line = fmt::format("{} answered in {:.1f} s · {:.1f} tok/s · {} at once{}", answered_count_, seconds,
+                                   static_cast<double>(generated_tokens_) / std::max(seconds, 1e-9), jobs,
+                                   skipped ? fmt::format(" · {} already there", skipped) : "");
+    if (options_.common.stats && !terminal_.state().stderr_tty) terminal_.error(line); else terminal_.dim(line);
+  }
+  if (cancel_flag().raised()) return ending_signal() ? 128 + ending_signal() : 130;
+  if (some_bad_) return 65;
+  return some_without_evidence_ ? 1 : 0;
+}
+
+}  // namespace
+
+int verb_batch(Runtime& runtime) { return BatchRun(runtime).run(); }
+
+}  // namespace apud

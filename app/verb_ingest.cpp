@@ -1,0 +1,127 @@
+// `apud ingest`: files into a collection, with progress.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "app/json_text.h"
+#include "app/progress.h"
+#include "app/runtime.h"
+#include "app/signals.h"
+#include "base/utf8.h"
+#include "rag/ingest.h"
+
+namespace apud {
+
+namespace {
+
+LoadStatus parse_load_status(const std::string& name) {
+  std::vector<std::string> names;
+  for (int i = 0; i <= static_cast<int>(LoadStatus::kSecret); ++i) {
+    auto status = static_cast<LoadStatus>(i);
+    if (name == load_status_name(status)) return status;
+    names.push_back(load_status_name(status));
+  }
+  throw Error(ErrorKind::kUsage, "--fail-on " + name + ": unknown kind", fmt::format("one of {}", fmt::join(names, ", ")));
+}
+
+std::string event_json(const FileEvent& event) {
+  ordered_json out = {{"path", event.path}, {"outcome", file_outcome_name(event.outcome)}, {"status", load_status_name(event.status)},
+                      {"reason", event.reason}, {"chunks", event.chunks}, {"tokens", event.tokens}};
+  if (!event.pages_without_text.empty()) out["pages_without_text"] = event.pages_without_text;
+  return dump_json(out);
+}
+
+std::string time_left(double seconds) {
+  if (seconds < 90) return fmt::format("{:.0f} s", seconds);
+  if (seconds < 5400) return fmt::format("{:.0f} min", seconds / 60);
+  return fmt::format("{:.1f} h", seconds / 3600);
+}
+
+}  // namespace
+
+int verb_ingest(Runtime& runtime) {
+  const Options& o = runtime.options;
+  Terminal& terminal = runtime.terminal;
+  IngestOptions ingest_options;
+  ingest_options.collection = o.common.collections.empty() ? o.settings.collection : o.common.collections.front();
+  ingest_options.jobs = o.ingest.jobs;
+  ingest_options.prune = o.ingest.prune;
+  ingest_options.dry_run = o.ingest.dry_run;
+  ingest_options.wait = o.ingest.wait;
+  ingest_options.walk.include = o.ingest.include;
+  ingest_options.walk.exclude = o.ingest.exclude;
+  ingest_options.walk.hidden = o.ingest.hidden;
+  ingest_options.walk.ignore_files = !o.ingest.no_ignore;
+  for (const std::string& name : o.ingest.fail_on) ingest_options.fail_on.push_back(parse_load_status(name));
+  std::vector<Path> paths(o.ingest.paths.begin(), o.ingest.paths.end());
+
+  Store& store = runtime.writer();
+  std::optional<CollectionInfo> known = store.find_collection(ingest_options.collection);
+  // An existing collection keeps its embedder; a new one takes the configured one.
+  EngineEmbedder& embedder = known && !known->embedder.name.empty() ? runtime.embedder_of(*known)
+                                                                   : runtime.embedder(o.settings.embedder);
+  IngestReport report = ingest(
+      store, embedder, paths, ingest_options,
+      [&](const IngestProgress& progress) {
+        if (progress.event) {
+          const FileEvent& event = *progress.event;
+          if (o.ingest.jsonl) {
+            terminal.out(event_json(event) + "\n");
+            terminal.flush();
+          }
+          if (o.common.verbose || o.ingest.dry_run) {
+            std::string line = fmt::format("{:<9} {}", file_outcome_name(event.outcome), event.path);
+            if (!event.reason.empty()) line += " (" + event.reason + ")";
+            terminal.note(line);
+          }
+        }
+        double seconds = std::max(progress.seconds, 1e-3);
+        double files_per_s = static_cast<double>(progress.files_done) / seconds;
+        std::string line = fmt::format("{}/{} files · {:.1f} files/s · {:.1f} chunks/s", with_commas(progress.files_done),
+                                       with_commas(progress.files_total), files_per_s,
+                                       static_cast<double>(progress.chunks_done) / seconds);
+        if (progress.files_done > 0 && progress.files_total > progress.files_done) {
+          line += fmt::format(" · {} left", time_left(static_cast<double>(progress.files_total - progress.files_done) / files_per_s));
+        }
+        terminal.progress(line);
+      },
+      &cancel_flag());
+  terminal.progress("", true);
+
+  std::string summary;
+  auto add = [&](FileOutcome outcome, const char* word) {
+    if (int64_t n = report.count(outcome)) summary += fmt::format("{}{} {}", summary.empty() ? "" : ", ", with_commas(n), word);
+  };
+  add(FileOutcome::kIndexed, "new");
+  add(FileOutcome::kReplaced, "changed");
+  add(FileOutcome::kUnchanged, "unchanged");
+  add(FileOutcome::kMoved, "moved");
+  add(FileOutcome::kDuplicate, "duplicate");
+  add(FileOutcome::kEmpty, "empty");
+  add(FileOutcome::kVanished, "vanished");
+  add(FileOutcome::kPruned, "pruned");
+  if (summary.empty()) summary = "no files";
+  terminal.note(fmt::format("{}{}: {} · {} chunks · {} tokens · {:.1f} s", o.ingest.dry_run ? "(dry run) " : "",
+                            ingest_options.collection, summary, with_commas(report.chunks), with_commas(report.tokens), report.seconds));
+  if (!report.skips.empty()) {
+    std::string skips;
+    for (const IngestReport::SkipCount& skip : report.skips) {
+      skips += fmt::format("{}{} {}", skips.empty() ? "" : ", ", with_commas(skip.files), load_status_name(skip.status));
+    }
+    terminal.note("skipped: " + skips + (o.common.verbose ? "" : " (-v names them)"));
+  }
+  if (report.count(FileOutcome::kVanished) > 0) {
+    terminal.note("vanished files are no longer found and kept; --prune removes them");
+  }
+  for (const std::string& warning : report.warnings) terminal.warn(warning);
+  if (!embedder.multilingual() && report.cjk_share > 0.05) {
+    terminal.warn(fmt::format("{:.0f}% of this text is Chinese, Japanese or Korean, and {} knows English only: use --embedder e5-small-q4 with a new -k",
+                              report.cjk_share * 100, embedder.name()));
+  }
+  terminal.flush();
+  if (report.cancelled) return ending_signal() ? 128 + ending_signal() : 130;
+  if (report.failed || report.all_skipped) return 65;
+  return 0;
+}
+
+}  // namespace apud
