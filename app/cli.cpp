@@ -178,7 +178,6 @@ struct Table {
     CLI::App* doctor = verb("doctor", "what this machine, build and data have, and what is wrong");
     add_json(doctor, o), add_device(doctor, o), add_output(doctor, o);
     CLI::App* bench = verb("bench", "speed beside this machine's ceilings");
-    bench->add_option("--shape", o.bench.shape, "random weights of a shape, for example qwen2.5-1.5b:q4_k_m");
     bench->add_option("--prompt", o.bench.prompt_tokens, "prefill lengths")->delimiter(',')->check(CLI::Range(1, 1 << 20));
     bench->add_option("--context", o.bench.contexts, "decode contexts")->delimiter(',')->check(CLI::Range(1, 1 << 20));
     bench->add_option("--decode", o.bench.decode_tokens, "tokens decoded")->check(CLI::Range(1, 1 << 16));

@@ -85,7 +85,6 @@ struct BatchOptions {
 };
 
 struct BenchOptions {
-  std::string shape;                // "llama-7b:q4_k_m": random weights; empty: the chosen model
   std::vector<int> prompt_tokens = {512};
   std::vector<int> contexts = {512};
   int decode_tokens = 64;

@@ -1,0 +1,121 @@
+#include "app/machine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <memory>
+
+#include "app/progress.h"
+#include "base/file.h"
+#include "base/thread_pool.h"
+
+namespace apud {
+
+namespace {
+
+uint64_t meminfo(const char* key) {
+  std::ifstream in("/proc/meminfo");
+  std::string line;
+  while (std::getline(in, line)) {
+    if (line.rfind(key, 0) == 0) return std::strtoull(line.c_str() + std::strlen(key), nullptr, 10) * 1024;
+  }
+  return 0;
+}
+
+/// Memory limit of this process's cgroup, if one is set.
+std::optional<uint64_t> cgroup_limit() {
+  for (const char* path : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+    std::ifstream in(path);
+    uint64_t value = 0;
+    if (in >> value && value < (1ull << 60)) return value;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+MachineFacts machine_facts() {
+  MachineFacts facts;
+  std::ifstream in("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(in, line)) {
+    if (line.rfind("model name", 0) == 0) {
+      facts.cpu = line.substr(line.find(':') + 2);
+      break;
+    }
+  }
+  facts.cpus = usable_cpus();
+  facts.memory_bytes = meminfo("MemTotal:");
+  facts.available_bytes = meminfo("MemAvailable:");
+  if (auto limit = cgroup_limit()) {
+    facts.memory_bytes = std::min(facts.memory_bytes, *limit);
+    facts.available_bytes = std::min(facts.available_bytes, *limit);
+  }
+  facts.nvidia_card = std::filesystem::exists("/proc/driver/nvidia/version");
+  return facts;
+}
+
+double measure_read_bandwidth(int threads) {
+  constexpr size_t kBytes = 512u << 20;
+  auto buffer = std::make_unique<uint64_t[]>(kBytes / 8);  // zeroed: every page is touched
+  ThreadPool pool(threads);
+  std::vector<double> rates;
+  std::atomic<uint64_t> sink{0};
+  for (int pass = 0; pass < 3; ++pass) {
+    auto start = std::chrono::steady_clock::now();
+    pool.run([&](int worker) {
+      size_t words = kBytes / 8 / static_cast<size_t>(threads);
+      const uint64_t* data = buffer.get() + words * static_cast<size_t>(worker);
+      uint64_t sums[8] = {};
+      for (size_t i = 0; i + 8 <= words; i += 8) {
+        for (size_t j = 0; j < 8; ++j) sums[j] += data[i + j];
+      }
+      uint64_t sum = 0;
+      for (uint64_t one : sums) sum += one;
+      sink += sum;
+    });
+    double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    rates.push_back(static_cast<double>(kBytes) / seconds);
+  }
+  std::sort(rates.begin(), rates.end());
+  return rates[1];
+}
+
+Recommendation recommend_model(const std::vector<CatalogueEntry>& entries, uint64_t memory_bytes, double read_bandwidth,
+                               bool hub_reachable) {
+  constexpr double kReadShare = 0.7;
+  constexpr double kUsableTokensPerSecond = 6;
+  constexpr uint64_t kRoom = 1ull << 30;  // KV, embedder, workspace
+  Recommendation best;
+  double best_speed = 0;
+  for (const CatalogueEntry& entry : entries) {
+    if (entry.kind != "chat" || entry.base || entry.needs_acceptance) continue;
+    bool reachable = entry.in_registry || (hub_reachable && !entry.hub_repo.empty());
+    if (!reachable) continue;
+    uint64_t bytes = entry.bytes();
+    if (bytes == 0 || bytes + kRoom > memory_bytes) continue;
+    double speed = kReadShare * read_bandwidth / static_cast<double>(bytes);
+    if (speed < kUsableTokensPerSecond) continue;
+    // A general model before a coder of the same size; else the larger one.
+    bool coder = entry.id.find("coder") != std::string::npos;
+    bool best_coder = best.entry && best.entry->id.find("coder") != std::string::npos;
+    bool better = !best.entry || bytes > best.entry->bytes() * 11 / 10 ||
+                  (bytes > best.entry->bytes() * 9 / 10 && best_coder && !coder);
+    if (better) {
+      best.entry = &entry;
+      best_speed = speed;
+    }
+  }
+  if (best.entry) {
+    best.reason = fmt::format("{} ({}): the largest that fits {} of free memory and writes about {:.0f} tok/s or more at {:.0f} GB/s{}",
+                              best.entry->id, human_bytes(best.entry->bytes()), human_bytes(memory_bytes), best_speed, read_bandwidth / 1e9,
+                              hub_reachable ? "" : "; the model hub is not reached from here");
+  }
+  return best;
+}
+
+}  // namespace apud
