@@ -94,7 +94,7 @@ Recommendation recommend_model(const std::vector<CatalogueEntry>& entries, uint6
   double best_speed = 0;
   for (const CatalogueEntry& entry : entries) {
     if (entry.kind != "chat" || entry.base || entry.needs_acceptance) continue;
-    bool reachable = entry.in_registry || (hub_reachable && !entry.hub_repo.empty());
+    bool reachable = !entry.registry.empty() || (hub_reachable && !entry.hub_repo.empty());
     if (!reachable) continue;
     uint64_t bytes = entry.bytes();
     if (bytes == 0 || bytes + kRoom > memory_bytes) continue;
