@@ -13,6 +13,7 @@
 #include "app/prompts.h"
 #include "app/signals.h"
 #include "base/utf8.h"
+#include "rag/loader.h"
 
 namespace apud {
 
@@ -311,7 +312,13 @@ std::vector<NamedText> read_named_texts(const std::vector<std::string>& files) {
     if (file == "-") {
       out.push_back({"stdin", read_stdin()});
     } else {
-      out.push_back({file, load_text_for_question(file)});
+      LoadedFile loaded = load_file(file);
+      if (loaded.document.skipped()) {
+        throw Error(loaded.document.status == LoadStatus::kUnreadable ? ErrorKind::kNoInput : ErrorKind::kBadData,
+                    fmt::format("{}: {}{}{}", file, load_status_name(loaded.document.status), loaded.document.reason.empty() ? "" : ": ",
+                                loaded.document.reason));
+      }
+      out.push_back({file, std::move(loaded.document.text)});
     }
   }
   return out;

@@ -41,7 +41,7 @@ const ChosenModel& Runtime::chat_model() {
   if (!chat_) {
     InstalledModel installed = options.settings.model.empty() ? best_installed_chat_model()
                                                               : find_model(options.settings.model);
-    LoadOptions load;
+    ModelOptions load;
     load.context = options.settings.ctx;
     chat_ = ChosenModel{installed, load_model(installed.path, load)};
   }

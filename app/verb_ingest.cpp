@@ -51,7 +51,7 @@ int verb_ingest(Runtime& runtime) {
   ingest_options.walk.include = o.ingest.include;
   ingest_options.walk.exclude = o.ingest.exclude;
   ingest_options.walk.hidden = o.ingest.hidden;
-  ingest_options.walk.ignore_files = !o.ingest.no_ignore;
+  ingest_options.walk.no_ignore = o.ingest.no_ignore;
   for (const std::string& name : o.ingest.fail_on) ingest_options.fail_on.push_back(parse_load_status(name));
   std::vector<Path> paths(o.ingest.paths.begin(), o.ingest.paths.end());
 
