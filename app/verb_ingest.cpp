@@ -106,7 +106,7 @@ int verb_ingest(Runtime& runtime) {
   if (!report.skips.empty()) {
     std::string skips;
     for (const IngestReport::SkipCount& skip : report.skips) {
-      skips += fmt::format("{}{} {}", skips.empty() ? "" : ", ", with_commas(skip.files), load_status_name(skip.status));
+      skips += fmt::format("{}{} {}", skips.empty() ? "" : ", ", with_commas(skip.files), skip.reason);
     }
     terminal.note("skipped: " + skips + (o.common.verbose ? "" : " (-v names them)"));
   }
