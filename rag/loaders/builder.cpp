@@ -76,7 +76,7 @@ void finish_document(Document& document) {
   if (document.title.empty()) {
     for (const Block& block : document.blocks) {
       if (block.kind == BlockKind::kHeading) {
-        document.title = document.text.substr(block.begin, block.end - block.begin);
+        document.title = one_line(std::string_view(document.text).substr(block.begin, block.end - block.begin));
         break;
       }
     }

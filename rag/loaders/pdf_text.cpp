@@ -366,7 +366,9 @@ Document pdf_document(const std::vector<std::string_view>& pages) {
     for (std::string_view line : raw[page]) on_page += line.size();
     std::vector<int> widths;
     for (size_t i = edges[page].top; i < raw[page].size() - edges[page].bottom; ++i) {
-      CleanText clean = clean_utf8(raw[page][i]);
+      std::string_view piece = raw[page][i];
+      CleanText clean = clean_utf8(piece);
+      if (piece.size() > 2 && piece.substr(piece.size() - 2) == "\xC2\xAD") clean.text += '-';  // soft, at a break
       document.hidden_removed += clean.hidden;
       document.replaced += clean.replaced;
       std::string text = shrink_leaders(spell_backquotes(spell_ligatures(one_line(clean.text))));

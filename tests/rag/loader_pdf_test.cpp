@@ -97,6 +97,7 @@ TEST(LoadPdf, TextRules) {
   std::string filler = " and some more words to make this line as long as the others are\n";
   EXPECT_NE(build("the command-line tool is here" + filler + "we now use the command-\nline tool of the system and go on" + filler + "\f").find("command-line tool of"), std::string::npos);
   EXPECT_NE(build("we use a hyphen-\nated word in this line of the text" + filler + "\f").find("hyphenated word"), std::string::npos);
+  EXPECT_NE(build("we use a soft\xC2\xAD\nened word in this line of the text" + filler + "\f").find("softened word"), std::string::npos);
   EXPECT_NE(build("look into the folder /usr/share/doc-\nbase in this line of text" + filler + "\f").find("/usr/share/doc-base"), std::string::npos);
   // Chinese lines join without a space, also where punctuation stands alone on its line.
   EXPECT_EQ(build("这是一个很长的段落的第一行文字需要接到下一行\n，然后在这里结束。\f"), "这是一个很长的段落的第一行文字需要接到下一行，然后在这里结束。");

@@ -188,6 +188,49 @@ TEST(LoadMarkdown, LargeFilesKeepLines) {
   EXPECT_EQ(seen, headings.size());
 }
 
+// Whatever the bytes: valid UTF-8 out, blocks in order and inside the text, anchors in order.
+TEST(LoadAny, DamagedFilesKeepTheContract) {
+  const std::pair<const char*, std::string> samples[] = {
+      {"x.md", "---\ntitle: t\n---\n# H\n\n- a\n  - b\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```c\nx\n```\n> q [l](http://e) &amp; `c`\n"},
+      {"x.txt", "Title\n=====\n\n\xE4\xB8\xAD\xE6\x96\x87 text \x1b[1mbold\x1b[0m\n\nmore\n"},
+      {"x.csv", "name,age\n\"A, \"\"x\"\"\",7\nB,8\n"},
+      {"x.json", "[{\"a\": {\"b\": [1, true, null, \"\\u4e2d\\n\"]}}, 2.5e3]"},
+      {"x.eml", "Subject: =?utf-8?B?5Lit?=\nContent-Type: multipart/mixed; boundary=b\n\n--b\nContent-Transfer-Encoding: base64\n\naGVsbG8=\n--b--\n"},
+      {"x.ipynb", "{\"cells\": [{\"cell_type\": \"markdown\", \"source\": [\"# H\\n\"]}, {\"cell_type\": \"code\", \"source\": \"x\", \"outputs\": [{\"text\": \"1\"}]}]}"},
+      {"x.py", "import os\n\ndef f():\n    return 1\n\nclass A:\n    pass\n"},
+  };
+  uint64_t state = 88172645463325252ull;
+  auto random = [&](size_t bound) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return static_cast<size_t>(state % bound);
+  };
+  for (const auto& [name, sample] : samples) {
+    for (int round = 0; round < 3000; ++round) {
+      std::string bytes = sample;
+      for (size_t k = 1 + random(6); k > 0 && !bytes.empty(); --k) {
+        switch (random(4)) {
+          case 0: bytes[random(bytes.size())] = static_cast<char>(random(256)); break;
+          case 1: bytes.erase(random(bytes.size()), 1 + random(8)); break;
+          case 2: bytes.insert(random(bytes.size()), bytes.substr(random(bytes.size()), 1 + random(20))); break;
+          default: bytes.resize(random(bytes.size()) + 1); break;
+        }
+      }
+      Document d = load_bytes(name, bytes);
+      ASSERT_TRUE(utf8_valid(d.text)) << name << " round " << round;
+      ASSERT_TRUE(utf8_valid(d.reason) && utf8_valid(d.title));
+      size_t last = 0;
+      for (const Block& b : d.blocks) {
+        ASSERT_TRUE(b.begin >= last && b.begin < b.end && b.end <= d.text.size()) << name << " round " << round;
+        last = b.end;
+      }
+      for (size_t i = 1; i < d.anchors.size(); ++i) ASSERT_LE(d.anchors[i - 1].offset, d.anchors[i].offset) << name;
+      ASSERT_EQ(d.text.find('\x1b'), std::string::npos);
+    }
+  }
+}
+
 TEST(LoadFile, ChangingFileIsSkipped) {
   TempDir dir;
   Path path = dir.write("x.txt", std::string(4u << 20, 'x'));
@@ -200,7 +243,9 @@ TEST(LoadFile, ChangingFileIsSkipped) {
     LoadedFile f = load_file(path);
     changing += f.document.status == LoadStatus::kChanging;
     good += f.document.status == LoadStatus::kOk;
-    if (f.document.status == LoadStatus::kOk) EXPECT_EQ(f.document.text.size(), f.size);
+    if (f.document.status == LoadStatus::kOk) {
+      EXPECT_EQ(f.document.text.size(), f.size);
+    }
   }
   stop = true;
   writer.join();
