@@ -35,7 +35,8 @@ CpuExecutor::CpuExecutor(const Program& program, const Weights& weights, const K
   for (int64_t cols : plan_.slot_cols) {
     slots_.emplace_back(rows * static_cast<size_t>(cols) * sizeof(float), "activations");
   }
-  for (size_t stride : plan_.act_strides) acts_.emplace_back(rows * stride, "activations");
+  for (size_t stride : plan_.act_strides)
+    acts_.emplace_back((rows + kActSlackRows) * stride, "activations");
   trig_ =
       Arena(plan_.rotaries.size() * rows * 2 * static_cast<size_t>(plan_.trig_cols) * sizeof(float),
             "rotary tables");
@@ -398,7 +399,8 @@ std::unique_ptr<Executor> make_cpu_executor(const Program& program, const Weight
   }
   const cpu::Kernels& kernels = isa == CpuIsa::kAvx2     ? cpu::avx2_kernels()
                                 : isa == CpuIsa::kAvx512 ? cpu::avx512_kernels()
-                                                         : cpu::vnni_kernels();
+                                : isa == CpuIsa::kVnni   ? cpu::vnni_kernels()
+                                                         : cpu::amx_kernels();
   return std::make_unique<cpu::CpuExecutor>(program, weights, kernels, options);
 }
 

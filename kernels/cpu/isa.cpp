@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/kernels.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -54,6 +55,8 @@ std::vector<CpuIsa> available_cpu_isas() {
   if (f.avx2) found.push_back(CpuIsa::kAvx2);
   if (f.avx512) found.push_back(CpuIsa::kAvx512);
   if (f.vnni) found.push_back(CpuIsa::kVnni);
+  static const bool amx = f.amx_listed && cpu::amx_works();
+  if (amx) found.push_back(CpuIsa::kAmx);
   return found;
 }
 

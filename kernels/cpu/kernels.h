@@ -88,13 +88,19 @@ struct Kernels {
   void (*attend)(const AttentionArgs& args);
 };
 
-/// Bytes of scratch that `linear` needs for a matrix of `cols` inputs.
+/// Bytes of scratch that `linear` needs for a matrix of `cols` inputs: panels of two strips (two
+/// planes of each for AMX), tiles of sums.
 constexpr size_t linear_scratch_bytes(int64_t cols) {
-  return static_cast<size_t>(cols + 64) * 2 * kStripRows;
+  return static_cast<size_t>(cols + 64) * 4 * kStripRows + 32768;
 }
 
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
 const Kernels& vnni_kernels();
+const Kernels& amx_kernels();
+/// Asks the system for the tile registers and checks one product of tiles. REQUIRES: AMX is listed.
+bool amx_works();
+/// Rows of quantised activations that kernels may read (not use) behind the last one.
+inline constexpr int kActSlackRows = 32;
 
 }  // namespace apud::cpu

@@ -11,6 +11,8 @@ inline constexpr double kExactSums = 3e-6;
 inline constexpr double kActBlock32 = 0.012;
 /// The same by blocks of 256, whose largest value stands further from the others.
 inline constexpr double kActBlock256 = 0.016;
+/// Activations rounded to bfloat16 (AMX tiles with BF16 weights): 8 bits, at most 1/256 each.
+inline constexpr double kActBf16 = 4e-3;
 /// Float arithmetic throughout (norms, attention over F32 KV, float weights).
 inline constexpr double kFloat = 2e-5;
 /// KV stored in half, in bfloat16, or in int8 with one scale per token and head.

@@ -1,0 +1,41 @@
+// The AMX path: tiles for many rows, VNNI for few. Compiled with its own instruction flags
+// (kernels/CMakeLists.txt): everything but the table lies in an anonymous namespace, so that no
+// inline function built here is linked elsewhere.
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "kernels/cpu/kernels.h"
+
+#define APUD_CPU_VNNI 1
+namespace apud::cpu {
+namespace {
+// Each builds on those before it.
+// clang-format off
+#include "kernels/cpu/simd_avx512.inc"
+#include "kernels/cpu/linear.inc"
+#include "kernels/cpu/rowwise.inc"
+#include "kernels/cpu/attention.inc"
+#include "kernels/cpu/amx.inc"
+// clang-format on
+}  // namespace
+
+const Kernels& amx_kernels() {
+  static constexpr Kernels kTable = {CpuIsa::kAmx, "cpu-amx",    amx_linear, quantize,
+                                     norm,         activate,     scale_add,  softcap,
+                                     rotate,       l2_normalize, store_kv,   attend};
+  return kTable;
+}
+
+bool amx_works() {
+  // Linux hands out the 8 KiB of tile state on request only; a tile instruction without permission
+  // dies of SIGILL, whatever CPUID says.
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+  if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) return false;
+  return tile_product_is_right();
+}
+
+}  // namespace apud::cpu
