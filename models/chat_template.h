@@ -17,7 +17,10 @@ namespace apud {
 struct ChatMessage {
   std::string role;     // "system", "user", "assistant", "tool"
   std::string content;
-  std::string reasoning;  // assistant only; passed as reasoning_content where not empty
+  std::string reasoning;        // assistant only; passed as reasoning_content where not empty
+  std::string tool_calls_json;  // assistant only: JSON array of calls, or empty
+  std::string name;             // tool: the function's name, or empty
+  std::string tool_call_id;     // tool: the call that it answers, or empty
 };
 
 struct TemplateOptions {
@@ -38,7 +41,8 @@ class ChatTemplate {
   ChatTemplate(ChatTemplate&&) noexcept;
   ChatTemplate& operator=(ChatTemplate&&) noexcept;
 
-  /// Renders; message contents are content, all else scaffold. Throws apud::Error (kBadData) when
+  /// Renders; everything that messages and tools hold is content (a role only where it is not a
+  /// plain lower-case word), the template's own text and the token texts are scaffold. Throws apud::Error (kBadData) when
   /// the template raises an exception or passes a limit.
   OriginText render(const std::vector<ChatMessage>& messages, const TemplateOptions& options) const;
   const std::string& source() const;
