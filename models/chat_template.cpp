@@ -28,8 +28,8 @@ Value message_value(const ChatMessage& message) {
   dict->put("role", Text(message.role, is_role_word(message.role)));
   dict->put("content", Text(message.content, false));
   if (!message.reasoning.empty()) {
-    // Families read it under different names; transformers offers all three as well.
-    for (const char* name : {"reasoning_content", "thinking", "reasoning"}) {
+    // Two names, as transformers does: gpt-oss reads the second.
+    for (const char* name : {"reasoning_content", "thinking"}) {
       dict->put(name, Text(message.reasoning, false));
     }
   }

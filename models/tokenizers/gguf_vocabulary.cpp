@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "models/gguf.h"
 #include "models/tokenizers/bpe.h"
+#include "models/tokenizers/sentencepiece_tokenizer.h"
 
 namespace apud {
 namespace {
@@ -157,12 +158,51 @@ std::unique_ptr<Tokenizer> make_bpe(const GgufFile& file) {
   return std::make_unique<BpeTokenizer>(std::move(source));
 }
 
+/// A SentencePiece vocabulary as the converter of GGUF files leaves it: piece types changed, no
+/// normaliser, spaces in user-defined pieces. What cannot be read off is filled in by rule.
+std::unique_ptr<Tokenizer> make_sentencepiece(const GgufFile& file) {
+  GgufVocabulary vocabulary(file);
+  SentencePieceSource source;
+  source.file = file.name();
+  auto kinds = vocabulary.kinds();
+  auto scores = vocabulary.scores();
+  auto unknown = vocabulary.id("tokenizer.ggml.unknown_token_id");
+  if (!unknown) throw vocabulary.bad("tokenizer.ggml.unknown_token_id", "absent");
+  for (size_t i = 0; i < kinds.size(); ++i) {
+    // Which piece is the unknown one, the key says; Gemma's marks are special in its configuration.
+    bool mark = vocabulary.token(i) == "<start_of_image>" || vocabulary.token(i) == "<end_of_image>" ||
+                vocabulary.token(i) == "<start_of_turn>" || vocabulary.token(i) == "<end_of_turn>" ||
+                vocabulary.token(i) == "[multimodal]";
+    if (kinds[i] == TokenKind::kUnknown || mark) kinds[i] = TokenKind::kControl;
+  }
+  source.roles = vocabulary.roles(kinds, true);
+  // User-defined pieces (runs of line ends and spaces) come from content as well.
+  std::erase_if(source.roles.added,
+                [&](const AddedToken& token) { return kinds[token.id] == TokenKind::kUserDefined; });
+  kinds[*unknown] = TokenKind::kUnknown;
+  source.model.algorithm = SentencePieceModel::kBpe;
+  source.model.byte_fallback = true;
+  source.model.add_dummy_prefix = file.get_bool("tokenizer.ggml.add_space_prefix").value_or(true);
+  source.model.remove_extra_whitespaces = false;
+  for (size_t i = 0; i < vocabulary.size(); ++i) {
+    std::string text(vocabulary.token(i));
+    if (kinds[i] == TokenKind::kUserDefined) {
+      for (size_t at = text.find(' '); at != std::string::npos; at = text.find(' ', at)) {
+        text.replace(at, 1, "\xE2\x96\x81");
+      }
+    }
+    source.model.pieces.push_back({std::move(text), scores[i], kinds[i]});
+  }
+  return std::make_unique<SentencePieceTokenizer>(std::move(source));
+}
+
 }  // namespace
 
 std::unique_ptr<Tokenizer> make_gguf_tokenizer(const GgufFile& file) {
   static_assert(std::endian::native == std::endian::little, "GGUF arrays are read as they stand");
   std::string_view model = file.require_string("tokenizer.ggml.model");
   if (model == "gpt2") return make_bpe(file);
+  if (model == "llama") return make_sentencepiece(file);
   throw Error(ErrorKind::kBadData, file.name() + ": tokenizer.ggml.model: unknown tokenizer '" +
                                        std::string(model) + "', expected gpt2 or llama");
 }

@@ -2,3 +2,6 @@ apud_test(NAME golden_test SOURCES models/golden_test.cpp LIBS apud_models LABEL
 apud_test(NAME catalogue_test SOURCES models/catalogue_test.cpp LIBS apud_models LABELS unit sanitize)
 apud_test(NAME gguf_test SOURCES models/gguf_test.cpp LIBS apud_models LABELS unit corpus sanitize)
 apud_test(NAME safetensors_test SOURCES models/safetensors_test.cpp LIBS apud_models LABELS unit corpus sanitize)
+apud_test(NAME tokenizer_golden_test SOURCES models/tokenizer_golden_test.cpp LIBS apud_models LABELS unit)
+apud_test(NAME chat_template_golden_test SOURCES models/chat_template_golden_test.cpp LIBS apud_models
+          LABELS unit)
