@@ -71,7 +71,8 @@ class Chunker {
       std::string own;
       if (blocks[i].kind == BlockKind::kHeading) {
         own = clip(text_.substr(blocks[i].begin, blocks[i].end - blocks[i].begin), kMaxHeadingBytes);
-        while (count_(own) >= kMaxHeadingTokens) own = clip(own, own.size() * 3 / 4);
+        // A heading may take a quarter of a small budget.
+        while (count_(own) >= std::min(kMaxHeadingTokens, options_.max_tokens / 4)) own = clip(own, own.size() * 3 / 4);
         section.level = std::max(1, blocks[i].level);
         body = i + 1;
       }

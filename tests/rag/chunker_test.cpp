@@ -148,6 +148,19 @@ TEST(Chunker, TableRowsAndCodeStayWhole) {
   }
 }
 
+TEST(Chunker, LongHeadingsAndSmallBudgets) {
+  std::string heading = "# " + prose(8, "a heading");
+  Document d = document(heading + "\n\n" + prose(40, "text"));
+  for (int budget : {16, 32, 64, 240}) {
+    ChunkOptions options;
+    options.max_tokens = budget;
+    options.target_tokens = std::min(220, budget);
+    Chunks c = chunk_document(d, options, words);
+    ASSERT_FALSE(c.chunks.empty());
+    check_invariants(d, c, options);
+  }
+}
+
 TEST(Chunker, HostileTextIsLinear) {
   ChunkOptions options;
   auto begin = std::chrono::steady_clock::now();
