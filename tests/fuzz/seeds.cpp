@@ -26,8 +26,11 @@ int main(int argc, char** argv) {
                           .number<uint64_t>(7)
                           .str());
   write(folder / "gguf" / "keys", keys.build());
-  std::string header = R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
+  std::string header =
+      R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
   while (header.size() % 8 != 0) header += ' ';
-  write(folder / "safetensors" / "one", Bytes().number<uint64_t>(header.size()).raw(header).raw("12345678").str());
-  write(folder / "safetensors" / "config", R"({"model_type":"bert","hidden_size":8,"x":[1,{"y":null}]})");
+  write(folder / "safetensors" / "one",
+        Bytes().number<uint64_t>(header.size()).raw(header).raw("12345678").str());
+  write(folder / "safetensors" / "config",
+        R"({"model_type":"bert","hidden_size":8,"x":[1,{"y":null}]})");
 }

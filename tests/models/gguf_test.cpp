@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 #include <fstream>
 #include <limits>
 
@@ -15,6 +15,16 @@
 
 namespace apud {
 namespace {
+
+// CPU time, so that a busy machine fails no test; sanitizers slow everything down.
+#ifdef __SANITIZE_ADDRESS__
+constexpr double kLimit = 1.0;
+#else
+constexpr double kLimit = 0.1;
+#endif
+double cpu_seconds(std::clock_t start) {
+  return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+}
 
 using test::as_bytes;
 using test::Bytes;
@@ -31,7 +41,7 @@ void load(const std::string& bytes) {
 
 /// The message with which the file is refused; empty when it loads.
 std::string refusal(const std::string& bytes) {
-  auto start = std::chrono::steady_clock::now();
+  std::clock_t start = std::clock();
   std::string message;
   try {
     load(bytes);
@@ -39,8 +49,8 @@ std::string refusal(const std::string& bytes) {
     EXPECT_EQ(e.kind(), ErrorKind::kBadData) << e.what();
     message = e.what();
   }
-  double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  EXPECT_LT(seconds, 0.1) << message;
+  double seconds = cpu_seconds(start);
+  EXPECT_LT(seconds, kLimit) << message;
   return message;
 }
 
@@ -239,9 +249,9 @@ TEST(GgufCorpus, G9ManyEntriesAreLinear) {
         .number<uint32_t>(0)
         .number<uint64_t>(32);
   }
-  auto start = std::chrono::steady_clock::now();
+  std::clock_t start = std::clock();
   EXPECT_THROW(GgufFile::parse(as_bytes(table.str()), "x"), Error);
-  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), 2);
+  EXPECT_LT(cpu_seconds(start), 20 * kLimit);
 }
 
 TEST(GgufCorpus, G10Alignment) {

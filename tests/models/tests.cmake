@@ -5,3 +5,4 @@ apud_test(NAME safetensors_test SOURCES models/safetensors_test.cpp LIBS apud_mo
 apud_test(NAME tokenizer_golden_test SOURCES models/tokenizer_golden_test.cpp LIBS apud_models LABELS unit)
 apud_test(NAME chat_template_golden_test SOURCES models/chat_template_golden_test.cpp LIBS apud_models
           LABELS unit)
+apud_test(NAME arch_test SOURCES models/arch_test.cpp LIBS apud_models LABELS unit sanitize)
