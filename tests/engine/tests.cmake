@@ -3,3 +3,5 @@ apud_test(NAME text_stream_test SOURCES engine/text_stream_test.cpp LIBS apud_en
 apud_test(NAME engine_test SOURCES engine/engine_test.cpp LIBS apud_engine LABELS unit sanitize)
 apud_test(NAME disk_cache_test SOURCES engine/disk_cache_test.cpp LIBS apud_engine LABELS unit crash)
 apud_test(NAME session_store_test SOURCES engine/session_store_test.cpp LIBS apud_engine LABELS unit corpus sanitize)
+apud_test(NAME engine_real_test SOURCES engine/real_model_test.cpp LIBS apud_engine LABELS unit TIMEOUT 600)
+apud_test(NAME conversation_test SOURCES engine/conversation_test.cpp LIBS apud_engine LABELS unit sanitize)

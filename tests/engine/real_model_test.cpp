@@ -1,0 +1,174 @@
+// Real models through the real CPU executor: logits and answers are bit-identical with the cache on
+// or off, cold or warm, alone or in a batch, and across a restart.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdio>
+
+#include "engine/embedding.h"
+#include "engine/engine.h"
+#include "tests/support/golden.h"
+#include "tests/support/models.h"
+#include "tests/support/temp_dir.h"
+
+namespace apud {
+namespace {
+
+EngineOptions options(bool cache, const Path& folder = {}) {
+  EngineOptions o;
+  o.context = 1024;
+  o.kv_bytes = 512ull << 20;
+  o.prefix_cache = cache;
+  o.disk.folder = folder;
+  o.disk.free_share = 1;
+  o.disk.always_restore = true;
+  return o;
+}
+
+struct Setup {
+  explicit Setup(const char* file) : model(load_model(test::models_dir() / file)) {}
+  std::unique_ptr<Engine> engine(const EngineOptions& o) const {
+    CpuOptions cpu;
+    cpu.threads = 2;
+    return std::make_unique<Engine>(model, make_cpu_executor(model->program(), model->weights(), cpu), o);
+  }
+  std::vector<int32_t> ids(const std::string& text) const { return model->tokenizer().encode(text); }
+  std::shared_ptr<const Model> model;
+};
+
+std::string passage() {
+  std::string text;
+  for (int i = 0; i < 8; ++i) {
+    text += "Section " + std::to_string(i) + ". The lighthouse of Alexandria stood on the island of "
+            "Pharos and was among the tallest buildings of its time, " + std::to_string(100 + 3 * i) +
+            " metres high. 灯塔建于公元前三世纪。 ";
+  }
+  return text;
+}
+
+Request request(std::vector<int32_t> prompt, int max_tokens, float temperature = 0) {
+  Request r;
+  r.prompt = std::move(prompt);
+  r.max_tokens = max_tokens;
+  r.ignore_end = true;
+  r.seed = 42;
+  r.sampling.temperature = temperature;
+  return r;
+}
+
+void expect_same(const Answer& a, const Answer& b, const char* what) {
+  EXPECT_EQ(a.best().tokens, b.best().tokens) << what;
+  EXPECT_EQ(a.best().logprobs, b.best().logprobs) << what << ": log-probabilities differ in a bit";
+}
+
+void check_determinism(const char* file) {
+  Setup setup(file);
+  test::TempDir dir;
+  auto first = setup.ids(passage() + "Question: how high was it? Answer:");
+  ASSERT_GT(first.size(), 200u);
+  auto scratch = setup.engine(options(false));
+  Answer truth = scratch->generate(request(first, 24));
+  auto second = first;
+  second.insert(second.end(), truth.best().tokens.begin(), truth.best().tokens.end());
+  for (int32_t id : setup.ids("\nQuestion: where did it stand? Answer:")) second.push_back(id);
+  Answer truth2 = scratch->generate(request(second, 24, 0.8f));
+
+  {
+    auto cached = setup.engine(options(true, dir.path()));
+    expect_same(cached->generate(request(first, 24)), truth, "cold");
+    Answer warm = cached->generate(request(first, 24));
+    EXPECT_EQ(warm.receipt.usage.computed, 1);
+    expect_same(warm, truth, "warm");
+    Answer turn = cached->generate(request(second, 24, 0.8f));
+    EXPECT_EQ(turn.receipt.usage.cached, static_cast<int>(first.size()) + 23);
+    expect_same(turn, truth2, "second turn");
+  }
+  {
+    auto restarted = setup.engine(options(true, dir.path()));
+    Answer restored = restarted->generate(request(second, 24, 0.8f));
+    EXPECT_EQ(restored.receipt.usage.cached_disk, static_cast<int>(second.size()) - 1);
+    expect_same(restored, truth2, "restored from disk");
+  }
+  {
+    EngineOptions small_steps = options(true);
+    small_steps.step_tokens = 50;
+    small_steps.mixed_step_tokens = 7;
+    auto batch = setup.engine(small_steps);
+    uint64_t other = batch->submit(request(setup.ids("Once upon a time in a small village"), 40, 1.0f));
+    uint64_t a = batch->submit(request(first, 24));
+    uint64_t b = batch->submit(request(second, 24, 0.8f));
+    expect_same(batch->wait(a), truth, "in a batch, small chunks");
+    expect_same(batch->wait(b), truth2, "in a batch, small chunks");
+    EXPECT_FALSE(batch->wait(other).error);
+  }
+}
+
+TEST(RealModel, SmolLM2AnswersAreBitIdentical) {
+  APUD_REQUIRE_MODEL("smollm2-135m.gguf");
+  check_determinism("smollm2-135m.gguf");
+}
+
+TEST(RealModel, Qwen25AnswersAreBitIdentical) {
+  APUD_REQUIRE_MODEL("qwen2.5-coder-0.5b.gguf");
+  check_determinism("qwen2.5-coder-0.5b.gguf");
+}
+
+TEST(RealModel, GemmaAnswersAreBitIdentical) {  // sliding windows: two KV groups
+  APUD_REQUIRE_MODEL("gemma3-270m.gguf");
+  check_determinism("gemma3-270m.gguf");
+}
+
+void check_vectors(const std::string& name) {
+  test::GoldenVectors golden(name);
+  auto model = load_model(test::models_dir() / name);
+  Embedding embedding(model, make_cpu_executor(model->program(), model->weights(), {}));
+  std::vector<std::string> queries, passages;
+  auto dim = static_cast<size_t>(embedding.dimension());
+  // The golden texts carry their prompts already.
+  const ModelConfig& config = model->config();
+  double least = 1;
+  int compared = 0;
+  std::vector<std::string> all;
+  std::vector<float> alone;
+  for (const auto& entry : golden.entries) {
+    for (EmbeddingKind kind : {EmbeddingKind::kQuery, EmbeddingKind::kPassage}) {
+      const std::string& prompt =
+          kind == EmbeddingKind::kQuery ? config.query_prompt : config.passage_prompt;
+      if (!entry.text.starts_with(prompt)) continue;
+      std::string text = entry.text.substr(prompt.size());
+      std::vector<float> vector(dim);
+      EXPECT_EQ(embedding.embed(std::span(&text, 1), kind, vector), 0);
+      double dot = 0;
+      for (size_t i = 0; i < dim; ++i) dot += static_cast<double>(vector[i]) * entry.vector[i];
+      EXPECT_GE(dot, 0.999) << entry.text.substr(0, 80);
+      least = std::min(least, dot);
+      ++compared;
+      if (kind == EmbeddingKind::kPassage) {
+        all.push_back(text);
+        alone.insert(alone.end(), vector.begin(), vector.end());
+      }
+      break;
+    }
+  }
+  EXPECT_GT(compared, 0) << "the golden texts begin with the model's prompts";
+  std::vector<float> together(alone.size());
+  embedding.embed(all, EmbeddingKind::kPassage, together);
+  EXPECT_EQ(together, alone) << "a vector depends on its neighbours";
+  std::printf("%s: %d vectors, least cosine %.6f\n", name.c_str(), compared, least);
+}
+
+TEST(RealModel, E5SmallVectors) {
+  APUD_REQUIRE_MODEL("e5-small-q4");
+  check_vectors("e5-small-q4");
+}
+TEST(RealModel, MiniLmVectors) {
+  APUD_REQUIRE_MODEL("minilm-l6");
+  check_vectors("minilm-l6");
+}
+TEST(RealModel, EmbeddingGemmaVectors) {
+  APUD_REQUIRE_MODEL("embeddinggemma-300m");
+  check_vectors("embeddinggemma-300m");
+}
+
+}  // namespace
+}  // namespace apud
