@@ -120,7 +120,7 @@ class Engine {
   /// context 4,096"), when the prompt is empty or holds an id outside the vocabulary.
   uint64_t submit(Request request);
   /// One step for everything that runs: prompt chunks and one token per answer. Returns false when
-  /// nothing is left to do.
+  /// nothing is left to do. Throws when the machine fails (device lost): all that ran ends with it.
   bool step();
   /// The finished answer, once; absent while it runs.
   std::optional<Answer> take(uint64_t id);
@@ -149,7 +149,7 @@ class Engine {
   Reusable reusable(std::span<const int32_t> tokens);
   /// Forgets everything reusable in this process (the disk tier stays).
   void clear_cache();
-  /// Gives pages waiting for the disk up to `budget_ms`; chats call it while the user types.
+  /// Gives pages waiting for the disk up to `budget_ms`; chats call it after each answer.
   void save_pending(int budget_ms);
 
  private:

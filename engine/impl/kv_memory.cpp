@@ -108,12 +108,18 @@ KvMemory::Restored KvMemory::restore(KvSequence& sequence, std::span<const int32
   if (!disk_ || limit <= sequence.computed) return result;
   tokens = tokens.first(static_cast<size_t>(limit));
   auto start = Clock::now();
-  int gain = disk_->match_length(tokens) - sequence.computed;
+  int found = disk_->match_length(tokens);
+  int gain = found - sequence.computed;
   if (gain <= 0) return result;
-  if (!always_restore_ && rates_.prefill_tokens_per_second > 0 && rates_.restore_tokens_per_second > 0 &&
-      rates_.restore_tokens_per_second < rates_.prefill_tokens_per_second) {
-    result.slower = true;
-    return result;
+  if (!always_restore_ && rates_.prefill_tokens_per_second > 0 &&
+      rates_.restore_tokens_per_second > 0) {
+    // Pages are read whole, however few of their tokens are wanted.
+    int pages = kv_blocks(found) - sequence.computed / kKvPageTokens;
+    double reading = pages * kKvPageTokens / rates_.restore_tokens_per_second;
+    if (reading > gain / rates_.prefill_tokens_per_second) {
+      result.slower = true;
+      return result;
+    }
   }
   int from = sequence.computed;
   while (sequence.computed < limit) {
