@@ -125,6 +125,9 @@ std::string statistical_encoding(std::string_view bytes) {
   if (name.rfind("GB", 0) == 0 || name == "HZ-GB-2312") return "GB18030";
   bool weak = name.empty() || name == "ASCII" || name.rfind("ISO-8859", 0) == 0 ||
               name.rfind("WINDOWS-", 0) == 0 || name.rfind("MAC-", 0) == 0 || name.rfind("IBM", 0) == 0;
+  // Less than some 16 bytes prove nothing about single-byte alphabets either, whatever the detector
+  // says: a text in one of them has more.
+  weak = weak || stretches.size() <= 16;
   if (weak && looks_gb2312(stretches)) return "GB18030";
   if (name.empty() || name == "ASCII") return "windows-1252";
   UErrorCode status = U_ZERO_ERROR;

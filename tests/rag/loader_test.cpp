@@ -55,6 +55,9 @@ TEST(Encoding, EveryCommonEncodingOfChineseAndEnglish) {
   DecodedText d = decode_text(gb);
   EXPECT_EQ(d.encoding, "GB18030");
   EXPECT_NE(d.clean.text.find("中文安装系统"), std::string::npos);
+  // Two Han: too few for statistics, enough for the byte ranges.
+  d = decode_text("Release notes of version 1.0. See the section called \xD6\xD0\xCE\xC4 of the manual.");
+  EXPECT_EQ(d.clean.text, "Release notes of version 1.0. See the section called 中文 of the manual.");
   // Latin-1 French stays Latin.
   d = decode_text("L'\xE9t\xE9 dernier, nous avons visit\xE9 le ch\xE2teau pr\xE8s de la for\xEAt.");
   EXPECT_EQ(d.clean.text, "L'été dernier, nous avons visité le château près de la forêt.");
