@@ -49,7 +49,8 @@ void add_high_bits(uint32_t bits, uint32_t q[8]) {  // bit k belongs to value k;
   }
 }
 
-void read_block(WeightType type, const uint8_t* row, int64_t b, uint32_t q[8]) {
+template <WeightType type>
+inline void read_block(const uint8_t* row, int64_t b, uint32_t q[8]) {
   const uint8_t* p;
   int in = static_cast<int>(b & 7);
   switch (type) {
@@ -112,7 +113,9 @@ void read_block(WeightType type, const uint8_t* row, int64_t b, uint32_t q[8]) {
   }
 }
 
-void write_planes(const FormatTraits& f, const Dwords q[8], uint8_t* out) {
+template <WeightType type>
+inline void write_planes(const Dwords q[8], uint8_t* out) {
+  constexpr FormatTraits f = format_traits(type);
   auto* plane = reinterpret_cast<Dwords*>(out);
   if (f.low_bits == 8) {
     std::memcpy(out, q, 8 * sizeof(Dwords));
@@ -165,8 +168,9 @@ void scale_min_k4(const uint8_t* s, int j, uint8_t* scale, uint8_t* min) {
 
 // Scales of row `r` of the strip for block `b` (of 32 or 256 values). `out`: the block's scale
 // area.
-void write_scales(WeightType type, const FormatTraits& f, const uint8_t* row, int64_t b, int r,
-                  uint8_t* out) {
+template <WeightType type>
+inline void write_scales(const uint8_t* row, int64_t b, int r, uint8_t* out) {
+  constexpr FormatTraits f = format_traits(type);
   auto half = [&](int slot, const uint8_t* from) { std::memcpy(out + slot * 32 + 2 * r, from, 2); };
   if (!f.super) {
     const uint8_t* p = row + b * block_bytes(type);
@@ -217,8 +221,9 @@ void write_scales(WeightType type, const FormatTraits& f, const uint8_t* row, in
   }
 }
 
+template <WeightType type>
 void pack_quantised(const WeightView& w, const PackedMatrix& m, int strip) {
-  FormatTraits f = format_traits(m.type);
+  constexpr FormatTraits f = format_traits(type);
   uint8_t* out = m.data + static_cast<size_t>(strip) * m.strip_bytes;
   const uint8_t* rows[kStripRows];
   int count = 0;
@@ -229,17 +234,17 @@ void pack_quantised(const WeightView& w, const PackedMatrix& m, int strip) {
   int64_t scale_blocks = w.cols / (f.super ? 256 : 32);
   for (int64_t b = 0; b < scale_blocks; ++b) {
     for (int r = 0; r < count; ++r) {
-      write_scales(m.type, f, rows[r], b, r, out + static_cast<size_t>(b) * scale_bytes(f));
+      write_scales<type>(rows[r], b, r, out + static_cast<size_t>(b) * scale_bytes(f));
     }
   }
   alignas(64) Dwords q[8] = {};
   for (int64_t b = 0; b < w.cols / 32; ++b) {
     for (int r = 0; r < count; ++r) {
       uint32_t one[8];
-      read_block(m.type, rows[r], b, one);
+      read_block<type>(rows[r], b, one);
       for (int g = 0; g < 8; ++g) q[g][r] = one[g];
     }
-    write_planes(f, q, out + m.quant_offset + static_cast<size_t>(b) * quant_bytes32(f));
+    write_planes<type>(q, out + m.quant_offset + static_cast<size_t>(b) * quant_bytes32(f));
   }
 }
 
@@ -291,10 +296,42 @@ PackedMatrix packed_layout(WeightType type, int64_t rows, int64_t cols) {
 
 void pack_strips(const WeightView& weight, const PackedMatrix& packed, int begin, int end) {
   for (int s = begin; s < end; ++s) {
-    if (format_traits(packed.type).quantised) {
-      pack_quantised(weight, packed, s);
-    } else {
-      pack_float(weight, packed, s);
+    switch (packed.type) {
+      case WeightType::kF32:
+      case WeightType::kF16:
+      case WeightType::kBF16:
+        pack_float(weight, packed, s);
+        break;
+      case WeightType::kQ4_0:
+        pack_quantised<WeightType::kQ4_0>(weight, packed, s);
+        break;
+      case WeightType::kQ4_1:
+        pack_quantised<WeightType::kQ4_1>(weight, packed, s);
+        break;
+      case WeightType::kQ5_0:
+        pack_quantised<WeightType::kQ5_0>(weight, packed, s);
+        break;
+      case WeightType::kQ5_1:
+        pack_quantised<WeightType::kQ5_1>(weight, packed, s);
+        break;
+      case WeightType::kQ8_0:
+        pack_quantised<WeightType::kQ8_0>(weight, packed, s);
+        break;
+      case WeightType::kQ2_K:
+        pack_quantised<WeightType::kQ2_K>(weight, packed, s);
+        break;
+      case WeightType::kQ3_K:
+        pack_quantised<WeightType::kQ3_K>(weight, packed, s);
+        break;
+      case WeightType::kQ4_K:
+        pack_quantised<WeightType::kQ4_K>(weight, packed, s);
+        break;
+      case WeightType::kQ5_K:
+        pack_quantised<WeightType::kQ5_K>(weight, packed, s);
+        break;
+      case WeightType::kQ6_K:
+        pack_quantised<WeightType::kQ6_K>(weight, packed, s);
+        break;
     }
   }
 }
