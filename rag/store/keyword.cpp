@@ -109,8 +109,14 @@ std::vector<KeywordHit> search_keywords(Database& db, int64_t collection, std::s
 std::vector<int64_t> term_frequencies(Database& db, int64_t collection,
                                       std::span<const std::string> terms) {
   std::string vocabulary = "vocab_" + std::to_string(collection);
+  // query_only forbids temporary tables as well, which a reader may well have.
+  Statement mode(db, "PRAGMA query_only");
+  bool query_only = mode.row() && mode.integer(0) != 0;
+  mode.reset();
+  if (query_only) db.exec("PRAGMA query_only = OFF");
   db.exec("CREATE VIRTUAL TABLE IF NOT EXISTS temp." + vocabulary + " USING fts5vocab('main', '" +
           table(collection) + "', 'row')");
+  if (query_only) db.exec("PRAGMA query_only = ON");
   Statement select(db, "SELECT doc FROM temp." + vocabulary + " WHERE term = ?");
   std::vector<int64_t> counts;
   counts.reserve(terms.size());
