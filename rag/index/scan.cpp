@@ -1,5 +1,7 @@
 #include "rag/index/scan.h"
 
+#include <bit>
+
 #include "base/check.h"
 #include "rag/store/half.h"
 
@@ -12,11 +14,18 @@
 namespace apud {
 namespace {
 
+/// Of a finite half; a multiplication rebias instead of branches, so that compilers vectorise it.
+inline float finite_half(uint16_t half) {
+  float magnitude = std::bit_cast<float>(static_cast<uint32_t>(half & 0x7FFF) << 13) * 0x1p112f;
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(magnitude) |
+                              static_cast<uint32_t>(half & 0x8000) << 16);
+}
+
 void scan_portable(const uint16_t* rows, const float* query, int dimension, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) {
     const uint16_t* row = rows + i * dimension;
     float sum = 0;
-    for (int d = 0; d < dimension; ++d) sum += half::to_float(row[d]) * query[d];
+    for (int d = 0; d < dimension; ++d) sum += finite_half(row[d]) * query[d];
     out[i] = sum;
   }
 }

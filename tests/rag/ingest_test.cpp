@@ -260,6 +260,86 @@ TEST_F(IngestTest, SameTextIsEmbeddedOnce) {
   EXPECT_TRUE(store.check().empty());
 }
 
+TEST_F(IngestTest, CalibrationComesFromTheCollectionsOwnHeadings) {
+  // 40 sections whose headings share words with their text; foreign questions share none.
+  const std::vector<std::string> words = {"amber",  "basalt", "cedar",  "dahlia", "ember",
+                                          "fjord",  "garnet", "heron",  "indigo", "jasper",
+                                          "kelp",   "larch",  "marble", "nectar", "onyx",
+                                          "pewter", "quartz", "russet", "sable",  "topaz"};
+  std::string text;
+  for (int i = 0; i < 40; ++i) {
+    const std::string& a = words[i % 20];
+    const std::string& b = words[(i * 7 + 3) % 20];
+    text += "# " + a + " " + b + std::to_string(i) + "\n\nHere " + a + " meets " + b +
+            std::to_string(i) + " and stays with " + words[(i + 5) % 20] + ".\n\n";
+  }
+  home.write("docs/a.md", text);
+  run();
+  CollectionInfo info = store.collection("default");
+  EXPECT_EQ(info.calibration.queries, 40);
+  EXPECT_GT(info.calibration.abstain_line, 0.1);
+  EXPECT_LT(info.calibration.abstain_line, 0.95);
+  EXPECT_GE(info.calibration.dense_weight, 0);
+  EXPECT_LE(info.calibration.dense_weight, 1);
+  EXPECT_EQ(info.calibration.chunks, info.chunks);
+  Retriever retriever(store, &embedder);
+  std::vector<std::string> names = {"default"};
+  EXPECT_FALSE(retriever.retrieve("where does amber meet dahlia0", names).below_line);
+  Retrieval foreign = retriever.retrieve("parliament budget election committee", names);
+  EXPECT_TRUE(foreign.below_line) << foreign.best_dense << " " << foreign.abstain_line;
+  EXPECT_FALSE(foreign.nearest_headings.empty());
+  // A small change does not measure again; a collection with few headings has no line.
+  int before = embedder.embedded;
+  home.write("docs/b.md", "# One more\n\nShort words.\n");
+  run();
+  EXPECT_EQ(embedder.embedded, before + 1);
+}
+
+TEST_F(IngestTest, SearchSyntaxFilters) {
+  home.write("docs/x/a.md", "# A\n\nThe red fox jumps over fences.\n");
+  home.write("docs/x/b.md", "# B\n\nA fox that is red and jumps over no fences.\n");
+  home.write("docs/y/c.md", "# C\n\nThe red fox sleeps.\n");
+  run();
+  Retriever retriever(store, &embedder);
+  std::vector<std::string> names = {"default"};
+  RetrieveOptions options;
+  options.query_syntax = true;
+  auto found = [&](const std::string& query) {
+    std::string all;
+    for (const Hit& h : retriever.retrieve(query, names, options).hits)
+      all += Path(h.path).filename().string() + " ";
+    std::vector<std::string> parts;
+    for (const char* n : {"a.md", "b.md", "c.md"}) {
+      if (all.find(n) != std::string::npos) parts.push_back(n);
+    }
+    return parts;
+  };
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(found("fox"), (Names{"a.md", "b.md", "c.md"}));
+  EXPECT_EQ(found("\"red fox\""), (Names{"a.md", "c.md"}));
+  EXPECT_EQ(found("\"red fox\" -sleeps"), (Names{"a.md"}));
+  EXPECT_EQ(found("fox path:x/*.md"), (Names{"a.md", "b.md"}));
+  EXPECT_EQ(found("fox path:y/**"), (Names{"c.md"}));
+  EXPECT_EQ(found("fox after:2200-01-01"), Names{});
+  EXPECT_EQ(found("fox before:2200-01-01").size(), 3u);
+  EXPECT_THROW(found("\"open"), Error);
+  EXPECT_THROW(found("fox after:yesterday"), Error);
+  EXPECT_THROW(found("  "), Error);
+}
+
+TEST_F(IngestTest, FollowUpsSearchTheLastTwoTurns) {
+  home.write("docs/a.md", "# Zebra\n\nThe zebra weighs three hundred kilograms.\n");
+  home.write("docs/b.md", "# Piano\n\nThe piano weighs five hundred kilograms.\n");
+  run();
+  Retriever retriever(store, &embedder);
+  std::vector<std::string> names = {"default"};
+  RetrieveOptions options;
+  options.previous_question = "tell me about the zebra";
+  Retrieval follow = retriever.retrieve("how much does it weigh in kilograms", names, options);
+  EXPECT_EQ(Path(follow.hits.at(0).path).filename(), "a.md");
+  EXPECT_EQ(follow.joined_query, "tell me about the zebra\nhow much does it weigh in kilograms");
+}
+
 TEST_F(IngestTest, DryRunWritesNothing) {
   home.write("docs/a.txt", "one two\n");
   IngestOptions dry;

@@ -85,6 +85,19 @@ TEST_F(PackerTest, NeverAboveTheBudgetAndTheFactIsIn) {
   }
 }
 
+TEST_F(PackerTest, BudgetHoldsToTheToken) {
+  for (int d = 0; d < 4; ++d) home.write("docs/d" + std::to_string(d) + ".md", long_document(d, 4));
+  ingest_docs();
+  auto hits = search("copper engine in winter");
+  for (int budget = 20; budget < 220; ++budget) {
+    PackOptions options;
+    options.budget = budget;
+    Packed packed = packer.pack(hits, "copper engine in winter", counter, options);
+    ASSERT_LE(counter.count(render_evidence(packed.passages)), budget);
+    ASSERT_LE(packed.tokens, budget);
+  }
+}
+
 TEST_F(PackerTest, SentEvidenceIsReferredToNotRepeated) {
   for (int d = 0; d < 4; ++d) home.write("docs/d" + std::to_string(d) + ".md", long_document(d, 8));
   ingest_docs();

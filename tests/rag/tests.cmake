@@ -15,3 +15,6 @@ target_compile_definitions(rag_crash_test PRIVATE APUD_CRASH_DRIVER="$<TARGET_FI
 add_dependencies(rag_crash_test rag_crash_driver)
 find_package(SQLite3 REQUIRED)
 apud_test(NAME rag_store_test SOURCES rag/store_test.cpp LIBS apud_rag SQLite::SQLite3 LABELS unit corpus sanitize)
+add_executable(vector_scan_bench bench/vector_scan_bench.cpp)
+target_include_directories(vector_scan_bench PRIVATE ${PROJECT_SOURCE_DIR})
+target_link_libraries(vector_scan_bench PRIVATE apud_rag)
