@@ -1,0 +1,58 @@
+// Attention over paged KV (decode and prefill) and over packed sequences (encoders), and the rotary
+// step that fills the pages.
+//
+// Threads: launchers only enqueue.
+#pragma once
+
+#include "kernels/cuda/batch.h"
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/repack.h"
+
+namespace apud::cuda {
+
+struct RotaryArgs {
+  HeadShape shape;
+  const uint64_t* turns = nullptr;
+  int pairs = 0;
+  float magnitude = 1;
+  const float* q_norm = nullptr;  // (dim)
+  const float* k_norm = nullptr;
+  float norm_eps = 0, norm_offset = 0;
+};
+
+struct AttentionArgs {
+  Matrix q, k, v, out;   // rows T; k and v of encoders, or the new ones of a fused decode step
+  HeadShape shape;
+  float scale = 1, softcap = 0;
+  int window = 0;
+  bool paged = true;
+  KvView kv;
+  BatchView batch;
+  int rows = 0;          // T
+  int tiles = 0;         // prefill: query tiles in batch.tiles
+  Half16 half16 = Half16::kFp16;
+};
+
+/// Norms and rotates q and k in place and, where kv.base is set, stores k and v in the pages.
+void rotary(const AttentionArgs& a, const RotaryArgs& r, const Launch& where);
+
+/// Query rows of one prefill tile for this head width; the host cuts the batch into tiles by it.
+int prefill_tile_rows(int dim);
+void attention_prefill(const AttentionArgs& a, const Launch& where);
+
+/// Scratch of split-KV decode.
+struct DecodeScratch {
+  float* partial = nullptr;  // (rows, heads, splits, dim)
+  float2* state = nullptr;   // (rows, heads, splits): running maximum (base 2) and sum
+  int* counters = nullptr;   // (rows, heads): zero between launches
+  int max_rows = 0;
+};
+/// Blocks that share one head's context; depends on the model and the card alone, so that a sequence's
+/// bits do not depend on the batch around it.
+int decode_splits(const HeadShape& shape, int multiprocessors);
+/// One query row per token. With `fused`, q, k and v are as the projections left them (float): norms,
+/// rotation and the KV write of the new token happen here; every sequence then has one token.
+void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const DecodeScratch& scratch,
+                      int splits, const Launch& where);
+
+}  // namespace apud::cuda

@@ -1,0 +1,398 @@
+// Split-KV decode attention. A block takes one row, one KV head with its (up to 16) query heads packed
+// into one tensor-core tile, and a run of pages; its four warps stream their own quarters of each page
+// through their own asynchronous copies and never wait for one another. The last block of a head to
+// finish merges the runs in fixed order by their log-sum-exp (Flash-Decoding; Dao et al. 2023).
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/rope.cuh"
+
+namespace apud::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kMinPages = 2;  // per split: below this the merge costs more than it hides
+constexpr float kLog2e = 1.4426950408889634f;
+
+struct DecodeParams {
+  const float* q;
+  const float* k;
+  const float* v;
+  float* out;
+  int64_t q_ld, k_ld, v_ld, out_ld;
+  int heads, kv_heads, dim, window;
+  float scale, softcap;
+  KvView kv;
+  BatchView batch;
+  bool fused;
+  HeadRotation rotation;
+  const float* q_norm;
+  const float* k_norm;
+  DecodeScratch scratch;
+};
+
+/// Shared memory: q (16, D+8) H; new k and v (2, D) float; per warp and stage K and V (16, D+8) H.
+/// The stages are reused for the merge of the warps.
+template <int D>
+size_t decode_shared(int stages) {
+  return size_t{16} * (D + 8) * 2 + 2 * D * 4 + size_t{kWarps} * 256 * 4 +
+         std::max<size_t>(size_t{kWarps} * stages * 2 * 16 * (D + 8) * 2,
+                          size_t{kWarps} * 16 * (D + 2) * 4);
+}
+
+/// PRECOND: 128 threads; grid (splits, kv_heads * query tiles, rows); dim <= D, dim % 8 == 0.
+template <int D, typename H, bool kI8, int kStages>
+__global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_constant__ DecodeParams p) {
+  grid_dependency_trigger();
+  extern __shared__ __align__(16) uint8_t shared[];
+  constexpr int kLd = D + 8;
+  H* q_shared = reinterpret_cast<H*>(shared);
+  float* fresh = reinterpret_cast<float*>(q_shared + 16 * kLd);  // new k, new v
+  float* head_scratch = fresh + 2 * D;                            // (warps, 256)
+  uint8_t* stage_base = reinterpret_cast<uint8_t*>(head_scratch + kWarps * 256);
+
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  const int gqa = p.heads / p.kv_heads, query_tiles = (gqa + 15) / 16;
+  const int row = blockIdx.z, kv_head = blockIdx.y / query_tiles, query_tile = blockIdx.y % query_tiles;
+  const int first_head = kv_head * gqa + query_tile * 16, tile_heads = min(16, gqa - query_tile * 16);
+  const int dim = p.dim;
+  const int position = p.batch.positions[row];
+  const int sequence = p.batch.row_sequence[row];
+  const int32_t* pages =
+      p.batch.pages + p.batch.page_offset[p.kv.group * p.batch.capacity + sequence];
+
+  const int cached = p.fused ? position : position + 1;  // tokens read from pages
+  const int from_token = p.window > 0 ? max(0, position + 1 - p.window) : 0;
+  const int page_begin = from_token / kKvPageTokens;
+  const int page_end = (cached + kKvPageTokens - 1) / kKvPageTokens;
+  const int count = max(0, page_end - page_begin);
+  const int per_split = max(kMinPages, (count + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x));
+  const int active = max(1, (count + per_split - 1) / per_split);
+  const int split = blockIdx.x;
+  if (split >= active) {
+    grid_dependency_wait();
+    return;
+  }
+  const int begin = page_begin + split * per_split, end = min(page_end, begin + per_split);
+  const bool has_fresh = p.fused && split == active - 1;
+
+  H* warp_stages = reinterpret_cast<H*>(stage_base) + warp * (kStages * 2 * 16 * kLd);
+  auto tile_at = [&](int stage, int which) { return warp_stages + (stage * 2 + which) * 16 * kLd; };
+
+  // Loads this warp's 16 tokens of page index i into a stage.
+  auto load = [&](int i, int stage) {
+    if (i < end) {
+      const uint8_t* block = p.kv.base + pages[i] * p.kv.page_bytes + kv_head * p.kv.head_bytes;
+      int token0 = i * kKvPageTokens + warp * 16;
+      if constexpr (!kI8) {
+        constexpr int kChunks = D / 8;
+#pragma unroll 4
+        for (int c = lane; c < 2 * 16 * kChunks; c += 32) {
+          int which = c / (16 * kChunks), t = (c / kChunks) % 16, d8 = c % kChunks;
+          bool valid = token0 + t < cached && d8 * 8 < dim;
+          const uint8_t* from = block + which * p.kv.v_offset +
+                                (valid ? (int64_t{warp * 16 + t} * dim + d8 * 8) * 2 : 0);
+          copy_async16(tile_at(stage, which) + t * kLd + d8 * 8, from, valid);
+        }
+      } else {
+        constexpr int kChunks = D / 8;
+        for (int c = lane; c < 2 * 16 * kChunks; c += 32) {
+          int which = c / (16 * kChunks), t = (c / kChunks) % 16, d8 = c % kChunks;
+          uint4 packed = make_uint4(0, 0, 0, 0);
+          if (token0 + t < cached && d8 * 8 < dim) {
+            const uint8_t* at = block + which * p.kv.v_offset;
+            float scale = reinterpret_cast<const float*>(at + 64 * dim)[warp * 16 + t];
+            uint2 bytes = *reinterpret_cast<const uint2*>(at + int64_t{warp * 16 + t} * dim + d8 * 8);
+            uint32_t words[4];
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+              uint32_t b = (k < 2 ? bytes.x : bytes.y) >> (16 * (k & 1));
+              words[k] = pack2<H>(static_cast<float>(static_cast<int8_t>(b & 255)) * scale,
+                                  static_cast<float>(static_cast<int8_t>((b >> 8) & 255)) * scale);
+            }
+            packed = make_uint4(words[0], words[1], words[2], words[3]);
+          }
+          *reinterpret_cast<uint4*>(tile_at(stage, which) + t * kLd + d8 * 8) = packed;
+        }
+      }
+    }
+    copy_commit();
+  };
+
+  if (!p.fused) grid_dependency_wait();
+#pragma unroll
+  for (int s = 0; s < kStages - 1; ++s) load(begin + s, s);
+  if (p.fused) grid_dependency_wait();
+
+  // q, and the new token's k and v.
+  float* mine = head_scratch + warp * 256;
+  for (int c = threadIdx.x; c < 16 * kLd; c += kWarps * 32) q_shared[c] = to_h16<H>(0.f);
+  __syncthreads();
+  const int items = tile_heads + (has_fresh ? 2 : 0);
+  for (int item = warp; item < items; item += kWarps) {
+    bool is_q = item < tile_heads;
+    int which = item - tile_heads;  // 0: k, 1: v
+    const float* from = is_q ? p.q + row * p.q_ld + int64_t{first_head + item} * dim
+                             : (which == 0 ? p.k + row * p.k_ld : p.v + row * p.v_ld) +
+                                   int64_t{kv_head} * dim;
+    for (int i = lane; i < dim; i += 32) mine[i] = ld_stream(from + i);
+    __syncwarp();
+    if (p.fused && (is_q || which == 0))
+      rotate_head(mine, dim, is_q ? p.q_norm : p.k_norm, position, p.rotation);
+    if (is_q) {
+      for (int i = lane; i < dim; i += 32) q_shared[item * kLd + i] = to_h16<H>(mine[i]);
+    } else {
+      uint8_t* block = p.kv.base + pages[position / kKvPageTokens] * p.kv.page_bytes +
+                       kv_head * p.kv.head_bytes + which * p.kv.v_offset;
+      if (query_tile == 0) {
+        store_kv_row(block, p.kv.type, dim, position % kKvPageTokens, mine);
+      } else if (kI8) {  // the same rounding as the block that stores
+        float m = 0;
+        for (int i = lane; i < dim; i += 32) m = fmaxf(m, fabsf(mine[i]));
+        m = warp_max(m);
+        for (int i = lane; i < dim; i += 32)
+          mine[i] = static_cast<float>(__float2int_rn(mine[i] * (m > 0 ? 127.f / m : 0.f))) * (m / 127.f);
+        __syncwarp();
+      }
+      for (int i = lane; i < dim; i += 32) fresh[which * D + i] = mine[i];
+    }
+    __syncwarp();
+  }
+  __syncthreads();
+
+  uint32_t q_frag[D / 16][4];
+#pragma unroll
+  for (int kk = 0; kk < D / 16; ++kk)
+    load_matrix4(q_frag[kk], q_shared + (lane & 15) * kLd + kk * 16 + (lane >> 4) * 8);
+
+  float o[D / 8][4];
+#pragma unroll
+  for (int n = 0; n < D / 8; ++n)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) o[n][i] = 0;
+  float m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0};
+
+  // Adds 16 tokens lying in shared memory; tokens outside [low, high) do not count.
+  auto attend = [&](const H* k_tile, const H* v_tile, int token0, int low, int high) {
+    float s[2][4] = {};
+#pragma unroll
+    for (int kk = 0; kk < D / 16; ++kk) {
+      uint32_t b[4];
+      load_matrix4(b, k_tile + ((lane & 7) + ((lane >> 4) << 3)) * kLd + kk * 16 + ((lane >> 3) & 1) * 8);
+      mma_16816<H>(s[0], q_frag[kk], b[0], b[1]);
+      mma_16816<H>(s[1], q_frag[kk], b[2], b[3]);
+    }
+    float top[2] = {m[0], m[1]};
+#pragma unroll
+    for (int n = 0; n < 2; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        int token = token0 + n * 8 + (lane & 3) * 2 + (i & 1);
+        float x = s[n][i] * p.scale;
+        if (p.softcap > 0) x = p.softcap * tanhf(x / p.softcap);
+        x = token >= low && token < high ? x * kLog2e : -INFINITY;
+        s[n][i] = x;
+        top[i >> 1] = fmaxf(top[i >> 1], x);
+      }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 1));
+      top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 2));
+    }
+    float base[2], shrink[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      base[r] = top[r] == -INFINITY ? 0.f : top[r];
+      shrink[r] = exp2f(m[r] - base[r]);
+      m[r] = top[r];
+      l[r] *= shrink[r];
+    }
+#pragma unroll
+    for (int n = 0; n < 2; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        s[n][i] = exp2f(s[n][i] - base[i >> 1]);
+        l[i >> 1] += s[n][i];
+      }
+    uint32_t pa[4] = {pack2<H>(s[0][0], s[0][1]), pack2<H>(s[0][2], s[0][3]),
+                      pack2<H>(s[1][0], s[1][1]), pack2<H>(s[1][2], s[1][3])};
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) o[n][i] *= shrink[i >> 1];
+#pragma unroll
+    for (int n = 0; n < D / 16; ++n) {
+      uint32_t b[4];
+      load_matrix4_transposed(b, v_tile + (lane & 15) * kLd + n * 16 + (lane >> 4) * 8);
+      mma_16816<H>(o[2 * n], pa, b[0], b[1]);
+      mma_16816<H>(o[2 * n + 1], pa, b[2], b[3]);
+    }
+  };
+
+  for (int i = begin, stage = 0; i < end; ++i) {
+    int next = stage + kStages - 1;
+    load(i + kStages - 1, next >= kStages ? next - kStages : next);
+    copy_wait<kStages - 1>();
+    __syncwarp();
+    attend(tile_at(stage, 0), tile_at(stage, 1), i * kKvPageTokens + warp * 16, from_token, cached);
+    __syncwarp();
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+  }
+  copy_wait<0>();
+  __syncwarp();
+  if (has_fresh && warp == 0) {
+    for (int c = lane; c < 16 * kLd; c += 32) {
+      bool filled = c < dim;
+      tile_at(0, 0)[c] = to_h16<H>(filled ? fresh[c] : 0.f);
+      tile_at(0, 1)[c] = to_h16<H>(filled ? fresh[D + c] : 0.f);
+    }
+    __syncwarp();
+    attend(tile_at(0, 0), tile_at(0, 1), position, position, position + 1);
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    l[r] += __shfl_xor_sync(0xffffffffu, l[r], 1);
+    l[r] += __shfl_xor_sync(0xffffffffu, l[r], 2);
+  }
+
+  // Merge of the warps.
+  __syncthreads();
+  float* all = reinterpret_cast<float*>(stage_base);  // (warps, 16, D + 2): o, m, l
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    int q_row = (lane >> 2) + 8 * r;
+    float* to = all + (warp * 16 + q_row) * (D + 2);
+    if (q_row < tile_heads) {
+#pragma unroll
+      for (int n = 0; n < D / 8; ++n)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) to[n * 8 + (lane & 3) * 2 + i] = o[n][2 * r + i];
+      if ((lane & 3) == 0) {
+        to[D] = m[r];
+        to[D + 1] = l[r];
+      }
+    }
+  }
+  __syncthreads();
+  const int splits = gridDim.x;
+  for (int c = threadIdx.x; c < tile_heads * dim; c += kWarps * 32) {
+    int h = c / dim, d = c % dim;
+    float top = -INFINITY;
+    for (int w = 0; w < kWarps; ++w) top = fmaxf(top, all[(w * 16 + h) * (D + 2) + D]);
+    float base = top == -INFINITY ? 0.f : top, value = 0, sum = 0;
+    for (int w = 0; w < kWarps; ++w) {
+      const float* from = all + (w * 16 + h) * (D + 2);
+      float weight = exp2f(from[D] - base);
+      value += weight * from[d];
+      sum += weight * from[D + 1];
+    }
+    int64_t head = int64_t{row} * p.heads + first_head + h;
+    if (active == 1) {
+      p.out[row * p.out_ld + int64_t{first_head + h} * dim + d] = sum > 0 ? value / sum : 0.f;
+    } else {
+      p.scratch.partial[(head * splits + split) * dim + d] = value;
+      if (d == 0) p.scratch.state[head * splits + split] = make_float2(top, sum);
+    }
+  }
+  if (active == 1) return;
+  __threadfence();
+  __syncthreads();
+  __shared__ bool last;
+  int* counter = p.scratch.counters + int64_t{row} * p.heads + first_head;
+  if (threadIdx.x == 0) last = atomicAdd(counter, 1) == active - 1;
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  for (int c = threadIdx.x; c < tile_heads * dim; c += kWarps * 32) {
+    int h = c / dim, d = c % dim;
+    int64_t head = int64_t{row} * p.heads + first_head + h;
+    const float2* state = p.scratch.state + head * splits;
+    float top = -INFINITY;
+    for (int s = 0; s < active; ++s) top = fmaxf(top, __ldcg(&state[s].x));
+    float base = top == -INFINITY ? 0.f : top, value = 0, sum = 0;
+    for (int s = 0; s < active; ++s) {
+      float weight = exp2f(__ldcg(&state[s].x) - base);
+      value += weight * __ldcg(&p.scratch.partial[(head * splits + s) * dim + d]);
+      sum += weight * __ldcg(&state[s].y);
+    }
+    p.out[row * p.out_ld + int64_t{first_head + h} * dim + d] = sum > 0 ? value / sum : 0.f;
+  }
+  if (threadIdx.x == 0) *counter = 0;
+}
+
+template <int D, typename H, bool kI8>
+void run_decode(const DecodeParams& p, dim3 grid, const Launch& where) {
+  constexpr int kStages = D >= 256 ? 2 : 3;
+  size_t shared = decode_shared<D>(kStages);
+  int device = 0, limit = 0;
+  APUD_CUDA(cudaGetDevice(&device));
+  APUD_CUDA(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  auto kernel = decode_kernel<D, H, kI8, kStages>;
+  if (shared > static_cast<size_t>(limit)) {  // cards with 99 KB a block
+    kernel = decode_kernel<D, H, kI8, 1>;
+    shared = decode_shared<D>(1);
+  }
+  APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared)));
+  launch(where, kernel, grid, dim3(kWarps * 32), shared, p);
+}
+
+template <int D>
+void run_decode_type(const DecodeParams& p, dim3 grid, const Launch& where) {
+  switch (p.kv.type) {
+    case KvType::kF16: return run_decode<D, __half, false>(p, grid, where);
+    case KvType::kBF16: return run_decode<D, __nv_bfloat16, false>(p, grid, where);
+    case KvType::kI8: return run_decode<D, __half, true>(p, grid, where);
+    case KvType::kF32: break;
+  }
+  APUD_CHECK(false, "refused when the store is made");
+}
+
+}  // namespace
+
+int decode_splits(const HeadShape& shape, int multiprocessors) {
+  int tiles = shape.kv_heads * ceil_div(shape.heads / shape.kv_heads, 16);
+  return std::clamp(ceil_div(2 * multiprocessors, tiles), 1, 64);
+}
+
+void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const DecodeScratch& scratch,
+                      int splits, const Launch& where) {
+  APUD_CHECK(!a.q.half16 && !a.out.half16, "decode attention works on floats");
+  APUD_CHECK(a.rows <= scratch.max_rows && a.shape.dim % 8 == 0 && a.shape.dim <= 256, "decode shape");
+  DecodeParams p = {};
+  p.q = static_cast<const float*>(a.q.data);
+  p.k = static_cast<const float*>(a.k.data);
+  p.v = static_cast<const float*>(a.v.data);
+  p.out = static_cast<float*>(a.out.data);
+  p.q_ld = a.q.ld;
+  p.k_ld = a.k.ld;
+  p.v_ld = a.v.ld;
+  p.out_ld = a.out.ld;
+  p.heads = a.shape.heads;
+  p.kv_heads = a.shape.kv_heads;
+  p.dim = a.shape.dim;
+  p.window = a.window;
+  p.scale = a.scale;
+  p.softcap = a.softcap;
+  p.kv = a.kv;
+  p.batch = a.batch;
+  p.scratch = scratch;
+  p.fused = fused != nullptr;
+  if (fused) {
+    p.rotation = {fused->turns, fused->pairs, fused->magnitude, fused->norm_eps, fused->norm_offset};
+    p.q_norm = fused->q_norm;
+    p.k_norm = fused->k_norm;
+  }
+  int gqa = a.shape.heads / a.shape.kv_heads;
+  dim3 grid(splits, a.shape.kv_heads * ceil_div(gqa, 16), a.rows);
+  int dim = a.shape.dim;
+  if (dim <= 32) run_decode_type<32>(p, grid, where);
+  else if (dim <= 64) run_decode_type<64>(p, grid, where);
+  else if (dim <= 96) run_decode_type<96>(p, grid, where);
+  else if (dim <= 128) run_decode_type<128>(p, grid, where);
+  else run_decode_type<256>(p, grid, where);
+}
+
+}  // namespace apud::cuda

@@ -1,0 +1,565 @@
+#include "kernels/cuda/executor.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "kernels/cuda/elementwise.h"
+
+namespace apud::cuda {
+namespace {
+
+constexpr size_t kSampleInputBytes = size_t{16} << 20;
+constexpr size_t kPanelBytes = size_t{24} << 20;  // unpacked weights that stay in L2
+
+/// inv_freq as fractions of a turn: see rope.cuh.
+uint64_t turns_of(double inv_freq) {
+  double turn = inv_freq / (2 * 3.14159265358979323846);
+  turn -= std::floor(turn);
+  return static_cast<uint64_t>(std::ldexp(turn, 64));
+}
+
+size_t pad(size_t n) { return (n + 255) / 256 * 256; }
+
+}  // namespace
+
+CudaExecutor::CudaExecutor(const Program& program, const Weights& weights, const CudaOptions& options)
+    : program_(program), options_(options) {
+  validate_program(program, weights);
+  APUD_CUDA(cudaSetDevice(options.device));
+  int major = 0, minor = 0, sms = 0;
+  APUD_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, options.device));
+  APUD_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, options.device));
+  APUD_CUDA(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, options.device));
+  name_ = "cuda-sm" + std::to_string(major) + std::to_string(minor);
+  programmatic_ = major >= 9;
+  options_.max_step_tokens = std::max(options.max_step_tokens, kSmallRows);
+  APUD_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+
+  groups_ = linear_groups(program_);
+  size_t free_bytes = 0, device_bytes = 0;
+  APUD_CUDA(cudaMemGetInfo(&free_bytes, &device_bytes));
+  // 16-bit copies are a luxury: they leave 40% of the card to KV pages and workspace.
+  weights_ = std::make_unique<DeviceWeights>(program_, weights, groups_, options.device, device_bytes * 2 / 5);
+  gemm_ = std::make_unique<Gemm>();
+  small_values_ = std::make_unique<Values>(program_, groups_, Values::Request{false, kSmallRows, kSmallRows});
+  large_values_ = std::make_unique<Values>(
+      program_, groups_, Values::Request{true, options_.max_step_tokens, options_.max_step_tokens});
+
+  // One block for everything shared.
+  context_.program = &program_;
+  context_.weights = weights_.get();
+  context_.groups = &groups_;
+  context_.gemm = gemm_.get();
+  context_.multiprocessors = sms;
+  context_.max_tokens = options_.max_step_tokens;
+  context_.rotary.resize(program_.ops.size());
+  std::vector<uint64_t> turns;
+  std::vector<size_t> turns_at(program_.ops.size(), 0);
+  int widest = 0, heads = 0, head_values = 0;
+  for (size_t i = 0; i < program_.ops.size(); ++i) {
+    if (const auto* r = std::get_if<RotaryOp>(&program_.ops[i])) {
+      turns_at[i] = turns.size();
+      bool same = i > 0 && false;
+      for (size_t j = 0; j < i && !same; ++j) {
+        const auto* other = std::get_if<RotaryOp>(&program_.ops[j]);
+        if (other && other->rotary.inv_freq == r->rotary.inv_freq) {
+          turns_at[i] = turns_at[j];
+          same = true;
+        }
+      }
+      if (!same)
+        for (float f : r->rotary.inv_freq) turns.push_back(turns_of(f));
+    }
+    if (const auto* l = std::get_if<LinearOp>(&program_.ops[i]))
+      widest = std::max(widest, static_cast<int>(round_up(program_.values[l->x].cols, 8)));
+    if (const auto* a = std::get_if<AttentionOp>(&program_.ops[i])) {
+      if (a->shape.dim % 8 != 0 || a->shape.dim > 256)
+        throw Error(ErrorKind::kUnavailable,
+                    "CUDA: attention heads of width " + std::to_string(a->shape.dim) +
+                        "; widths up to 256 that are multiples of 8 are supported",
+                    "run this model with --device cpu");
+      heads = std::max(heads, a->shape.heads);
+      head_values = std::max(head_values, a->shape.heads * a->shape.dim);
+      context_.splits = std::max(context_.splits, decode_splits(a->shape, sms));
+      int rows = prefill_tile_rows(a->shape.dim);
+      APUD_CHECK(tile_rows_ == 0 || tile_rows_ == rows, "one prefill tile height in a program");
+      tile_rows_ = rows;
+    }
+  }
+  const int max = options_.max_step_tokens;
+  size_t at = 0;
+  auto take = [&](size_t bytes) {
+    size_t here = at;
+    at += pad(bytes);
+    return here;
+  };
+  size_t turns_bytes = turns.size() * 8, turns_off = take(turns_bytes);
+  size_t partial = take(size_t{kSmallRows} * head_values * context_.splits * 4);
+  size_t state = take(size_t{kSmallRows} * heads * context_.splits * sizeof(float2));
+  size_t counters = take(size_t{kSmallRows} * heads * 4);
+  size_t convert_off = take(static_cast<size_t>(max) * widest * 2);
+  size_t panel_bytes = std::max(kPanelBytes, static_cast<size_t>(widest) * 2 * 64);
+  size_t panel = take(panel_bytes);
+  size_t attention = take(program_.is_encoder() ? 0 : size_t{2} * max * head_values * 4);
+  shared_ = DeviceBuffer(at, "workspace");
+  APUD_CUDA(cudaMemset(shared_.as() + counters, 0, size_t{kSmallRows} * heads * 4));
+  if (turns_bytes)
+    APUD_CUDA(cudaMemcpy(shared_.as() + turns_off, turns.data(), turns_bytes, cudaMemcpyHostToDevice));
+  context_.scratch.partial = reinterpret_cast<float*>(shared_.as() + partial);
+  context_.scratch.state = reinterpret_cast<float2*>(shared_.as() + state);
+  context_.scratch.counters = reinterpret_cast<int*>(shared_.as() + counters);
+  context_.scratch.max_rows = kSmallRows;
+  context_.convert_scratch = shared_.as() + convert_off;
+  context_.panel = shared_.as() + panel;
+  context_.panel_bytes = panel_bytes;
+  context_.attention_scratch = reinterpret_cast<float*>(shared_.as() + attention);
+  for (size_t i = 0; i < program_.ops.size(); ++i) {
+    const auto* r = std::get_if<RotaryOp>(&program_.ops[i]);
+    if (!r) continue;
+    RotaryArgs& a = context_.rotary[i];
+    a.shape = r->shape;
+    a.turns = reinterpret_cast<const uint64_t*>(shared_.as() + turns_off) + turns_at[i];
+    a.pairs = static_cast<int>(r->rotary.inv_freq.size());
+    a.magnitude = r->rotary.magnitude;
+    a.q_norm = weights_->vector(r->q_norm);
+    a.k_norm = weights_->vector(r->k_norm);
+    a.norm_eps = r->norm_eps;
+    a.norm_offset = r->norm_offset;
+  }
+  large_ = compile_large(context_, *large_values_);
+  if (!program_.is_encoder()) small_ = compile_small(context_, *small_values_);
+
+  size_t pages = program_.is_encoder() ? 0 : size_t{1} << 20;
+  make_meta(small_meta_, kSmallRows, kSmallRows, std::min<size_t>(pages, size_t{1} << 18));
+  make_meta(large_meta_, max, max, pages);
+
+  int columns = program_.values[program_.result].cols;
+  APUD_CUDA(cudaHostAlloc(&logits_host_, size_t{kOutputChunk} * columns * 4, cudaHostAllocDefault));
+  if (!program_.is_encoder()) {
+    vocab_ = columns;
+    APUD_CUDA(cudaHostAlloc(&drawn_, kOutputChunk * sizeof(SampledToken), cudaHostAllocMapped));
+    size_t work = pad(size_t{kOutputChunk} * vocab_ * 4);
+    sample_memory_ = DeviceBuffer(2 * work + kOutputChunk * kSampleChunks * sizeof(float4), "sampling");
+    sample_.work = sample_memory_.as<float>();
+    sample_.counts = reinterpret_cast<int*>(sample_memory_.as() + work);
+    sample_.partial = reinterpret_cast<float4*>(sample_memory_.as() + 2 * work);
+    APUD_CUDA(cudaMemset(sample_.counts, 0, work));
+    sample_.vocab = vocab_;
+    sample_.out = drawn_;
+    sample_host_bytes_ = kSampleInputBytes;
+    APUD_CUDA(cudaHostAlloc(&sample_host_, sample_host_bytes_, cudaHostAllocDefault));
+    sample_inputs_ = DeviceBuffer(sample_host_bytes_, "sampling");
+  }
+  APUD_CUDA(cudaDeviceSynchronize());
+}
+
+CudaExecutor::~CudaExecutor() {
+  if (stream_) cudaStreamSynchronize(stream_);
+  for (auto& [key, captured] : graphs_)
+    if (captured.graph) cudaGraphExecDestroy(captured.graph);
+  cudaFreeHost(small_meta_.host);
+  cudaFreeHost(large_meta_.host);
+  cudaFreeHost(sample_host_);
+  cudaFreeHost(drawn_);
+  cudaFreeHost(logits_host_);
+  if (stream_) cudaStreamDestroy(stream_);
+}
+
+size_t CudaExecutor::memory_bytes() const {
+  return weights_->bytes() + small_values_->bytes() + large_values_->bytes() + shared_.bytes() +
+         sample_memory_.bytes() + sample_inputs_.bytes() + small_meta_.device.bytes() +
+         large_meta_.device.bytes() + Gemm::kWorkspaceBytes;
+}
+
+KvType CudaExecutor::default_kv_type() const {
+  return weights_->half16() == Half16::kBf16 ? KvType::kBF16 : KvType::kF16;
+}
+
+std::unique_ptr<KvStore> CudaExecutor::make_kv(std::span<const int> pages_per_group, KvType type) {
+  if (type == KvType::kF32)
+    throw Error(ErrorKind::kUnavailable, "CUDA: KV type f32; f16, bf16 and i8 are supported",
+                "use --kv f16, or --device cpu for f32");
+  APUD_CUDA(cudaSetDevice(options_.device));
+  // A graph holds addresses of its KV store; a new store may get a freed one's address.
+  for (auto& [key, captured] : graphs_)
+    if (captured.graph) cudaGraphExecDestroy(captured.graph);
+  graphs_.clear();
+  return std::make_unique<CudaKv>(program_, pages_per_group, type, stream_);
+}
+
+void CudaExecutor::make_meta(Meta& m, int tokens, int capacity, size_t pages) {
+  m.tokens = tokens;
+  m.capacity = capacity;
+  m.groups = std::max<int>(1, static_cast<int>(program_.kv_groups.size()));
+  m.page_capacity = pages;
+  m.tile_capacity = size_t{2} * (capacity + (tile_rows_ ? tokens / tile_rows_ : 0) + 1);
+  size_t at = 0;
+  auto take = [&](size_t n) {
+    size_t here = at;
+    at += round_up(static_cast<int64_t>(n), 4);
+    return here;
+  };
+  size_t token_at = take(tokens), position_at = take(tokens), row_at = take(tokens), out_at = take(tokens);
+  size_t first_at = take(capacity), count_at = take(capacity), start_at = take(capacity);
+  size_t tile_at = take(m.tile_capacity), offset_at = take(static_cast<size_t>(m.groups) * capacity);
+  m.ints = at;
+  m.device = DeviceBuffer((m.ints + pages) * 4, "batch");
+  APUD_CUDA(cudaHostAlloc(&m.host, (m.ints + pages) * 4, cudaHostAllocDefault));
+  std::memset(m.host, 0, m.ints * 4);
+  APUD_CUDA(cudaMemset(m.device.as(), 0, m.ints * 4));
+  const int32_t* d = m.device.as<int32_t>();
+  m.view.tokens = d + token_at;
+  m.view.positions = d + position_at;
+  m.view.row_sequence = d + row_at;
+  m.view.output_rows = d + out_at;
+  m.view.first = d + first_at;
+  m.view.count = d + count_at;
+  m.view.position = d + start_at;
+  m.view.tiles = d + tile_at;
+  m.view.page_offset = d + offset_at;
+  m.view.pages = d + m.ints;
+  m.view.capacity = capacity;
+}
+
+void CudaExecutor::check_batch(const Batch& batch, const KvStore* kv) const {
+  APUD_CHECK(!batch.tokens.empty() && static_cast<int>(batch.tokens.size()) <= options_.max_step_tokens,
+             "1 to max_step_tokens tokens");
+  APUD_CHECK(program_.is_encoder() == (kv == nullptr), "decoders have a KV store");
+  int row = 0;
+  for (const SequenceSlice& s : batch.sequences) {
+    APUD_CHECK(s.first_row == row && s.token_count > 0, "sequences cover the tokens in order");
+    row += s.token_count;
+  }
+  APUD_CHECK(row == static_cast<int>(batch.tokens.size()), "sequences cover all tokens");
+  for (int r : batch.output_rows) APUD_CHECK(r >= 0 && r < row, "an output row is a token");
+}
+
+/// Fills the pinned twin and enqueues the copy.
+Step CudaExecutor::prepare(Meta& m, const Batch& batch, CudaKv* kv) {
+  auto host = [&](const int32_t* device) { return m.host + (device - m.device.as<int32_t>()); };
+  const int tokens = static_cast<int>(batch.tokens.size()), sequences = static_cast<int>(batch.sequences.size());
+  std::copy(batch.tokens.begin(), batch.tokens.end(), host(m.view.tokens));
+  std::copy(batch.output_rows.begin(), batch.output_rows.end(), host(m.view.output_rows));
+  int32_t* positions = host(m.view.positions);
+  int32_t* rows = host(m.view.row_sequence);
+  int32_t* tiles = host(m.view.tiles);
+  Step step;
+  step.single = true;
+  size_t pages = 0;
+  for (int s = 0; s < sequences; ++s) {
+    const SequenceSlice& q = batch.sequences[s];
+    host(m.view.first)[s] = q.first_row;
+    host(m.view.count)[s] = q.token_count;
+    host(m.view.position)[s] = q.position;
+    step.single = step.single && q.token_count == 1;
+    for (int t = 0; t < q.token_count; ++t) {
+      positions[q.first_row + t] = q.position + t;
+      rows[q.first_row + t] = s;
+    }
+    if (tile_rows_ > 0)
+      for (int t = 0; t < q.token_count && size_t(2 * step.tiles + 1) < m.tile_capacity; t += tile_rows_) {
+        tiles[2 * step.tiles] = s;
+        tiles[2 * step.tiles + 1] = t;
+        ++step.tiles;
+      }
+    if (!kv) continue;
+    for (int g = 0; g < m.groups; ++g) {
+      std::span<const int32_t> list = q.pages[g];
+      size_t needed = ceil_div(q.position + q.token_count, kKvPageTokens);
+      APUD_CHECK(list.size() >= needed, "pages cover the sequence");
+      if (pages + needed > m.page_capacity)
+        throw Error(ErrorKind::kBusy, "CUDA: a step over more than " + std::to_string(m.page_capacity) + " KV pages",
+                    "run fewer sequences at once");
+      host(m.view.page_offset)[g * m.capacity + s] = static_cast<int32_t>(pages);
+      std::copy(list.begin(), list.begin() + needed, m.host + m.ints + pages);
+      pages += needed;
+    }
+  }
+  step.tokens = tokens;
+  step.sequences = sequences;
+  step.kv = kv;
+  step.batch = m.view;
+  step.where = {stream_, programmatic_ && &m == &small_meta_};
+  APUD_CUDA(cudaMemcpyAsync(m.device.as(), m.host, (m.ints + pages) * 4, cudaMemcpyHostToDevice, stream_));
+  return step;
+}
+
+void CudaExecutor::enqueue(const std::vector<Stage>& stages, const Step& step) {
+  for (const Stage& s : stages) s.run(step);
+}
+
+const float* CudaExecutor::result(const Step& step) const {
+  const Values& v = step.batch.capacity == small_meta_.capacity && !program_.is_encoder() ? *small_values_ : *large_values_;
+  return static_cast<const float*>(v.at(program_.result).data);
+}
+int64_t CudaExecutor::result_ld() const { return small_values_->at(program_.result).ld; }
+
+void CudaExecutor::enqueue_greedy(const Step& step) {
+  SampleArgs a = sample_;
+  a.logits = result(step);
+  a.ld = result_ld();
+  a.rows = step.out_rows;
+  a.plain_greedy = true;
+  sample(a, step.where);
+}
+
+/// The first step of a kind runs plainly (kernels load), the second is captured, later ones replay.
+void CudaExecutor::run_graph(const Step& step, bool greedy) {
+  auto all = [&] {
+    enqueue(small_.body, step);
+    if (step.out_rows > 0) enqueue(small_.outputs, step);
+    if (greedy) enqueue_greedy(step);
+  };
+  Captured& c = graphs_[GraphKey{step.tokens, step.out_rows, step.single, step.identity, greedy, step.kv}];
+  if (c.graph) {
+    APUD_CUDA(cudaGraphLaunch(c.graph, stream_));
+    return;
+  }
+  if (c.seen++ == 0) return all();
+  cudaGraph_t graph = nullptr;
+  APUD_CUDA(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed));
+  try {
+    all();
+  } catch (...) {
+    cudaStreamEndCapture(stream_, &graph);
+    if (graph) cudaGraphDestroy(graph);
+    throw;
+  }
+  APUD_CUDA(cudaStreamEndCapture(stream_, &graph));
+  cudaError_t status = cudaGraphInstantiate(&c.graph, graph, 0);
+  cudaGraphDestroy(graph);
+  check(status, "cudaGraphInstantiate");
+  APUD_CUDA(cudaGraphLaunch(c.graph, stream_));
+}
+
+bool CudaExecutor::use_small(const Batch& batch) const {
+  return !program_.is_encoder() && batch.tokens.size() <= static_cast<size_t>(kSmallRows);
+}
+
+template <typename Sink>
+void CudaExecutor::pass(const Batch& batch, CudaKv* kv, bool greedy, Sink&& sink) {
+  const int rows = program_.is_encoder() ? static_cast<int>(batch.sequences.size())
+                                         : static_cast<int>(batch.output_rows.size());
+  if (use_small(batch)) {
+    Step step = prepare(small_meta_, batch, kv);
+    if (options_.deterministic) step.single = false;
+    step.identity = rows == step.tokens;
+    for (int i = 0; i < rows && step.identity; ++i) step.identity = batch.output_rows[i] == i;
+    step.out_rows = std::min(rows, kOutputChunk);
+    if (rows <= kSmallRows) {
+      run_graph(step, greedy && rows > 0);
+      if (rows > 0) sink(step, 0);
+      return;
+    }
+    enqueue(small_.body, step);  // a row asked for several times
+    for (int first = 0; first < rows; first += kSmallRows) {
+      step.out_first = first;
+      step.out_rows = std::min(kSmallRows, rows - first);
+      enqueue(small_.outputs, step);
+      if (greedy) enqueue_greedy(step);
+      sink(step, first);
+    }
+    return;
+  }
+  Step step = prepare(large_meta_, batch, kv);
+  enqueue(large_.body, step);
+  if (program_.is_encoder()) {
+    enqueue(large_.outputs, step);
+    step.out_rows = rows;
+    sink(step, 0);
+    return;
+  }
+  for (int first = 0; first < rows; first += kOutputChunk) {
+    step.out_first = first;
+    step.out_rows = std::min(kOutputChunk, rows - first);
+    enqueue(large_.outputs, step);
+    if (greedy) enqueue_greedy(step);
+    sink(step, first);
+  }
+}
+
+/// With `deterministic`, a batch runs kSmallRows rows at a time, all by decode's kernels; otherwise at
+/// once. Calls one(part, index of its first output row).
+void CudaExecutor::run_rows(const Batch& batch, KvStore* kv,
+                            const std::function<void(const Batch&, int)>& one) const {
+  check_batch(batch, kv);
+  if (!options_.deterministic || program_.is_encoder()) return one(batch, 0);
+  APUD_CHECK(std::is_sorted(batch.output_rows.begin(), batch.output_rows.end()), "output rows in order");
+  size_t done = 0;
+  const int tokens = static_cast<int>(batch.tokens.size());
+  for (int begin = 0; begin < tokens; begin += kSmallRows) {
+    int end = std::min(tokens, begin + kSmallRows);
+    std::vector<SequenceSlice> slices;
+    for (const SequenceSlice& s : batch.sequences) {
+      int from = std::max(begin, s.first_row), to = std::min(end, s.first_row + s.token_count);
+      if (from >= to) continue;
+      SequenceSlice part = s;
+      part.first_row = from - begin;
+      part.token_count = to - from;
+      part.position = s.position + from - s.first_row;
+      slices.push_back(part);
+    }
+    std::vector<int32_t> rows;
+    size_t first = done;
+    while (done < batch.output_rows.size() && batch.output_rows[done] < end) rows.push_back(batch.output_rows[done++] - begin);
+    Batch part;
+    part.tokens = batch.tokens.subspan(begin, end - begin);
+    part.sequences = slices;
+    part.output_rows = rows;
+    one(part, static_cast<int>(first));
+  }
+}
+
+void CudaExecutor::run(const Batch& batch, KvStore* kv, std::span<float> out) {
+  APUD_CUDA(cudaSetDevice(options_.device));
+  const int columns = program_.values[program_.result].cols;
+  run_rows(batch, kv, [&](const Batch& part, int base) {
+    pass(part, static_cast<CudaKv*>(kv), false, [&](const Step& step, int first) {
+      for (int r = 0; r < step.out_rows; r += kOutputChunk) {
+        int n = std::min(kOutputChunk, step.out_rows - r);
+        APUD_CUDA(cudaMemcpy2DAsync(logits_host_, columns * 4, result(step) + r * result_ld(), result_ld() * 4,
+                                    columns * 4, n, cudaMemcpyDeviceToHost, stream_));
+        APUD_CUDA(cudaStreamSynchronize(stream_));
+        size_t at = static_cast<size_t>(base + first + r) * columns;
+        APUD_CHECK(at + static_cast<size_t>(n) * columns <= out.size(), "out holds the result");
+        std::memcpy(out.data() + at, logits_host_, static_cast<size_t>(n) * columns * 4);
+      }
+    });
+    APUD_CUDA(cudaStreamSynchronize(stream_));
+  });
+}
+
+void CudaExecutor::sample_rows(const Step& step, std::span<const SamplingRow> rows) {
+  // rows, seen tokens, masks: one copy.
+  size_t masks = 0, seen = 0;
+  for (const SamplingRow& r : rows) {
+    seen += r.seen.size();
+    masks += r.allowed.size();
+  }
+  size_t seen_at = pad(rows.size() * sizeof(SampleRow)), mask_at = pad(seen_at + seen * 4);
+  size_t total = mask_at + masks * 8;
+  if (total > sample_host_bytes_)
+    throw Error(ErrorKind::kBusy, "CUDA: sampling inputs of " + std::to_string(total) + " bytes", "sample fewer rows at once");
+  auto* to = reinterpret_cast<SampleRow*>(sample_host_);
+  auto* seen_to = reinterpret_cast<int32_t*>(sample_host_ + seen_at);
+  auto* mask_to = reinterpret_cast<uint64_t*>(sample_host_ + mask_at);
+  int seen_used = 0;
+  int64_t mask_used = 0;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const SamplingRow& r = rows[i];
+    bool penalties = r.repetition_penalty != 1 || r.presence_penalty != 0 || r.frequency_penalty != 0;
+    SampleRow& s = to[i];
+    s = {r.temperature, r.top_p, r.min_p, r.top_k, r.repetition_penalty, r.presence_penalty, r.frequency_penalty,
+         seen_used, 0, -1, uniform_from(r.seed, r.counter)};
+    if (penalties)
+      for (int32_t id : r.seen)
+        if (id >= 0 && id < vocab_) {
+          seen_to[seen_used++] = id;
+          ++s.seen_count;
+        }
+    if (!r.allowed.empty()) {
+      APUD_CHECK(r.allowed.size() >= (static_cast<size_t>(vocab_) + 63) / 64, "the mask covers the vocabulary");
+      s.allowed_begin = mask_used;
+      std::copy(r.allowed.begin(), r.allowed.end(), mask_to + mask_used);
+      mask_used += static_cast<int64_t>(r.allowed.size());
+    }
+  }
+  APUD_CUDA(cudaMemcpyAsync(sample_inputs_.as(), sample_host_, total, cudaMemcpyHostToDevice, stream_));
+  SampleArgs a = sample_;
+  a.logits = result(step);
+  a.ld = result_ld();
+  a.rows = static_cast<int>(rows.size());
+  a.row = sample_inputs_.as<SampleRow>();
+  a.seen = reinterpret_cast<const int32_t*>(sample_inputs_.as() + seen_at);
+  a.allowed = reinterpret_cast<const uint64_t*>(sample_inputs_.as() + mask_at);
+  sample(a, Launch{stream_, false});
+}
+
+void CudaExecutor::run_sampled(const Batch& batch, KvStore* kv, std::span<const SamplingRow> rows,
+                               std::span<SampledToken> out) {
+  APUD_CUDA(cudaSetDevice(options_.device));
+  APUD_CHECK(rows.size() == batch.output_rows.size() && out.size() >= rows.size(), "parameters for every row");
+  bool greedy = std::all_of(rows.begin(), rows.end(), [](const SamplingRow& r) {
+    bool penalties = !r.seen.empty() && (r.repetition_penalty != 1 || r.presence_penalty != 0 || r.frequency_penalty != 0);
+    return !(r.temperature > 0) && r.allowed.empty() && !penalties;
+  });
+  run_rows(batch, kv, [&](const Batch& part, int base) {
+    pass(part, static_cast<CudaKv*>(kv), greedy, [&](const Step& step, int first) {
+      if (!greedy) sample_rows(step, rows.subspan(base + first, step.out_rows));
+      APUD_CUDA(cudaStreamSynchronize(stream_));
+      for (int r = 0; r < step.out_rows; ++r) {
+        out[base + first + r] = drawn_[r];
+        if (drawn_[r].id < 0)
+          throw Error(ErrorKind::kBadData, "all " + std::to_string(vocab_) + " logits are NaN or infinite",
+                      "the model file is damaged or its weights overflow");
+      }
+    });
+    APUD_CUDA(cudaStreamSynchronize(stream_));
+  });
+}
+
+std::vector<StageTime> CudaExecutor::profile(const Batch& batch, KvStore* kv) {
+  APUD_CUDA(cudaSetDevice(options_.device));
+  check_batch(batch, kv);
+  bool small = use_small(batch);
+  Step step = prepare(small ? small_meta_ : large_meta_, batch, static_cast<CudaKv*>(kv));
+  step.where.programmatic = false;
+  step.out_rows = std::min<int>(kOutputChunk, static_cast<int>(batch.output_rows.size()));
+  std::vector<StageTime> times;
+  std::vector<cudaEvent_t> events;
+  auto mark = [&] {
+    cudaEvent_t e = nullptr;
+    APUD_CUDA(cudaEventCreate(&e));
+    APUD_CUDA(cudaEventRecord(e, stream_));
+    events.push_back(e);
+  };
+  const Plan& plan = small ? small_ : large_;
+  mark();
+  for (const auto* list : {&plan.body, &plan.outputs})
+    for (const Stage& s : *list) {
+      s.run(step);
+      mark();
+      times.push_back({s.name, 0, s.bytes});
+    }
+  APUD_CUDA(cudaStreamSynchronize(stream_));
+  for (size_t i = 0; i < times.size(); ++i) {
+    float ms = 0;
+    APUD_CUDA(cudaEventElapsedTime(&ms, events[i], events[i + 1]));
+    times[i].microseconds = ms * 1000;
+  }
+  for (cudaEvent_t e : events) cudaEventDestroy(e);
+  return times;
+}
+
+}  // namespace apud::cuda
+
+namespace apud {
+
+bool cuda_compiled() { return true; }
+
+std::string cuda_unavailable_reason() {
+  int count = 0;
+  cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) {
+    cudaGetLastError();
+    return cudaGetErrorString(status);
+  }
+  if (count == 0) return "no CUDA device";
+  int major = 0;
+  status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+  if (status != cudaSuccess) return cudaGetErrorString(status);
+  if (major < 8) return "the GPU has compute capability " + std::to_string(major) + ".x; 8.0 is needed";
+  return {};
+}
+
+std::unique_ptr<Executor> make_cuda_executor(const Program& program, const Weights& weights,
+                                             const CudaOptions& options) {
+  std::string reason = cuda_unavailable_reason();
+  if (!reason.empty())
+    throw Error(ErrorKind::kUnavailable, "no usable CUDA device: " + reason, "use --device cpu");
+  return std::make_unique<cuda::CudaExecutor>(program, weights, options);
+}
+
+}  // namespace apud

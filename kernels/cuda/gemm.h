@@ -1,0 +1,38 @@
+// Matrix products of many rows, by cuBLASLt.
+//
+// Threads: one Gemm belongs to one thread and stream.
+#pragma once
+
+#include <memory>
+
+#include "kernels/cuda/batch.h"
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/repack.h"
+
+namespace apud::cuda {
+
+struct GemmArgs {
+  const void* x = nullptr;   // (rows, k) 16-bit, leading dimension x_ld
+  int64_t x_ld = 0;
+  const void* w = nullptr;   // (n, k) 16-bit, leading dimension w_ld
+  int64_t w_ld = 0;
+  Matrix out;                // (rows, n): float or 16-bit
+  int rows = 0, n = 0, k = 0;
+  bool accumulate = false;   // out +=
+  const void* bias = nullptr;  // (n) of out's type; null: none
+  Half16 half16 = Half16::kFp16;
+};
+
+class Gemm {
+ public:
+  Gemm();
+  ~Gemm();
+  void run(const GemmArgs& a, cudaStream_t stream);
+  static constexpr size_t kWorkspaceBytes = size_t{32} << 20;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace apud::cuda

@@ -1,0 +1,51 @@
+// KV pages in device memory. A page holds, layer after layer: K of every head, then V of every head;
+// a head's block is (64, dim) values and, for int8, 64 float scales.
+//
+// Threads: belongs to its executor's thread; copies run on the executor's stream, export and import
+// return when done.
+#pragma once
+
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/batch.h"
+#include "kernels/cuda/common.cuh"
+
+namespace apud::cuda {
+
+/// Bytes of one page of a group.
+size_t kv_page_bytes(const KvGroup& group, KvType type);
+
+class CudaKv : public KvStore {
+ public:
+  /// Throws kBusy when the memory cannot be had.
+  CudaKv(const Program& program, std::span<const int> pages_per_group, KvType type, cudaStream_t stream);
+  ~CudaKv() override;
+  CudaKv(const CudaKv&) = delete;
+  CudaKv& operator=(const CudaKv&) = delete;
+
+  int page_count(int group) const override { return groups_[group].pages; }
+  size_t page_bytes(int group) const override { return groups_[group].page_bytes; }
+  std::string layout_id() const override;
+  void copy_page(int group, int from, int to, int tokens) override;
+  void export_page(int group, int page, std::span<std::byte> out) override;
+  void import_page(int group, int page, std::span<const std::byte> bytes) override;
+
+  KvType type() const { return type_; }
+  KvView view(int layer) const;
+
+ private:
+  struct Group {
+    KvGroup shape;
+    uint8_t* data = nullptr;
+    int pages = 0;
+    size_t page_bytes = 0, head_bytes = 0;
+  };
+  void check_page(int group, int page) const;
+  KvType type_;
+  cudaStream_t stream_;
+  std::vector<KvLayerPlace> layers_;
+  std::vector<Group> groups_;
+};
+
+}  // namespace apud::cuda

@@ -1,0 +1,6 @@
+// The matvec kernels for up to 1 rows of activations; apart so that they compile side by side.
+#include "kernels/cuda/matvec.cuh"
+
+namespace apud::cuda {
+template MatvecKernel matvec_kernel_for<1>(WeightType, WeightType, bool);
+}  // namespace apud::cuda

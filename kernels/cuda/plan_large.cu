@@ -1,0 +1,349 @@
+// Prefill's and the encoders' plan: 16-bit matrix products by cuBLASLt, everything else our own.
+#include <algorithm>
+
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/matvec.h"
+#include "kernels/cuda/plan.h"
+
+namespace apud::cuda {
+namespace {
+
+int step_rows(const Step& s, Rows kind) {
+  return kind == Rows::kTokens ? s.tokens : kind == Rows::kOutputs ? s.out_rows : s.sequences;
+}
+
+/// One product of prefill, resolved.
+struct Product {
+  const PlanContext* c = nullptr;
+  Matrix x;            // 16-bit, or floats to be converted first
+  int k = 0;
+  Matrix out;          // of the first op; the others follow in its row when `joined`
+  HalfMatrix half;
+  std::vector<PackedMatrix> weights;
+  const void* bias = nullptr;
+  bool accumulate = false;
+  Rows rows = Rows::kTokens;
+  int row_count = 0;   // of weights, all together
+};
+
+void run_product(const Product& p, const Step& s) {
+  const Half16 half16 = p.c->weights->half16();
+  int rows = step_rows(s, p.rows);
+  GemmArgs g;
+  g.x = p.x.data;
+  g.x_ld = p.x.ld;
+  if (!p.x.half16) {
+    int64_t ld = round_up(p.k, 8);
+    convert(static_cast<const float*>(p.x.data), p.x.ld, p.c->convert_scratch, ld, rows, p.k, half16, s.where);
+    g.x = p.c->convert_scratch;
+    g.x_ld = ld;
+  }
+  g.rows = rows;
+  g.k = p.k;
+  g.accumulate = p.accumulate;
+  g.half16 = half16;
+  const int out_size = p.out.half16 ? 2 : 4;
+  if (p.half.data) {
+    g.w = p.half.data;
+    g.w_ld = p.half.ld;
+    g.n = p.row_count;
+    g.out = p.out;
+    g.bias = p.bias;
+    p.c->gemm->run(g, s.where.stream);
+    return;
+  }
+  // Panels that stay in L2 between unpacking and product.
+  int column = 0;
+  for (const PackedMatrix& m : p.weights) {
+    int64_t ld = round_up(m.cols, 8);
+    int panel = static_cast<int>(std::min<int64_t>(m.rows, p.c->panel_bytes / (ld * 2) / 8 * 8));
+    APUD_CHECK(panel > 0, "a panel holds eight rows");
+    for (int first = 0; first < m.rows; first += panel) {
+      int n = std::min(panel, m.rows - first);
+      unpack_h16(m, first, n, half16, p.c->panel, ld, s.where.stream);
+      g.w = p.c->panel;
+      g.w_ld = ld;
+      g.n = n;
+      g.out = p.out;
+      g.out.data = static_cast<uint8_t*>(p.out.data) + int64_t{column + first} * out_size;
+      g.bias = p.bias ? static_cast<const uint8_t*>(p.bias) + int64_t{column + first} * out_size : nullptr;
+      p.c->gemm->run(g, s.where.stream);
+    }
+    column += m.rows;
+  }
+}
+
+class LargeCompiler {
+ public:
+  LargeCompiler(const PlanContext& c, const Values& values)
+      : c_(c), values_(values), program_(*c.program), twin_valid_(program_.values.size(), false) {}
+
+  Plan run() {
+    const int count = static_cast<int>(program_.ops.size());
+    for (int i = 0; i < count;) {
+      int next = std::visit([&](const auto& op) { return add(op, i); }, program_.ops[i]);
+      for (int j = i; j < next; ++j) {
+        bool norm = std::holds_alternative<NormOp>(program_.ops[j]);
+        for (ValueId v : op_use(program_.ops[j]).writes) twin_valid_[v] = norm && twin_written_;
+      }
+      twin_written_ = false;
+      i = next;
+    }
+    return std::move(plan_);
+  }
+
+ private:
+  void emit(ValueId out, std::string name, std::function<void(const Step&)> run) {
+    auto& list = program_.values[out].rows == Rows::kTokens ? plan_.body : plan_.outputs;
+    list.push_back({std::move(name), 0, std::move(run)});
+  }
+  const Matrix& at(ValueId v) const { return values_.at(v); }
+  float* floats(ValueId v) const {
+    APUD_CHECK(!at(v).half16, "a float value");
+    return static_cast<float*>(at(v).data);
+  }
+  int64_t ld(ValueId v) const { return at(v).ld; }
+  Rows kind(ValueId v) const { return program_.values[v].rows; }
+  int cols(ValueId v) const { return program_.values[v].cols; }
+
+  int add(const EmbedOp& op, int i) {
+    EmbedArgs a;
+    a.table = c_.weights->matrix(op.table);
+    a.index = op.index;
+    a.offset = op.offset;
+    a.scale = op.scale;
+    a.accumulate = op.accumulate;
+    a.out = floats(op.out);
+    a.ld = ld(op.out);
+    emit(op.out, "embed", [a](const Step& s) {
+      EmbedArgs b = a;
+      b.batch = s.batch;
+      b.rows = s.tokens;
+      embed(b, s.where);
+    });
+    return i + 1;
+  }
+
+  int add(const NormOp& op, int i) {
+    NormArgs a;
+    a.x = floats(op.x);
+    a.x_ld = ld(op.x);
+    a.weight = c_.weights->vector(op.weight);
+    a.bias = c_.weights->vector(op.bias);
+    a.kind = op.kind;
+    a.eps = op.eps;
+    a.offset = op.weight_offset;
+    a.cols = cols(op.x);
+    a.half16 = c_.weights->half16();
+    int next = i + 1;
+    const auto* sum = i + 1 < static_cast<int>(program_.ops.size()) ? std::get_if<AddOp>(&program_.ops[i + 1]) : nullptr;
+    if (sum && sum->x == op.out && !at(op.out).half16 && dead_after(program_, i + 1, op.out)) {
+      a.add_to = floats(sum->out);
+      a.add_ld = ld(sum->out);
+      next = i + 2;
+    } else if (at(op.out).half16) {
+      a.half_out = at(op.out).data;
+      a.half_ld = ld(op.out);
+    } else {
+      a.out = floats(op.out);
+      a.out_ld = ld(op.out);
+      if (values_.twin(op.out).data) {
+        a.half_out = values_.twin(op.out).data;
+        a.half_ld = values_.twin(op.out).ld;
+        twin_written_ = true;
+      }
+    }
+    emit(op.out, "norm", [a, k = kind(op.out)](const Step& s) {
+      NormArgs b = a;
+      b.rows = step_rows(s, k);
+      norm(b, s.where);
+    });
+    return next;
+  }
+
+  int add(const LinearOp& op, int i) {
+    int index = 0;
+    while ((*c_.groups)[index].ops[0] != i) ++index;
+    const LinearGroup& g = (*c_.groups)[index];
+    // Few rows of logits: the matvec reads the packed weights once.
+    if (kind(op.out) != Rows::kTokens) {
+      APUD_CHECK(g.ops.size() == 1, "groups are of token rows");
+      add_output_linear(op, index);
+      return i + 1;
+    }
+    // Do the outputs lie side by side?
+    bool joined = true;
+    int column = 0;
+    for (int j : g.ops) {
+      const auto& o = std::get<LinearOp>(program_.ops[j]);
+      const Matrix &m = at(o.out), &f = at(op.out);
+      joined = joined && m.ld == f.ld && m.half16 == f.half16 &&
+               static_cast<uint8_t*>(m.data) == static_cast<uint8_t*>(f.data) + int64_t{column} * (f.half16 ? 2 : 4);
+      column += cols(o.out);
+    }
+    Matrix x = at(op.x);
+    if (!x.half16 && twin_valid_[op.x]) x = values_.twin(op.x);
+    int row_offset = 0;
+    for (size_t j = 0; j < g.ops.size(); ++j) {
+      const auto& o = std::get<LinearOp>(program_.ops[g.ops[j]]);
+      const PackedMatrix& m = c_.weights->matrix(o.weight);
+      if (joined && j > 0) {
+        products_.back()->weights.push_back(m);
+        products_.back()->row_count += m.rows;
+        continue;
+      }
+      auto p = std::make_shared<Product>();
+      p->c = &c_;
+      p->x = x;
+      p->k = cols(op.x);
+      p->out = at(o.out);
+      p->half = c_.weights->half(index);
+      if (p->half.data) p->half.data = static_cast<const uint8_t*>(p->half.data) + int64_t{row_offset} * p->half.ld * 2;
+      p->weights = {m};
+      p->row_count = m.rows;
+      p->accumulate = o.accumulate;
+      p->rows = kind(o.out);
+      const void* bias = p->out.half16 ? c_.weights->group_bias_half(index)
+                                       : static_cast<const void*>(c_.weights->group_bias(index));
+      if (bias) p->bias = static_cast<const uint8_t*>(bias) + int64_t{row_offset} * (p->out.half16 ? 2 : 4);
+      row_offset += m.rows;
+      products_.push_back(p);
+      emit(o.out, "product", [p](const Step& s) { run_product(*p, s); });
+    }
+    return g.ops.back() + 1;
+  }
+
+  void add_output_linear(const LinearOp& op, int group) {
+    MatvecStage m;
+    m.x = floats(op.x);
+    m.x_ld = ld(op.x);
+    m.cols = cols(op.x);
+    m.accumulate = op.accumulate;
+    m.segments = 1;
+    m.segment[0].weight = c_.weights->matrix(op.weight);
+    m.segment[0].bias = c_.weights->vector(op.bias);
+    m.segment[0].out = floats(op.out);
+    m.segment[0].out_ld = ld(op.out);
+    Product p;
+    p.c = &c_;
+    p.x = at(op.x);
+    p.k = cols(op.x);
+    p.out = at(op.out);
+    p.half = c_.weights->half(group);
+    p.weights = {m.segment[0].weight};
+    p.row_count = m.segment[0].weight.rows;
+    p.bias = c_.weights->group_bias(group);
+    p.accumulate = op.accumulate;
+    p.rows = kind(op.out);
+    emit(op.out, "logits", [m, p, k = kind(op.out), sms = c_.multiprocessors](const Step& s) {
+      int rows = step_rows(s, k);
+      if (rows > 2 * kSmallRows) return run_product(p, s);
+      MatvecStage stage = m;
+      stage.columns = rows;
+      matvec(stage, sms, s.where);
+    });
+  }
+
+  int add(const RotaryOp& op, int i) {
+    AttentionArgs a;
+    a.q = at(op.q);
+    a.k = at(op.k);
+    a.v = at(op.v);
+    a.shape = op.shape;
+    a.half16 = c_.weights->half16();
+    emit(op.q, "rope", [a, r = c_.rotary[i], layer = op.kv_layer](const Step& s) {
+      AttentionArgs b = a;
+      b.batch = s.batch;
+      b.rows = s.tokens;
+      if (layer != kNone) b.kv = s.kv->view(layer);
+      rotary(b, r, s.where);
+    });
+    return i + 1;
+  }
+
+  int add(const AttentionOp& op, int i) {
+    AttentionArgs a;
+    a.q = at(op.q);
+    a.out = at(op.out);
+    a.shape = op.shape;
+    a.scale = op.scale;
+    a.softcap = op.softcap;
+    a.window = op.window;
+    a.paged = op.kv_layer != kNone;
+    if (!a.paged) {
+      a.k = at(op.k);
+      a.v = at(op.v);
+    }
+    a.half16 = c_.weights->half16();
+    emit(op.out, "attention", [a, layer = op.kv_layer, scratch = c_.attention_scratch, max = c_.max_tokens](const Step& s) {
+      AttentionArgs b = a;
+      b.batch = s.batch;
+      b.rows = s.tokens;
+      b.tiles = s.tiles;
+      if (b.paged) b.kv = s.kv->view(layer);
+      bool same = (b.kv.type == KvType::kBF16) == (b.half16 == Half16::kBf16);
+      if (!b.paged || same) return attention_prefill(b, s.where);
+      // KV in the other 16-bit type: through floats.
+      int width = b.shape.heads * b.shape.dim;
+      Matrix q = {scratch, width, false}, out = {scratch + int64_t{max} * width, width, false};
+      if (b.q.half16) {
+        widen(b.q.data, b.q.ld, scratch, width, s.tokens, width, b.half16, s.where);
+        b.q = q;
+      }
+      if (b.out.half16) b.out = out;
+      attention_prefill(b, s.where);
+      if (a.out.half16)
+        convert(static_cast<const float*>(out.data), width, a.out.data, a.out.ld, s.tokens, width, b.half16, s.where);
+    });
+    return i + 1;
+  }
+
+  int add(const ActivationOp& op, int i) {
+    emit(op.out, "activation",
+         [g = at(op.gate), u = op.up == kNone ? Matrix{} : at(op.up), o = at(op.out), k = op.kind, n = cols(op.out),
+          rk = kind(op.out), h = c_.weights->half16()](const Step& s) {
+           activation(g, u, o, k, step_rows(s, rk), n, h, s.where);
+         });
+    return i + 1;
+  }
+  int add(const AddOp& op, int i) {
+    emit(op.out, "add", [x = floats(op.x), xl = ld(op.x), o = floats(op.out), ol = ld(op.out), n = cols(op.out),
+                         rk = kind(op.out)](const Step& s) { ::apud::cuda::add(x, xl, o, ol, step_rows(s, rk), n, s.where); });
+    return i + 1;
+  }
+  int add(const SelectOp& op, int i) {
+    emit(op.out, "select", [x = floats(op.x), xl = ld(op.x), o = floats(op.out), ol = ld(op.out), n = cols(op.out)](
+                               const Step& s) { select_rows(x, xl, o, ol, s.out_first, s.out_rows, n, s.batch, s.where); });
+    return i + 1;
+  }
+  int add(const PoolOp& op, int i) {
+    emit(op.out, "pool", [x = floats(op.x), xl = ld(op.x), o = floats(op.out), ol = ld(op.out), n = cols(op.out),
+                          k = op.kind](const Step& s) { pool(x, xl, o, ol, k, s.sequences, n, s.batch, s.where); });
+    return i + 1;
+  }
+  int add(const SoftcapOp& op, int i) {
+    emit(op.x, "softcap", [x = floats(op.x), l = ld(op.x), cap = op.softcap, n = cols(op.x), rk = kind(op.x)](
+                              const Step& s) { softcap(x, l, cap, step_rows(s, rk), n, s.where); });
+    return i + 1;
+  }
+  int add(const L2NormalizeOp& op, int i) {
+    emit(op.x, "l2", [x = floats(op.x), l = ld(op.x), n = cols(op.x), rk = kind(op.x)](const Step& s) {
+      l2_normalize(x, l, step_rows(s, rk), n, s.where);
+    });
+    return i + 1;
+  }
+
+  const PlanContext& c_;
+  const Values& values_;
+  const Program& program_;
+  std::vector<bool> twin_valid_;
+  bool twin_written_ = false;
+  std::vector<std::shared_ptr<Product>> products_;
+  Plan plan_;
+};
+
+}  // namespace
+
+Plan compile_large(const PlanContext& c, const Values& values) { return LargeCompiler(c, values).run(); }
+
+}  // namespace apud::cuda

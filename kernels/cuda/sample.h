@@ -1,0 +1,40 @@
+// Drawing tokens on the device, by the rules of kernels/sampling.h: cuts as thresholds on (logit, id),
+// survivors walked in order of id. Masses are fixed-point integers, so a draw never depends on the
+// order in which threads add.
+//
+// Threads: launchers only enqueue.
+#pragma once
+
+#include "kernels/cuda/common.cuh"
+#include "kernels/sampling.h"
+
+namespace apud::cuda {
+
+/// One row's parameters on the device.
+struct SampleRow {
+  float temperature, top_p, min_p;
+  int top_k;
+  float repetition, presence, frequency;
+  int seen_begin, seen_count;  // in `seen`
+  int64_t allowed_begin;       // words of `allowed`; -1: all tokens
+  double uniform;              // of (seed, counter)
+};
+
+struct SampleArgs {
+  const float* logits = nullptr;  // (rows, vocab), leading dimension ld
+  int64_t ld = 0;
+  int vocab = 0;
+  int rows = 0;
+  const SampleRow* row = nullptr;       // (rows), device
+  const int32_t* seen = nullptr;
+  const uint64_t* allowed = nullptr;
+  bool plain_greedy = false;            // every row: greedy, no mask, no penalties
+  float* work = nullptr;                // (rows, vocab)
+  int* counts = nullptr;                // (rows, vocab), zero between launches
+  float4* partial = nullptr;            // (rows, kSampleChunks)
+  SampledToken* out = nullptr;          // (rows); id -1: no finite logit
+};
+inline constexpr int kSampleChunks = 32;
+void sample(const SampleArgs& a, const Launch& where);
+
+}  // namespace apud::cuda

@@ -1,0 +1,178 @@
+// One group of a packed row in registers: loading it, its values, its dot product with int8
+// activations.
+#pragma once
+
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/layout.h"
+
+namespace apud::cuda {
+
+/// Raw bits of one group; a type uses what it needs.
+struct Group {
+  uint4 low, high;
+  uint32_t scale, super;
+};
+
+template <WeightType F>
+__device__ __forceinline__ Group load_group(const uint8_t* row, const PackedShape& p, int g) {
+  constexpr PlaneBytes b = plane_bytes(F);
+  Group r = {};
+  if constexpr (b.low == 16) {
+    r.low = ld_weight16(row + g * 16);
+  } else {
+    uint2 v = ld_weight8(row + g * 8);
+    r.low.x = v.x;
+    r.low.y = v.y;
+  }
+  if constexpr (b.high == 16) r.high = ld_weight16(row + p.high + g * 16);
+  if constexpr (b.high == 8) {
+    uint2 v = ld_weight8(row + p.high + g * 8);
+    r.high.x = v.x;
+    r.high.y = v.y;
+  }
+  if constexpr (b.high == 4) r.high.x = ld_weight4(row + p.high + g * 4);
+  if constexpr (b.scale == 2) r.scale = ld_weight2(row + p.scale + g * 2);
+  if constexpr (b.scale == 4) r.scale = ld_weight4(row + p.scale + g * 4);
+  if constexpr (b.super == 2) r.super = ld_weight2(row + p.super + (g >> 3) * 2);
+  if constexpr (b.super == 4) r.super = ld_weight4(row + p.super + (g >> 3) * 4);
+  return r;
+}
+
+__device__ __forceinline__ uint32_t word(const uint4& v, int i) {
+  return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+/// Unsigned (signed for Q8_0) bytes 16h + 4w .. +3 of a quantised group.
+template <WeightType F>
+__device__ __forceinline__ uint32_t quant_bytes(const Group& r, int h, int w) {
+  if constexpr (F == WeightType::kQ8_0) return word(h ? r.high : r.low, w);
+  if constexpr (F == WeightType::kQ2_K) return (word(r.low, h) >> (2 * w)) & 0x03030303u;
+  if constexpr (F == WeightType::kQ3_K)
+    return ((word(r.low, h) >> (2 * w)) & 0x03030303u) |
+           (((r.high.x >> (2 * w + h)) & 0x01010101u) << 2);
+  uint32_t nibbles = (word(r.low, w) >> (4 * h)) & 0x0f0f0f0fu;
+  if constexpr (F == WeightType::kQ5_0 || F == WeightType::kQ5_1 || F == WeightType::kQ5_K)
+    return nibbles | (((r.high.x >> (2 * w + h)) & 0x01010101u) << 4);
+  if constexpr (F == WeightType::kQ6_K)
+    return nibbles | (((word(r.high, h) >> (2 * w)) & 0x03030303u) << 4);
+  return nibbles;
+}
+
+/// value = scale[h] * (q - zero) - minus[h]
+struct Affine {
+  float scale[2], minus[2];
+  int zero;
+};
+template <WeightType F>
+__device__ __forceinline__ Affine group_affine(const Group& r) {
+  Affine a = {};
+  if constexpr (F == WeightType::kQ4_0 || F == WeightType::kQ5_0 || F == WeightType::kQ8_0) {
+    a.scale[0] = a.scale[1] = half_bits(r.scale);
+    a.zero = F == WeightType::kQ4_0 ? 8 : F == WeightType::kQ5_0 ? 16 : 0;
+  } else if constexpr (F == WeightType::kQ4_1 || F == WeightType::kQ5_1) {
+    a.scale[0] = a.scale[1] = half_bits(r.scale);
+    a.minus[0] = a.minus[1] = -half_bits(r.scale >> 16);
+  } else if constexpr (F == WeightType::kQ4_K || F == WeightType::kQ5_K) {
+    a.scale[0] = a.scale[1] = half_bits(r.super) * static_cast<float>(r.scale & 0xff);
+    a.minus[0] = a.minus[1] = half_bits(r.super >> 16) * static_cast<float>((r.scale >> 8) & 0xff);
+  } else if constexpr (F == WeightType::kQ2_K) {
+    float d = half_bits(r.super), m = half_bits(r.super >> 16);
+    a.scale[0] = d * static_cast<float>(r.scale & 15);
+    a.minus[0] = m * static_cast<float>((r.scale >> 4) & 15);
+    a.scale[1] = d * static_cast<float>((r.scale >> 8) & 15);
+    a.minus[1] = m * static_cast<float>((r.scale >> 12) & 15);
+  } else {  // Q3_K, Q6_K: two signed scales
+    float d = half_bits(r.super);
+    a.scale[0] = d * static_cast<float>(static_cast<int8_t>(r.scale & 0xff));
+    a.scale[1] = d * static_cast<float>(static_cast<int8_t>((r.scale >> 8) & 0xff));
+    a.zero = F == WeightType::kQ3_K ? 4 : 32;
+  }
+  return a;
+}
+
+/// Calls out(i, value) for the values of a group, exactly as the file defines them.
+template <WeightType F, typename Out>
+__device__ __forceinline__ void group_values(const Group& r, Out&& out) {
+  if constexpr (F == WeightType::kF32) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) out(i, __uint_as_float(word(i < 4 ? r.low : r.high, i & 3)));
+  } else if constexpr (F == WeightType::kF16 || F == WeightType::kBF16) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      uint32_t bits = word(r.low, i >> 1) >> (16 * (i & 1));
+      out(i, F == WeightType::kF16 ? half_bits(bits) : __uint_as_float(bits << 16));
+    }
+  } else {
+    Affine a = group_affine<F>(r);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        uint32_t q = quant_bytes<F>(r, h, w);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          int byte = F == WeightType::kQ8_0 ? static_cast<int8_t>(q >> (8 * j))
+                                            : static_cast<int>((q >> (8 * j)) & 0xff);
+          out(16 * h + 4 * w + j, a.scale[h] * static_cast<float>(byte - a.zero) - a.minus[h]);
+        }
+      }
+    }
+  }
+}
+
+/// Dot product of a group with 32 int8 activations (a0: values 0-15, a1: 16-31; s0, s1 their sums),
+/// without the activations' scale. Explicit operations: the same bits in every kernel that uses it.
+template <WeightType F>
+__device__ __forceinline__ float group_dot(const Group& r, const int4& a0, const int4& a1, int s0,
+                                           int s1) {
+  const int x[8] = {a0.x, a0.y, a0.z, a0.w, a1.x, a1.y, a1.z, a1.w};
+  int dot[2] = {0, 0};
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+#pragma unroll
+    for (int w = 0; w < 4; ++w)
+      dot[h] = __dp4a(static_cast<int>(quant_bytes<F>(r, h, w)), x[4 * h + w], dot[h]);
+  Affine a = group_affine<F>(r);
+  constexpr bool kTwoScales =
+      F == WeightType::kQ2_K || F == WeightType::kQ3_K || F == WeightType::kQ6_K;
+  constexpr bool kMins = F == WeightType::kQ4_1 || F == WeightType::kQ5_1 || F == WeightType::kQ4_K ||
+                         F == WeightType::kQ5_K || F == WeightType::kQ2_K;
+  float result;
+  if constexpr (kTwoScales) {
+    float p = __fmul_rn(a.scale[0], static_cast<float>(dot[0] - a.zero * s0));
+    result = __fmaf_rn(a.scale[1], static_cast<float>(dot[1] - a.zero * s1), p);
+  } else {
+    result = __fmul_rn(a.scale[0], static_cast<float>(dot[0] + dot[1] - a.zero * (s0 + s1)));
+  }
+  if constexpr (kMins) {
+    if constexpr (kTwoScales) {
+      result = __fmaf_rn(-a.minus[0], static_cast<float>(s0), result);
+      result = __fmaf_rn(-a.minus[1], static_cast<float>(s1), result);
+    } else {
+      result = __fmaf_rn(-a.minus[0], static_cast<float>(s0 + s1), result);
+    }
+  }
+  return result;
+}
+
+/// Calls f.template operator()<F>() for the run-time type.
+template <typename Fn>
+__host__ __device__ __forceinline__ void with_type(WeightType type, Fn&& f) {
+  switch (type) {
+    case WeightType::kF32: f.template operator()<WeightType::kF32>(); break;
+    case WeightType::kF16: f.template operator()<WeightType::kF16>(); break;
+    case WeightType::kBF16: f.template operator()<WeightType::kBF16>(); break;
+    case WeightType::kQ4_0: f.template operator()<WeightType::kQ4_0>(); break;
+    case WeightType::kQ4_1: f.template operator()<WeightType::kQ4_1>(); break;
+    case WeightType::kQ5_0: f.template operator()<WeightType::kQ5_0>(); break;
+    case WeightType::kQ5_1: f.template operator()<WeightType::kQ5_1>(); break;
+    case WeightType::kQ8_0: f.template operator()<WeightType::kQ8_0>(); break;
+    case WeightType::kQ2_K: f.template operator()<WeightType::kQ2_K>(); break;
+    case WeightType::kQ3_K: f.template operator()<WeightType::kQ3_K>(); break;
+    case WeightType::kQ4_K: f.template operator()<WeightType::kQ4_K>(); break;
+    case WeightType::kQ5_K: f.template operator()<WeightType::kQ5_K>(); break;
+    case WeightType::kQ6_K: f.template operator()<WeightType::kQ6_K>(); break;
+  }
+}
+
+}  // namespace apud::cuda
