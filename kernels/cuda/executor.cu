@@ -61,7 +61,7 @@ CudaExecutor::CudaExecutor(const Program& program, const Weights& weights, const
   for (size_t i = 0; i < program_.ops.size(); ++i) {
     if (const auto* r = std::get_if<RotaryOp>(&program_.ops[i])) {
       turns_at[i] = turns.size();
-      bool same = i > 0 && false;
+      bool same = false;
       for (size_t j = 0; j < i && !same; ++j) {
         const auto* other = std::get_if<RotaryOp>(&program_.ops[j]);
         if (other && other->rotary.inv_freq == r->rotary.inv_freq) {
@@ -281,7 +281,8 @@ Step CudaExecutor::prepare(Meta& m, const Batch& batch, CudaKv* kv) {
   step.sequences = sequences;
   step.kv = kv;
   step.batch = m.view;
-  step.where = {stream_, programmatic_ && &m == &small_meta_};
+  step.small = &m == &small_meta_;
+  step.where = {stream_, programmatic_ && step.small};
   APUD_CUDA(cudaMemcpyAsync(m.device.as(), m.host, (m.ints + pages) * 4, cudaMemcpyHostToDevice, stream_));
   return step;
 }
@@ -291,7 +292,7 @@ void CudaExecutor::enqueue(const std::vector<Stage>& stages, const Step& step) {
 }
 
 const float* CudaExecutor::result(const Step& step) const {
-  const Values& v = step.batch.capacity == small_meta_.capacity && !program_.is_encoder() ? *small_values_ : *large_values_;
+  const Values& v = step.small ? *small_values_ : *large_values_;
   return static_cast<const float*>(v.at(program_.result).data);
 }
 int64_t CudaExecutor::result_ld() const { return small_values_->at(program_.result).ld; }

@@ -27,6 +27,7 @@ struct Step {
   int tokens = 0, sequences = 0;
   int out_first = 0, out_rows = 0;  // the chunk of output rows
   int tiles = 0;                    // prefill query tiles
+  bool small = false;               // decode's plan and values
   bool single = false;              // every sequence has one token: decode attention may be fused
   bool identity = false;            // output rows are the rows themselves
 };
