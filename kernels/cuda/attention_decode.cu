@@ -13,6 +13,7 @@ namespace apud::cuda {
 namespace {
 
 constexpr int kWarps = 4;
+constexpr int kMaxSplits = 64;
 constexpr int kMinPages = 2;  // per split: below this the merge costs more than it hides
 constexpr float kLog2e = 1.4426950408889634f;
 
@@ -33,11 +34,11 @@ struct DecodeParams {
   DecodeScratch scratch;
 };
 
-/// Shared memory: q (16, D+8) H; new k and v (2, D) float; per warp and stage K and V (16, D+8) H.
+/// Shared memory: q (16, D+8) H; new k and v (2, D) float; 128 angles; per warp and stage K and V (16, D+8) H.
 /// The stages are reused for the merge of the warps.
 template <int D>
 size_t decode_shared(int stages) {
-  return size_t{16} * (D + 8) * 2 + 2 * D * 4 + size_t{kWarps} * 256 * 4 +
+  return size_t{16} * (D + 8) * 2 + 2 * D * 4 + 1024 + size_t{kWarps} * 256 * 4 +
          std::max<size_t>(size_t{kWarps} * stages * 2 * 16 * (D + 8) * 2,
                           size_t{kWarps} * 16 * (D + 2) * 4);
 }
@@ -50,7 +51,7 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
   constexpr int kLd = D + 8;
   H* q_shared = reinterpret_cast<H*>(shared);
   float* fresh = reinterpret_cast<float*>(q_shared + 16 * kLd);  // new k, new v
-  float* head_scratch = fresh + 2 * D;                            // (warps, 256)
+  float* head_scratch = fresh + 2 * D + 256;                      // (warps, 256), after 128 angles
   uint8_t* stage_base = reinterpret_cast<uint8_t*>(head_scratch + kWarps * 256);
 
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
@@ -59,9 +60,8 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
   const int first_head = kv_head * gqa + query_tile * 16, tile_heads = min(16, gqa - query_tile * 16);
   const int dim = p.dim;
   const int position = p.batch.positions[row];
-  const int sequence = p.batch.row_sequence[row];
   const int32_t* pages =
-      p.batch.pages + p.batch.page_offset[p.kv.group * p.batch.capacity + sequence];
+      p.batch.pages + p.batch.row_pages[p.kv.group * p.batch.token_capacity + row];
 
   const int cached = p.fused ? position : position + 1;  // tokens read from pages
   const int from_token = p.window > 0 ? max(0, position + 1 - p.window) : 0;
@@ -121,6 +121,11 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
     copy_commit();
   };
 
+  // Angles do not depend on the step before either.
+  float2* angles = reinterpret_cast<float2*>(fresh + 2 * D);
+  if (p.fused)
+    for (int i = threadIdx.x; i < p.rotation.pairs; i += kWarps * 32)
+      angles[i] = rotation_of(p.rotation, i, position);
   if (!p.fused) grid_dependency_wait();
 #pragma unroll
   for (int s = 0; s < kStages - 1; ++s) load(begin + s, s);
@@ -140,7 +145,8 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
     for (int i = lane; i < dim; i += 32) mine[i] = ld_stream(from + i);
     __syncwarp();
     if (p.fused && (is_q || which == 0))
-      rotate_head(mine, dim, is_q ? p.q_norm : p.k_norm, position, p.rotation);
+      rotate_head(mine, dim, is_q ? p.q_norm : p.k_norm, p.rotation,
+                  [&](int i) { return angles[i]; });
     if (is_q) {
       for (int i = lane; i < dim; i += 32) q_shared[item * kLd + i] = to_h16<H>(mine[i]);
     } else {
@@ -305,19 +311,37 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
   __syncthreads();
   if (!last) return;
   __threadfence();
+  // Weight of each (head, split), then the sums with several loads in flight.
+  float* weights = head_scratch;  // (16, 64)
+  float* totals = fresh;          // (16)
+  const int64_t first_state = (int64_t{row} * p.heads + first_head) * splits;
+  __syncthreads();
+  for (int c = threadIdx.x; c < tile_heads * active; c += kWarps * 32) {
+    float2 state = __ldcg(&p.scratch.state[first_state + c / active * splits + c % active]);
+    weights[c / active * 64 + c % active] = state.x;
+    all[c / active * 64 + c % active] = state.y;
+  }
+  __syncthreads();
+  if (threadIdx.x < tile_heads) {
+    float* w = weights + threadIdx.x * 64;
+    const float* sums = all + threadIdx.x * 64;
+    float top = -INFINITY, sum = 0;
+    for (int s = 0; s < active; ++s) top = fmaxf(top, w[s]);
+    float base = top == -INFINITY ? 0.f : top;
+    for (int s = 0; s < active; ++s) {
+      w[s] = exp2f(w[s] - base);
+      sum += w[s] * sums[s];
+    }
+    totals[threadIdx.x] = sum > 0 ? 1.f / sum : 0.f;
+  }
+  __syncthreads();
   for (int c = threadIdx.x; c < tile_heads * dim; c += kWarps * 32) {
     int h = c / dim, d = c % dim;
-    int64_t head = int64_t{row} * p.heads + first_head + h;
-    const float2* state = p.scratch.state + head * splits;
-    float top = -INFINITY;
-    for (int s = 0; s < active; ++s) top = fmaxf(top, __ldcg(&state[s].x));
-    float base = top == -INFINITY ? 0.f : top, value = 0, sum = 0;
-    for (int s = 0; s < active; ++s) {
-      float weight = exp2f(__ldcg(&state[s].x) - base);
-      value += weight * __ldcg(&p.scratch.partial[(head * splits + s) * dim + d]);
-      sum += weight * __ldcg(&state[s].y);
-    }
-    p.out[row * p.out_ld + int64_t{first_head + h} * dim + d] = sum > 0 ? value / sum : 0.f;
+    const float* from = p.scratch.partial + (first_state + h * splits) * dim + d;
+    float value = 0;
+#pragma unroll 8
+    for (int s = 0; s < active; ++s) value += weights[h * 64 + s] * __ldcg(from + s * dim);
+    p.out[row * p.out_ld + int64_t{first_head + h} * dim + d] = value * totals[h];
   }
   if (threadIdx.x == 0) *counter = 0;
 }
@@ -354,7 +378,7 @@ void run_decode_type(const DecodeParams& p, dim3 grid, const Launch& where) {
 
 int decode_splits(const HeadShape& shape, int multiprocessors) {
   int tiles = shape.kv_heads * ceil_div(shape.heads / shape.kv_heads, 16);
-  return std::clamp(ceil_div(2 * multiprocessors, tiles), 1, 64);
+  return std::clamp(ceil_div(2 * multiprocessors, tiles), 1, kMaxSplits);
 }
 
 void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const DecodeScratch& scratch,

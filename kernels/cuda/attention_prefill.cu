@@ -10,7 +10,6 @@
 namespace apud::cuda {
 namespace {
 
-constexpr int kWarps = 4;
 constexpr int kKeys = 64;
 constexpr float kLog2e = 1.4426950408889634f;
 
@@ -22,20 +21,26 @@ struct PrefillParams {
   BatchView batch;
 };
 
+/// Warps of a block, and query rows of a warp.
+template <int D>
+constexpr int warps() {
+  return D > 128 ? 4 : 8;
+}
 template <int D>
 constexpr int warp_rows() {
-  return D > 128 ? 16 : 32;
+  return 16;
 }
 template <int D>
 constexpr size_t prefill_shared(int stages) {
-  return (size_t{kWarps} * warp_rows<D>() + static_cast<size_t>(stages) * 2 * kKeys) * (D + 8) * 2;
+  return (static_cast<size_t>(warps<D>()) * warp_rows<D>() + static_cast<size_t>(stages) * 2 * kKeys) * (D + 8) * 2;
 }
 
-/// PRECOND: 128 threads; grid (query tiles, heads); dim <= D, dim % 8 == 0; k and v rows 16-byte
+/// PRECOND: warps * 32 threads; grid (query tiles, heads); dim <= D, dim % 8 == 0; k and v rows 16-byte
 /// aligned.
 template <int D, typename H, bool kPaged, bool kI8, int kStages>
-__global__ void __launch_bounds__(kWarps * 32) prefill_kernel(const __grid_constant__ PrefillParams p) {
+__global__ void __launch_bounds__(warps<D>() * 32, D > 128 ? 1 : 2) prefill_kernel(const __grid_constant__ PrefillParams p) {
   extern __shared__ __align__(16) uint8_t shared[];
+  constexpr int kWarps = warps<D>();
   constexpr int kLd = D + 8, kRows = kWarps * warp_rows<D>(), kTiles = warp_rows<D>() / 16;
   H* q_shared = reinterpret_cast<H*>(shared);
   H* stages = q_shared + kRows * kLd;
@@ -300,7 +305,7 @@ void run_prefill(const PrefillParams& p, dim3 grid, const Launch& where) {
   }
   APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(shared)));
-  launch(where, kernel, grid, dim3(kWarps * 32), shared, p);
+  launch(where, kernel, grid, dim3(warps<D>() * 32), shared, p);
 }
 
 template <int D>
@@ -318,7 +323,9 @@ void run_prefill_type(const PrefillParams& p, bool paged, Half16 half16, dim3 gr
 
 }  // namespace
 
-int prefill_tile_rows(int dim) { return kWarps * (dim > 128 ? warp_rows<256>() : warp_rows<128>()); }
+int prefill_tile_rows(int dim) {
+  return dim > 128 ? warps<256>() * warp_rows<256>() : warps<128>() * warp_rows<128>();
+}
 
 void attention_prefill(const AttentionArgs& a, const Launch& where) {
   APUD_CHECK(a.shape.dim % 8 == 0 && a.shape.dim <= 256, "head width");

@@ -17,9 +17,11 @@ struct BatchView {
   const int32_t* position = nullptr;    // (S) tokens cached before this step
   const int32_t* output_rows = nullptr; // (R)
   const int32_t* page_offset = nullptr; // (groups, capacity): start of a sequence's pages in `pages`
+  const int32_t* row_pages = nullptr;   // (groups, tokens): the same by row, one load less
   const int32_t* pages = nullptr;
   const int32_t* tiles = nullptr;       // (2 * tiles): sequence, first row of a prefill query tile
   int capacity = 0;                     // sequences, the stride of page_offset
+  int token_capacity = 0;               // the stride of row_pages
 };
 
 /// KV cache of one layer. Page p, head h: K at base + p * page_bytes + h * head_bytes, V at + v_offset;

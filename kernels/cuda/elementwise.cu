@@ -6,12 +6,12 @@
 namespace apud::cuda {
 namespace {
 
-/// Grid (group blocks, rows); one thread per group of the table's row.
+/// Grid (rows, group blocks); one thread per group of the table's row.
 template <WeightType F>
 __global__ void embed_kernel(const __grid_constant__ EmbedArgs a) {
   grid_dependency_trigger();
   grid_dependency_wait();
-  int g = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
+  int g = blockIdx.y * blockDim.x + threadIdx.x, row = blockIdx.x;
   if (g >= a.table.shape.groups) return;
   int index = a.index == IndexSource::kToken      ? a.batch.tokens[row]
               : a.index == IndexSource::kPosition ? a.batch.positions[row]
@@ -163,7 +163,7 @@ __global__ void select_kernel(const float* x, int64_t x_ld, float* out, int64_t 
 
 __global__ void pool_kernel(const float* x, int64_t x_ld, float* out, int64_t out_ld, PoolKind kind, int cols,
                             BatchView batch) {
-  int c = blockIdx.x * blockDim.x + threadIdx.x, s = blockIdx.y;
+  int c = blockIdx.y * blockDim.x + threadIdx.x, s = blockIdx.x;
   if (c >= cols) return;
   int first = batch.first[s], count = batch.count[s];
   float v = 0;
@@ -200,7 +200,7 @@ int blocks(int64_t n) { return ceil_div(n, 256); }
 }  // namespace
 
 void embed(const EmbedArgs& a, const Launch& where) {
-  dim3 grid(ceil_div(a.table.shape.groups, 128), a.rows);
+  dim3 grid(a.rows, ceil_div(a.table.shape.groups, 128));
   with_type(a.table.type, [&]<WeightType F>() { launch(where, embed_kernel<F>, grid, dim3(128), 0, a); });
 }
 
@@ -268,7 +268,7 @@ void select_rows(const float* x, int64_t x_ld, float* out, int64_t out_ld, int f
 
 void pool(const float* x, int64_t x_ld, float* out, int64_t out_ld, PoolKind kind, int sequences, int cols,
           const BatchView& batch, const Launch& where) {
-  pool_kernel<<<dim3(ceil_div(cols, 128), sequences), 128, 0, where.stream>>>(x, x_ld, out, out_ld, kind, cols,
+  pool_kernel<<<dim3(sequences, ceil_div(cols, 128)), 128, 0, where.stream>>>(x, x_ld, out, out_ld, kind, cols,
                                                                             batch);
   check_launch("pool");
 }

@@ -204,6 +204,7 @@ void CudaExecutor::make_meta(Meta& m, int tokens, int capacity, size_t pages) {
   size_t token_at = take(tokens), position_at = take(tokens), row_at = take(tokens), out_at = take(tokens);
   size_t first_at = take(capacity), count_at = take(capacity), start_at = take(capacity);
   size_t tile_at = take(m.tile_capacity), offset_at = take(static_cast<size_t>(m.groups) * capacity);
+  size_t row_page_at = take(static_cast<size_t>(m.groups) * tokens);
   m.ints = at;
   m.device = DeviceBuffer((m.ints + pages) * 4, "batch");
   APUD_CUDA(cudaHostAlloc(&m.host, (m.ints + pages) * 4, cudaHostAllocDefault));
@@ -219,7 +220,9 @@ void CudaExecutor::make_meta(Meta& m, int tokens, int capacity, size_t pages) {
   m.view.position = d + start_at;
   m.view.tiles = d + tile_at;
   m.view.page_offset = d + offset_at;
+  m.view.row_pages = d + row_page_at;
   m.view.pages = d + m.ints;
+  m.view.token_capacity = tokens;
   m.view.capacity = capacity;
 }
 
@@ -273,6 +276,8 @@ Step CudaExecutor::prepare(Meta& m, const Batch& batch, CudaKv* kv) {
         throw Error(ErrorKind::kBusy, "CUDA: a step over more than " + std::to_string(m.page_capacity) + " KV pages",
                     "run fewer sequences at once");
       host(m.view.page_offset)[g * m.capacity + s] = static_cast<int32_t>(pages);
+      int32_t* by_row = host(m.view.row_pages) + static_cast<size_t>(g) * m.tokens + q.first_row;
+      std::fill(by_row, by_row + q.token_count, static_cast<int32_t>(pages));
       std::copy(list.begin(), list.begin() + needed, m.host + m.ints + pages);
       pages += needed;
     }

@@ -5,6 +5,7 @@
 namespace apud::cuda {
 namespace {
 
+constexpr int kBlocksPerSm = 2;
 constexpr size_t kSharedLimit = 96 * 1024;  // fits the 99 KB of sm_86 and sm_89
 
 /// Warps per row: the least time in steps of the slowest warp, a row's end counted as 0.3 steps.
@@ -19,7 +20,7 @@ int choose_split(const MatvecStage& stage, int multiprocessors) {
   double best_cost = 0;
   for (int split : {1, 2, 4, 8}) {
     if (split > steps) break;
-    int64_t teams = int64_t{multiprocessors} * kMatvecWarps / split;
+    int64_t teams = int64_t{kBlocksPerSm} * multiprocessors * kMatvecWarps / split;
     double cost = ceil_div(rows, teams) * (ceil_div(steps, split) + 0.3);
     if (split == 1 || cost < best_cost * 0.98) {
       best = split;
@@ -37,7 +38,7 @@ int share_blocks(MatvecStage& stage, int multiprocessors) {
     bytes += static_cast<int64_t>(stage.segment[i].weight.bytes());
     needed += ceil_div(stage.segment[i].weight.rows, teams_per_block);
   }
-  int64_t grid = std::min<int64_t>(multiprocessors, needed);
+  int64_t grid = std::min<int64_t>(kBlocksPerSm * multiprocessors, needed);
   int first = 0;
   int64_t bytes_before = 0;
   for (int i = 0; i < stage.segments; ++i) {

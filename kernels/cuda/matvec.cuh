@@ -12,15 +12,9 @@ namespace apud::cuda {
 inline constexpr int kMatvecThreads = 512;
 inline constexpr int kMatvecWarps = kMatvecThreads / 32;
 
-/// Scale and sums of 32 int8 activations.
-struct ActivationScale {
-  float d;
-  int16_t sum0, sum1;  // of values 0-15 and 16-31
-};
-
 /// Shared memory of one column: planes of 16 bytes a group, then scales.
 __host__ __device__ inline size_t matvec_column_bytes(WeightType type, int groups) {
-  return is_float_type(type) ? size_t{32} * groups : size_t{40} * groups;
+  return is_float_type(type) ? size_t{32} * groups : (size_t{40} * groups + 15) / 16 * 16;
 }
 inline constexpr size_t kMatvecScratch = (40 + 2 * kMatvecWarps * 16) * sizeof(float);
 
@@ -34,7 +28,7 @@ __device__ __forceinline__ float4 load4(const float* x, int c, int cols) {
 }
 
 /// Writes values 4c .. 4c+3 of a column to shared memory. Every lane of the warp calls it.
-template <bool kFloat>
+template <bool kFloat, SumKind kSums>
 __device__ __forceinline__ void put_activation(uint8_t* column, int groups, int c, int count,
                                                const float4& v) {
   if constexpr (kFloat) {
@@ -57,61 +51,115 @@ __device__ __forceinline__ void put_activation(uint8_t* column, int groups, int 
     uint32_t bytes = (q0 & 255) | ((q1 & 255) << 8) | ((q2 & 255) << 16) | (uint32_t(q3 & 255) << 24);
     *reinterpret_cast<uint32_t*>(column + ((in >> 2) * groups + g) * 16 + (in & 3) * 4) = bytes;
     if (in == 0)
-      reinterpret_cast<ActivationScale*>(column + size_t{32} * groups)[g] = {
-          d, static_cast<int16_t>(sum), static_cast<int16_t>(other)};
+      reinterpret_cast<ActivationScale*>(column + 32 * groups)[g] = {
+          d, kSums == SumKind::kSums16      ? (sum & 0xffff) | (other << 16)
+             : kSums == SumKind::kScaledSum ? __float_as_int(d * static_cast<float>(sum + other))
+                                            : sum + other};
   }
 }
 
-template <bool kFloat>
-__device__ void matvec_prologue(const MatvecStage& p, int groups, uint8_t* columns,
-                                size_t column_bytes, float* scratch) {
+__device__ __forceinline__ float sum_of_squares(const float4& v) {
+  return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+}
+__device__ __forceinline__ float4 apply_norm(const float4& v, const float4& weight, float factor, float offset) {
+  return make_float4(v.x * factor * (weight.x + offset), v.y * factor * (weight.y + offset),
+                     v.z * factor * (weight.z + offset), v.w * factor * (weight.w + offset));
+}
+
+/// Norm weights are constants of the model: the first ones are read before the dependency wait.
+inline constexpr int kNormAhead = 2;
+struct NormAhead {
+  float4 weight[kNormAhead];
+};
+__device__ __forceinline__ NormAhead load_norm_ahead(const MatvecStage& p) {
+  NormAhead n = {};
+  if (p.norm_weight) {
+#pragma unroll
+    for (int i = 0; i < kNormAhead; ++i) {
+      int c = threadIdx.x + i * kMatvecThreads;
+      if (4 * c + 3 < p.cols) n.weight[i] = *reinterpret_cast<const float4*>(p.norm_weight + 4 * c);
+    }
+  }
+  return n;
+}
+
+/// Rows of any width, element by element at the end.
+template <bool kFloat, SumKind kSums>
+__device__ __noinline__ void ragged_prologue(const MatvecStage& p, int groups, uint8_t* columns,
+                                             size_t column_bytes, float* scratch) {
   const int count = kFloat ? 2 * groups : 8 * groups;  // float4s of a column
-  constexpr int kKeep = 4;                             // held in registers up to 8192 values
+  for (int m = 0; m < p.columns; ++m) {
+    const float* x = p.x + m * p.x_ld;
+    float factor = 1;
+    if (p.norm_weight) {
+      float ss = 0;
+      for (int c = threadIdx.x; c < count; c += kMatvecThreads) ss += sum_of_squares(load4(x, c, p.cols));
+      ss = block_sum(ss, scratch);
+      factor = rsqrtf(ss / static_cast<float>(p.cols) + p.norm_eps);
+    }
+    for (int start = 0; start < count; start += kMatvecThreads) {
+      int c = start + threadIdx.x;
+      float4 v = load4(x, c, p.cols);
+      if (p.norm_weight) v = apply_norm(v, load4(p.norm_weight, c, p.cols), factor, p.norm_offset);
+      put_activation<kFloat, kSums>(columns + m * column_bytes, groups, c, count, v);
+    }
+  }
+  __syncthreads();
+}
+
+template <bool kFloat, SumKind kSums>
+__device__ __forceinline__ void matvec_prologue(const MatvecStage& p, const NormAhead& ahead, int groups,
+                                                uint8_t* columns, size_t column_bytes, float* scratch) {
+  const int count = kFloat ? 2 * groups : 8 * groups;
+  if (p.cols & 3 || (kFloat && p.cols & 7)) {
+    ragged_prologue<kFloat, kSums>(p, groups, columns, column_bytes, scratch);
+    return;
+  }
   for (int m = 0; m < p.columns; ++m) {
     const float* x = p.x + m * p.x_ld;
     uint8_t* column = columns + m * column_bytes;
-    float4 v[kKeep];
+    float4 v[kNormAhead];
 #pragma unroll
-    for (int i = 0; i < kKeep; ++i) v[i] = load4(x, threadIdx.x + i * kMatvecThreads, p.cols);
+    for (int i = 0; i < kNormAhead; ++i) {
+      int c = threadIdx.x + i * kMatvecThreads;
+      v[i] = make_float4(0, 0, 0, 0);
+      if (c < count) v[i] = ld_stream4(x + 4 * c);
+    }
     float factor = 1;
     if (p.norm_weight) {
       float ss = 0;
 #pragma unroll
-      for (int i = 0; i < kKeep; ++i)
-        ss += v[i].x * v[i].x + v[i].y * v[i].y + v[i].z * v[i].z + v[i].w * v[i].w;
-      for (int c = threadIdx.x + kKeep * kMatvecThreads; c < count; c += kMatvecThreads) {
-        float4 w = load4(x, c, p.cols);
-        ss += w.x * w.x + w.y * w.y + w.z * w.z + w.w * w.w;
-      }
+      for (int i = 0; i < kNormAhead; ++i) ss += sum_of_squares(v[i]);
+#pragma unroll 4
+      for (int c = threadIdx.x + kNormAhead * kMatvecThreads; c < count; c += kMatvecThreads)
+        ss += sum_of_squares(ld_stream4(x + 4 * c));
       ss = block_sum(ss, scratch);
       factor = rsqrtf(ss / static_cast<float>(p.cols) + p.norm_eps);
     }
-    auto normed = [&](float4 w, int c) {
-      if (p.norm_weight) {
-        const float* nw = p.norm_weight;
-        float o = p.norm_offset;
-        if (4 * c + 3 < p.cols) {
-          float4 n = *reinterpret_cast<const float4*>(nw + 4 * c);
-          w.x *= factor * (n.x + o);
-          w.y *= factor * (n.y + o);
-          w.z *= factor * (n.z + o);
-          w.w *= factor * (n.w + o);
-        } else {
-          if (4 * c < p.cols) w.x *= factor * (nw[4 * c] + o);
-          if (4 * c + 1 < p.cols) w.y *= factor * (nw[4 * c + 1] + o);
-          if (4 * c + 2 < p.cols) w.z *= factor * (nw[4 * c + 2] + o);
+#pragma unroll
+    for (int i = 0; i < kNormAhead; ++i) {
+      if (i * kMatvecThreads < count) {
+        if (p.norm_weight) v[i] = apply_norm(v[i], ahead.weight[i], factor, p.norm_offset);
+        put_activation<kFloat, kSums>(column, groups, threadIdx.x + i * kMatvecThreads, count, v[i]);
+      }
+    }
+    // Wider rows: two loads in flight a thread.
+    for (int start = kNormAhead * kMatvecThreads; start < count; start += 2 * kMatvecThreads) {
+      float4 w[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        int c = start + i * kMatvecThreads + threadIdx.x;
+        w[i] = make_float4(0, 0, 0, 0);
+        if (c < count) {
+          w[i] = ld_stream4(x + 4 * c);
+          if (p.norm_weight)
+            w[i] = apply_norm(w[i], *reinterpret_cast<const float4*>(p.norm_weight + 4 * c), factor, p.norm_offset);
         }
       }
-      return w;
-    };
 #pragma unroll
-    for (int i = 0; i < kKeep; ++i) {
-      int c = threadIdx.x + i * kMatvecThreads;
-      if (i * kMatvecThreads < count) put_activation<kFloat>(column, groups, c, count, normed(v[i], c));
-    }
-    for (int start = kKeep * kMatvecThreads; start < count; start += kMatvecThreads) {
-      int c = start + threadIdx.x;
-      put_activation<kFloat>(column, groups, c, count, normed(load4(x, c, p.cols), c));
+      for (int i = 0; i < 2; ++i)
+        if (start + i * kMatvecThreads < count)
+          put_activation<kFloat, kSums>(column, groups, start + i * kMatvecThreads + threadIdx.x, count, w[i]);
     }
   }
   __syncthreads();
@@ -119,11 +167,12 @@ __device__ void matvec_prologue(const MatvecStage& p, int groups, uint8_t* colum
 
 template <WeightType F, int NC>
 __device__ __forceinline__ void accumulate_group(const Group& r, const uint8_t* columns,
-                                                 size_t column_bytes, int groups, int g,
+                                                 size_t column_bytes, int count, int groups, int g,
                                                  float (&acc)[NC]) {
 #pragma unroll
   for (int m = 0; m < NC; ++m) {
-    const uint8_t* column = columns + m * column_bytes;
+    // Columns beyond `count` repeat the first; their sums are dropped.
+    const uint8_t* column = columns + (m < count ? m : 0) * column_bytes;
     if constexpr (is_float_type(F)) {
       float4 a = reinterpret_cast<const float4*>(column)[g];
       float4 b = reinterpret_cast<const float4*>(column)[groups + g];
@@ -134,8 +183,8 @@ __device__ __forceinline__ void accumulate_group(const Group& r, const uint8_t* 
     } else {
       int4 a0 = reinterpret_cast<const int4*>(column)[g];
       int4 a1 = reinterpret_cast<const int4*>(column)[groups + g];
-      ActivationScale s = reinterpret_cast<const ActivationScale*>(column + size_t{32} * groups)[g];
-      acc[m] = __fmaf_rn(s.d, group_dot<F>(r, a0, a1, s.sum0, s.sum1), acc[m]);
+      ActivationScale s = reinterpret_cast<const ActivationScale*>(column + 32 * groups)[g];
+      acc[m] = add_group_dot<F>(acc[m], r, a0, a1, s);
     }
   }
 }
@@ -158,29 +207,34 @@ __device__ __forceinline__ void matvec_body(const MatvecStage& p, const MatvecSe
 
   int load_row = cta * (kMatvecWarps / split) + team, load_step = part;
   int row = load_row, step = part;
-  Group ring[kDepth][R];
-  auto load = [&](Group (&slot)[R]) {
-    int g = load_step * 32 + lane;
-    bool inside = load_row < rows && g < groups;
 #pragma unroll
-    for (int r = 0; r < R; ++r) {
-      slot[r] = {};
-      if (inside) slot[r] = load_group<F>(base[r] + size_t{shape.stride} * load_row, shape, g);
+  for (int r = 0; r < R; ++r) base[r] += size_t{shape.stride} * load_row;
+  const size_t row_jump = size_t{shape.stride} * teams;
+  Group ring[kDepth][R];
+  // Lanes beyond the row's end load its last group and do not use it.
+  auto load = [&](Group (&slot)[R]) {
+    if (load_row < rows) {
+      int g = min(load_step * 32 + lane, groups - 1);
+#pragma unroll
+      for (int r = 0; r < R; ++r) slot[r] = load_group<F>(base[r], shape, g);
     }
     load_step += split;
     if (load_step >= steps) {
       load_step = part;
       load_row += teams;
+#pragma unroll
+      for (int r = 0; r < R; ++r) base[r] += row_jump;
     }
   };
 #pragma unroll
   for (int i = 0; i < kDepth; ++i) load(ring[i]);
 
+  const NormAhead ahead = load_norm_ahead(p);
   grid_dependency_wait();
   float* scratch = reinterpret_cast<float*>(shared);
   uint8_t* columns = shared + kMatvecScratch;
   const size_t column_bytes = matvec_column_bytes(F, groups);
-  matvec_prologue<is_float_type(F)>(p, groups, columns, column_bytes, scratch);
+  matvec_prologue<is_float_type(F), sum_kind(F)>(p, ahead, groups, columns, column_bytes, scratch);
   float* partial = scratch + 40;
 
   float acc[R][NC];
@@ -240,7 +294,7 @@ __device__ __forceinline__ void matvec_body(const MatvecStage& p, const MatvecSe
         if (g < groups) {
 #pragma unroll
           for (int r = 0; r < R; ++r)
-            accumulate_group<F, NC>(ring[i][r], columns, column_bytes, groups, g, acc[r]);
+            accumulate_group<F, NC>(ring[i][r], columns, column_bytes, p.columns, groups, g, acc[r]);
         }
         load(ring[i]);
         step += split;

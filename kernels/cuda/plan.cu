@@ -164,6 +164,13 @@ Values::Values(const Program& program, const std::vector<LinearGroup>& groups, c
     if (leader[v] == v) units[v].bytes = round_up(rows_of(v) * width[v] * (half[v] ? 2 : 4), 256);
     if (twin[v]) units[count + v].bytes = round_up(rows_of(v) * width[v] * 2, 256);
   }
+  // Decode's fused stages read and write values of several ops at once, and are small: nothing shares.
+  if (!request.large)
+    for (Unit& u : units) {
+      if (u.end < 0) continue;
+      u.begin = 0;
+      u.end = static_cast<int>(program.ops.size());
+    }
   // The result outlives the last op.
   if (program.result != kNone) units[leader[program.result]].end = static_cast<int>(program.ops.size());
   std::vector<int> order;

@@ -13,10 +13,19 @@ struct HeadRotation {
   float norm_eps = 0, norm_offset = 0;
 };
 
-/// In place on head[0..dim) in shared memory: RMS norm where `norm` is given, then rotation. Called by
-/// a whole warp; the values are visible to the warp before and after.
-__device__ __forceinline__ void rotate_head(float* head, int dim, const float* norm, int position,
-                                            const HeadRotation& r) {
+/// Cosine (x) and sine (y) of pair i at a position, times the magnitude.
+__device__ __forceinline__ float2 rotation_of(const HeadRotation& r, int i, int position) {
+  int64_t turn = static_cast<int64_t>(static_cast<uint64_t>(position) * r.turns[i]);
+  float sine, cosine;
+  sincospif(static_cast<float>(turn) * 0x1p-63f, &sine, &cosine);
+  return make_float2(cosine * r.magnitude, sine * r.magnitude);
+}
+
+/// In place on head[0..dim) in shared memory: RMS norm where `norm` is given, then the rotation
+/// `angle(i)` of each pair. Called by a whole warp; the values are visible to the warp before and after.
+template <typename Angle>
+__device__ __forceinline__ void rotate_head(float* head, int dim, const float* norm, const HeadRotation& r,
+                                            Angle&& angle) {
   const int lane = threadIdx.x & 31;
   if (norm) {
     float ss = 0;
@@ -27,12 +36,10 @@ __device__ __forceinline__ void rotate_head(float* head, int dim, const float* n
     __syncwarp();
   }
   for (int i = lane; i < r.pairs; i += 32) {
-    int64_t turn = static_cast<int64_t>(static_cast<uint64_t>(position) * r.turns[i]);
-    float sine, cosine;
-    sincospif(static_cast<float>(turn) * 0x1p-63f, &sine, &cosine);
+    float2 c = angle(i);
     float a = head[i], b = head[i + r.pairs];
-    head[i] = (a * cosine - b * sine) * r.magnitude;
-    head[i + r.pairs] = (b * cosine + a * sine) * r.magnitude;
+    head[i] = a * c.x - b * c.y;
+    head[i + r.pairs] = b * c.x + a * c.y;
   }
   __syncwarp();
 }

@@ -120,39 +120,75 @@ __device__ __forceinline__ void group_values(const Group& r, Out&& out) {
   }
 }
 
-/// Dot product of a group with 32 int8 activations (a0: values 0-15, a1: 16-31; s0, s1 their sums),
-/// without the activations' scale. Explicit operations: the same bits in every kernel that uses it.
+/// What decode needs to know of 32 int8 activations besides the bytes: their scale and their sum, in the
+/// form that the weight type's formula takes.
+struct ActivationScale {
+  float d;
+  int sum;  // kSums16: int16 sums of values 0-15 and 16-31; kSum: int32; kScaledSum: float bits of d * sum
+};
+enum class SumKind { kNone, kSum, kSums16, kScaledSum };
+constexpr SumKind sum_kind(WeightType type) {
+  switch (type) {
+    case WeightType::kQ4_0:
+    case WeightType::kQ5_0: return SumKind::kSum;
+    case WeightType::kQ4_1:
+    case WeightType::kQ5_1:
+    case WeightType::kQ4_K:
+    case WeightType::kQ5_K: return SumKind::kScaledSum;
+    case WeightType::kQ2_K:
+    case WeightType::kQ3_K:
+    case WeightType::kQ6_K: return SumKind::kSums16;
+    default: return SumKind::kNone;
+  }
+}
+
+/// Unsigned bytes of a (signed for Q8_0) times signed bytes of b.
 template <WeightType F>
-__device__ __forceinline__ float group_dot(const Group& r, const int4& a0, const int4& a1, int s0,
-                                           int s1) {
+__device__ __forceinline__ int dot4(uint32_t a, int b, int c) {
+  if constexpr (F == WeightType::kQ8_0) return __dp4a(static_cast<int>(a), b, c);
+  int d;
+  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
+/// acc + group * activations (a0: values 0-15, a1: 16-31). Explicit operations: the same bits in every
+/// kernel that uses it.
+template <WeightType F>
+__device__ __forceinline__ float add_group_dot(float acc, const Group& r, const int4& a0, const int4& a1,
+                                               const ActivationScale& s) {
   const int x[8] = {a0.x, a0.y, a0.z, a0.w, a1.x, a1.y, a1.z, a1.w};
+  constexpr SumKind kSums = sum_kind(F);
+  constexpr bool kPlainNibbles =
+      F == WeightType::kQ4_0 || F == WeightType::kQ4_1 || F == WeightType::kQ4_K;
   int dot[2] = {0, 0};
 #pragma unroll
-  for (int h = 0; h < 2; ++h)
-#pragma unroll
-    for (int w = 0; w < 4; ++w)
-      dot[h] = __dp4a(static_cast<int>(quant_bytes<F>(r, h, w)), x[4 * h + w], dot[h]);
-  Affine a = group_affine<F>(r);
-  constexpr bool kTwoScales =
-      F == WeightType::kQ2_K || F == WeightType::kQ3_K || F == WeightType::kQ6_K;
-  constexpr bool kMins = F == WeightType::kQ4_1 || F == WeightType::kQ5_1 || F == WeightType::kQ4_K ||
-                         F == WeightType::kQ5_K || F == WeightType::kQ2_K;
-  float result;
-  if constexpr (kTwoScales) {
-    float p = __fmul_rn(a.scale[0], static_cast<float>(dot[0] - a.zero * s0));
-    result = __fmaf_rn(a.scale[1], static_cast<float>(dot[1] - a.zero * s1), p);
-  } else {
-    result = __fmul_rn(a.scale[0], static_cast<float>(dot[0] + dot[1] - a.zero * (s0 + s1)));
-  }
-  if constexpr (kMins) {
-    if constexpr (kTwoScales) {
-      result = __fmaf_rn(-a.minus[0], static_cast<float>(s0), result);
-      result = __fmaf_rn(-a.minus[1], static_cast<float>(s1), result);
+  for (int w = 0; w < 4; ++w) {
+    if constexpr (kPlainNibbles) {  // the high nibbles are left in place: 16 times their value
+      dot[0] = dot4<F>(word(r.low, w) & 0x0f0f0f0fu, x[w], dot[0]);
+      dot[1] = dot4<F>(word(r.low, w) & 0xf0f0f0f0u, x[4 + w], dot[1]);
     } else {
-      result = __fmaf_rn(-a.minus[0], static_cast<float>(s0 + s1), result);
+      dot[0] = dot4<F>(quant_bytes<F>(r, 0, w), x[w], dot[0]);
+      dot[1] = dot4<F>(quant_bytes<F>(r, 1, w), x[4 + w], dot[1]);
     }
   }
-  return result;
+  if constexpr (kPlainNibbles) dot[1] >>= 4;
+  Affine a = group_affine<F>(r);
+  if constexpr (kSums == SumKind::kSums16) {
+    int s0 = static_cast<int16_t>(s.sum & 0xffff), s1 = s.sum >> 16;
+    float p = __fmul_rn(a.scale[0], static_cast<float>(dot[0] - a.zero * s0));
+    p = __fmaf_rn(a.scale[1], static_cast<float>(dot[1] - a.zero * s1), p);
+    if constexpr (F == WeightType::kQ2_K) {
+      p = __fmaf_rn(-a.minus[0], static_cast<float>(s0), p);
+      p = __fmaf_rn(-a.minus[1], static_cast<float>(s1), p);
+    }
+    return __fmaf_rn(s.d, p, acc);
+  } else {
+    int total = dot[0] + dot[1];
+    if constexpr (kSums == SumKind::kSum) total -= a.zero * s.sum;
+    acc = __fmaf_rn(__fmul_rn(a.scale[0], s.d), static_cast<float>(total), acc);
+    if constexpr (kSums == SumKind::kScaledSum) acc = __fmaf_rn(-a.minus[0], __int_as_float(s.sum), acc);
+    return acc;
+  }
 }
 
 /// Calls f.template operator()<F>() for the run-time type.

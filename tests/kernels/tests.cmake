@@ -5,3 +5,7 @@ apud_test(NAME kernels_cpu_test SOURCES kernels/cpu_test.cpp LIBS apud_kernels L
 if(APUD_HAVE_CUDA)
   apud_test(NAME kernels_cuda_test SOURCES kernels/cuda_test.cpp LIBS apud_kernels LABELS gpu)
 endif()
+if(APUD_HAVE_CUDA)
+  add_executable(gpu_bench bench/gpu_bench.cpp)
+  target_link_libraries(gpu_bench PRIVATE apud_kernels)
+endif()

@@ -1,0 +1,388 @@
+#include "kernels/gpu_bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <numeric>
+
+#include "kernels/cuda/executor.h"
+#include "kernels/random_model.h"
+
+namespace apud {
+namespace {
+
+using cuda::check;
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
+
+__global__ void read_kernel(const uint4* data, int64_t count, uint32_t* out) {
+  uint32_t x = 0;
+  int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  for (; i + 3 * stride < count; i += 4 * stride) {
+    uint4 a = cuda::ld_weight16(data + i), b = cuda::ld_weight16(data + i + stride);
+    uint4 c = cuda::ld_weight16(data + i + 2 * stride), d = cuda::ld_weight16(data + i + 3 * stride);
+    x ^= a.x ^ a.y ^ a.z ^ a.w ^ b.x ^ b.y ^ b.z ^ b.w ^ c.x ^ c.y ^ c.z ^ c.w ^ d.x ^ d.y ^ d.z ^ d.w;
+  }
+  if (x == 0x12345678) *out = x;
+}
+
+/// Not zeros: they run faster than data does.
+__global__ void noise_kernel(uint32_t* data, int64_t words, bool halves) {
+  int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= words) return;
+  uint32_t x = static_cast<uint32_t>(i) * 2654435761u;
+  x ^= x >> 15;
+  x *= 2246822519u;
+  x ^= x >> 13;
+  data[i] = halves ? (x & 0x83ff83ffu) | 0x38003800u : x;  // halves: +-[0.5, 1)
+}
+
+/// Median seconds of `runs` timed calls after one.
+template <typename Fn>
+double timed(int runs, cudaStream_t stream, Fn&& fn) {
+  cudaEvent_t a, b;
+  APUD_CUDA(cudaEventCreate(&a));
+  APUD_CUDA(cudaEventCreate(&b));
+  std::vector<float> times;
+  for (int i = 0; i <= runs; ++i) {
+    APUD_CUDA(cudaEventRecord(a, stream));
+    fn();
+    APUD_CUDA(cudaEventRecord(b, stream));
+    APUD_CUDA(cudaEventSynchronize(b));
+    float ms = 0;
+    APUD_CUDA(cudaEventElapsedTime(&ms, a, b));
+    if (i > 0) times.push_back(ms);
+  }
+  cudaEventDestroy(a);
+  cudaEventDestroy(b);
+  std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+  return times[times.size() / 2] / 1000;
+}
+
+double gemm_rate(int rows) {
+  const int n = 8192, k = 8192;
+  cuda::DeviceBuffer w(size_t{2} * n * k, "bench"), x(size_t{2} * rows * k, "bench"), out(size_t{2} * rows * n, "bench");
+  for (auto* b : {&w, &x}) {
+    int64_t words = static_cast<int64_t>(b->bytes() / 4);
+    noise_kernel<<<cuda::ceil_div(words, 256), 256>>>(b->as<uint32_t>(), words, true);
+  }
+  cuda::Gemm gemm;
+  cuda::GemmArgs g;
+  g.x = x.as();
+  g.x_ld = k;
+  g.w = w.as();
+  g.w_ld = k;
+  g.out = {out.as(), n, true};
+  g.rows = rows;
+  g.n = n;
+  g.k = k;
+  return 2.0 * rows * n * k / timed(10, nullptr, [&] { gemm.run(g, nullptr); });
+}
+
+/// One model on the device with pages for `tokens` tokens of one sequence.
+struct Bench {
+  std::unique_ptr<RandomModel> model;
+  std::unique_ptr<cuda::CudaExecutor> executor;
+  std::unique_ptr<KvStore> kv;
+  std::vector<int32_t> pages;
+  double load_seconds = 0;
+
+  Bench(const std::string& name, int device, int tokens, int max_step) {
+    model = random_model(name);
+    CudaOptions o;
+    o.device = device;
+    o.max_step_tokens = max_step;
+    auto start = Clock::now();
+    executor = std::make_unique<cuda::CudaExecutor>(model->program, model->weights, o);
+    load_seconds = seconds_since(start);
+    if (model->program.is_encoder()) return;
+    int count = (tokens + kKvPageTokens - 1) / kKvPageTokens;
+    kv = executor->make_kv(std::span(&count, 1), executor->default_kv_type());
+    pages.resize(count);
+    for (int i = 0; i < count; ++i) pages[i] = count - 1 - i;
+  }
+  SequenceSlice slice(int count, int position) const {
+    SequenceSlice s{0, count, position, {}};
+    s.pages[0] = pages;
+    return s;
+  }
+  SampledToken run(std::span<const int32_t> tokens, int position) {
+    SequenceSlice s = slice(static_cast<int>(tokens.size()), position);
+    int32_t last = static_cast<int32_t>(tokens.size()) - 1;
+    SamplingRow row;
+    SampledToken out;
+    executor->run_sampled({tokens, std::span(&s, 1), std::span(&last, 1)}, kv.get(), std::span(&row, 1),
+                          std::span(&out, 1));
+    return out;
+  }
+  std::vector<int32_t> tokens(int n) const {
+    std::vector<int32_t> t(n);
+    int vocab = model->program.values[model->program.result].cols;
+    if (model->program.is_encoder()) vocab = 250000;
+    for (int i = 0; i < n; ++i) t[i] = static_cast<int32_t>((int64_t{i} * 7919 + 13) % vocab);
+    return t;
+  }
+  void fill(int n) {
+    int step = executor->max_step_tokens();
+    auto t = tokens(n);
+    for (int at = 0; at < n; at += step) run(std::span(t).subspan(at, std::min(step, n - at)), at);
+  }
+  uint64_t hash(int position) {
+    int32_t token = 1, row = 0;
+    SequenceSlice s = slice(1, position);
+    std::vector<float> logits(model->program.values[model->program.result].cols);
+    executor->run({std::span(&token, 1), std::span(&s, 1), std::span(&row, 1)}, kv.get(), logits);
+    uint64_t h = 14695981039346656037ull;  // FNV-1a over the bits
+    for (float f : logits) {
+      uint32_t bits;
+      __builtin_memcpy(&bits, &f, 4);
+      h = (h ^ bits) * 1099511628211ull;
+    }
+    return h;
+  }
+};
+
+void bench_decode(Bench& b, int context, int steps, const GpuCeilings& c, bool stages, GpuBenchRow row,
+                  const std::function<void(const GpuBenchRow&)>& emit) {
+  b.fill(context);
+  int32_t token = 1;
+  int position = context;
+  for (int i = 0; i < 3; ++i) token = b.run(std::span(&token, 1), position++).id;
+  auto start = Clock::now();
+  for (int i = 0; i < steps; ++i) token = b.run(std::span(&token, 1), position++).id;
+  double seconds = seconds_since(start) / steps;
+  ProgramCost cost = program_cost(b.model->program, b.model->weights);
+  const KvGroup& g = b.model->program.kv_groups[0];
+  double bytes = static_cast<double>(cost.read_bytes_per_token) +
+                 4.0 * g.layers * g.kv_heads * g.head_dim * (context + steps / 2);
+  row.work = "decode";
+  row.context = context;
+  row.value = 1 / seconds;
+  row.unit = "tok/s";
+  row.share = bytes / seconds / c.read;
+  row.ceiling = "read";
+  row.microseconds_per_stage = (seconds - bytes / c.read) * 1e6 / (5 * b.model->layers + 1);
+  row.logits_hash = b.hash(context);
+  if (stages) {
+    SequenceSlice s = b.slice(1, context);
+    int32_t zero = 0;
+    std::map<std::string, StageLoss> sums;
+    Batch batch{std::span(&token, 1), std::span(&s, 1), std::span(&zero, 1)};
+    b.executor->profile(batch, b.kv.get());
+    for (const auto& t : b.executor->profile(batch, b.kv.get())) {
+      StageLoss& l = sums[t.name];
+      l.stage = t.name;
+      ++l.count;
+      l.microseconds += t.microseconds;
+      l.lost += t.microseconds - t.bytes / c.read * 1e6;
+    }
+    for (auto& [name, l] : sums) {
+      l.lost /= l.count;
+      row.stages.push_back(l);
+    }
+  }
+  emit(row);
+}
+
+void bench_prefill(Bench& b, int fresh, int cached, const GpuCeilings& c, bool stages, GpuBenchRow row,
+                   const std::function<void(const GpuBenchRow&)>& emit) {
+  if (cached) b.fill(cached);
+  auto t = b.tokens(fresh);
+  int step = b.executor->max_step_tokens();
+  auto all = [&] {
+    for (int at = 0; at < fresh; at += step) b.run(std::span(t).subspan(at, std::min(step, fresh - at)), cached + at);
+  };
+  all();
+  std::vector<double> times;
+  for (int i = 0; i < 3; ++i) {
+    auto start = Clock::now();
+    all();
+    times.push_back(seconds_since(start));
+  }
+  std::sort(times.begin(), times.end());
+  ProgramCost cost = program_cost(b.model->program, b.model->weights);
+  const Program& p = b.model->program;
+  double head = 2.0 * p.values[p.result].cols * p.values[std::get<LinearOp>(p.ops.back()).x].cols;
+  row.work = "prefill " + std::to_string(fresh);
+  row.context = cached;
+  row.value = fresh / times[1];
+  row.unit = "tok/s";
+  row.share = (static_cast<double>(cost.flops_per_token) - head) * row.value / c.gemm_2048;
+  row.ceiling = "gemm";
+  if (stages) {
+    int n = std::min(step, fresh);
+    SequenceSlice s = b.slice(n, cached);
+    int32_t last = n - 1;
+    std::map<std::string, StageLoss> sums;
+    for (const auto& st : b.executor->profile({std::span(t).subspan(0, n), std::span(&s, 1), std::span(&last, 1)}, b.kv.get())) {
+      StageLoss& l = sums[st.name];
+      l.stage = st.name;
+      ++l.count;
+      l.microseconds += st.microseconds;
+    }
+    for (auto& [name, l] : sums) row.stages.push_back(l);
+  }
+  emit(row);
+}
+
+void bench_attention(Bench& b, int context, const GpuCeilings& c, GpuBenchRow row,
+                     const std::function<void(const GpuBenchRow&)>& emit) {
+  b.fill(context);
+  SequenceSlice s = b.slice(1, context);
+  int32_t token = 1, zero = 0;
+  Batch batch{std::span(&token, 1), std::span(&s, 1), std::span(&zero, 1)};
+  b.executor->profile(batch, b.kv.get());
+  std::vector<double> times;
+  for (const auto& t : b.executor->profile(batch, b.kv.get()))
+    if (t.name == "rope+attention") times.push_back(t.microseconds);
+  std::sort(times.begin(), times.end());
+  const KvGroup& g = b.model->program.kv_groups[0];
+  double bytes = 4.0 * g.kv_heads * g.head_dim * context;
+  row.work = "attention";
+  row.context = context;
+  row.value = bytes / (times[times.size() / 2] * 1e-6) / 1e9;
+  row.unit = "GB/s";
+  row.share = row.value * 1e9 / c.read;
+  row.ceiling = "read";
+  row.microseconds_per_stage = times[times.size() / 2];
+  emit(row);
+}
+
+void bench_embed(Bench& b, const GpuCeilings& c, bool stages, GpuBenchRow row,
+                 const std::function<void(const GpuBenchRow&)>& emit) {
+  const int length = 256, count = b.executor->max_step_tokens() / length;
+  auto t = b.tokens(length * count);
+  std::vector<SequenceSlice> slices;
+  for (int i = 0; i < count; ++i) slices.push_back({i * length, length, 0, {}});
+  std::vector<float> out(static_cast<size_t>(count) * b.model->program.values[b.model->program.result].cols);
+  Batch batch{t, slices, {}};
+  b.executor->run(batch, nullptr, out);
+  std::vector<double> times;
+  for (int i = 0; i < 9; ++i) {
+    auto start = Clock::now();
+    b.executor->run(batch, nullptr, out);
+    times.push_back(seconds_since(start));
+  }
+  std::sort(times.begin(), times.end());
+  ProgramCost cost = program_cost(b.model->program, b.model->weights);
+  row.work = "embed 256";
+  row.value = length * count / times[4];
+  row.unit = "tok/s";
+  row.share = static_cast<double>(cost.flops_per_token) * row.value / c.gemm_8192;
+  row.ceiling = "gemm";
+  if (stages) {
+    std::map<std::string, StageLoss> sums;
+    for (const auto& st : b.executor->profile(batch, nullptr)) {
+      StageLoss& l = sums[st.name];
+      l.stage = st.name;
+      ++l.count;
+      l.microseconds += st.microseconds;
+    }
+    for (auto& [name, l] : sums) row.stages.push_back(l);
+  }
+  emit(row);
+  // One short query.
+  std::vector<SequenceSlice> one = {{0, 16, 0, {}}};
+  Batch query{std::span(t).subspan(0, 16), one, {}};
+  b.executor->run(query, nullptr, out);
+  times.clear();
+  for (int i = 0; i < 9; ++i) {
+    auto start = Clock::now();
+    b.executor->run(query, nullptr, out);
+    times.push_back(seconds_since(start));
+  }
+  std::sort(times.begin(), times.end());
+  GpuBenchRow q;
+  q.model = row.model;
+  q.work = "embed one query of 16";
+  q.value = times[4] * 1e3;
+  q.unit = "ms";
+  emit(q);
+}
+
+}  // namespace
+
+GpuCeilings measure_gpu_ceilings(int device) {
+  std::string reason = cuda_unavailable_reason();
+  if (!reason.empty()) throw Error(ErrorKind::kUnavailable, "no usable CUDA device: " + reason, "use --device cpu");
+  APUD_CUDA(cudaSetDevice(device));
+  GpuCeilings c;
+  cudaDeviceProp properties;
+  APUD_CUDA(cudaGetDeviceProperties(&properties, device));
+  c.device = properties.name;
+  size_t free_bytes = 0, total = 0;
+  APUD_CUDA(cudaMemGetInfo(&free_bytes, &total));
+  {
+    size_t bytes = std::min<size_t>(size_t{4} << 30, free_bytes / 4) / 4096 * 4096;
+    cuda::DeviceBuffer a(bytes, "bench"), b(bytes, "bench");
+    int64_t words = static_cast<int64_t>(bytes / 4);
+    noise_kernel<<<cuda::ceil_div(words, 256), 256>>>(a.as<uint32_t>(), words, false);
+    int blocks = properties.multiProcessorCount * 4;
+    c.read = static_cast<double>(bytes) / timed(7, nullptr, [&] {
+               read_kernel<<<blocks, 512>>>(a.as<uint4>(), static_cast<int64_t>(bytes / 16), b.as<uint32_t>());
+             });
+    c.copy = 2.0 * static_cast<double>(bytes) /
+             timed(7, nullptr, [&] { cudaMemcpyAsync(b.as(), a.as(), bytes, cudaMemcpyDeviceToDevice); });
+    void* host = nullptr;
+    size_t link = size_t{256} << 20;
+    APUD_CUDA(cudaHostAlloc(&host, link, cudaHostAllocDefault));
+    c.host_link = static_cast<double>(link) /
+                  timed(5, nullptr, [&] { cudaMemcpyAsync(a.as(), host, link, cudaMemcpyHostToDevice); });
+    cudaFreeHost(host);
+  }
+  c.gemm_2048 = gemm_rate(2048);
+  c.gemm_8192 = gemm_rate(8192);
+  return c;
+}
+
+void gpu_bench(const GpuBenchOptions& options, const GpuCeilings& ceilings,
+               const std::function<void(const GpuBenchRow&)>& row) {
+  auto has = [&](const char* work) {
+    return std::find(options.works.begin(), options.works.end(), work) != options.works.end();
+  };
+  for (const std::string& name : options.models) {
+    int tokens = 0, step = 4096;
+    for (int n : options.contexts) tokens = std::max(tokens, n);
+    for (auto& [fresh, cached] : options.prefills)
+      if (has("prefill")) tokens = std::max(tokens, fresh + cached);
+    bool encoder = name.rfind("e5", 0) == 0;
+    Bench b(name, options.device, tokens + options.decode_tokens + 128, encoder ? 65536 : step);
+    GpuBenchRow base;
+    base.model = name;
+    if (has("load")) {
+      // Weights lie in memory, as a file in the page cache does.
+      ProgramCost cost = program_cost(b.model->program, b.model->weights);
+      GpuBenchRow r = base;
+      r.work = "load";
+      r.value = b.load_seconds;
+      r.unit = "s";
+      r.share = static_cast<double>(cost.weight_bytes) / b.load_seconds / ceilings.host_link;
+      r.ceiling = "link";
+      row(r);
+      if (!encoder) {
+        auto t = b.tokens(32);
+        auto start = Clock::now();
+        b.run(t, 0);
+        r.work = "first token of 32";
+        r.value = seconds_since(start) * 1e3;
+        r.unit = "ms";
+        r.share = 0;
+        r.ceiling.clear();
+        row(r);
+      }
+    }
+    if (encoder) {
+      if (has("embed")) bench_embed(b, ceilings, options.stages, base, row);
+      continue;
+    }
+    if (has("decode"))
+      for (int n : options.contexts) bench_decode(b, n, options.decode_tokens, ceilings, options.stages, base, row);
+    if (has("prefill"))
+      for (auto& [fresh, cached] : options.prefills) bench_prefill(b, fresh, cached, ceilings, options.stages, base, row);
+    if (has("attention"))
+      for (int n : options.contexts) bench_attention(b, n, ceilings, base, row);
+  }
+}
+
+}  // namespace apud
