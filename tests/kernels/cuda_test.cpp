@@ -225,7 +225,8 @@ TEST_F(Cuda, WholeDecoderOfEveryFormat) {
   for (WeightType type : kAllTypes) {
     DecoderShape s;
     s.types = {type};
-    double limit = type == WeightType::kBF16 ? 2e-2 : block_values(type) == 1 ? 4e-3 : 4e-2;
+    // Two layers of random weights pass an int8 error on undamped; 0.08 is a cosine of 0.997.
+    double limit = type == WeightType::kBF16 ? 2e-2 : block_values(type) == 1 ? 4e-3 : 8e-2;
     EXPECT_LT(decoder_error(s, type == WeightType::kBF16 ? KvType::kBF16 : KvType::kF16), limit)
         << weight_type_name(type);
   }
