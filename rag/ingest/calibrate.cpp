@@ -149,23 +149,34 @@ Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo
     lists.push_back(std::move(list));
     best.push_back(top);
   }
-  // The weight nearest to the general .6 among those within one per cent of the best: with some
-  // dozen questions, smaller differences are chance.
-  std::vector<std::pair<double, double>> curve;  // weight, mean reciprocal rank
-  double high = 0;
+  // The weight nearest to the general .6 among those within one standard error of the best (Breiman
+  // et al. 1984): with some dozen questions smaller differences are chance, and headings favour
+  // keywords more than people's questions do.
+  struct Point {
+    double weight;
+    double mean;
+    double error;
+  };
+  std::vector<Point> curve;
+  double n = static_cast<double>(lists.size());
   for (int step = 0; step <= 20; ++step) {
-    double weight = step * 0.05, sum = 0;
-    for (size_t i = 0; i < lists.size(); ++i)
-      sum += reciprocal_rank(lists[i], questions[i].gold, weight);
-    curve.emplace_back(weight, sum / static_cast<double>(lists.size()));
-    high = std::max(high, curve.back().second);
+    double weight = step * 0.05, sum = 0, squares = 0;
+    for (size_t i = 0; i < lists.size(); ++i) {
+      double rank = reciprocal_rank(lists[i], questions[i].gold, weight);
+      sum += rank;
+      squares += rank * rank;
+    }
+    double mean = sum / n;
+    curve.push_back({weight, mean, std::sqrt(std::max(0.0, squares / n - mean * mean) / n)});
   }
+  const Point top_point = *std::max_element(
+      curve.begin(), curve.end(), [](const Point& a, const Point& b) { return a.mean < b.mean; });
   double chosen = result.dense_weight, away = HUGE_VAL;
-  for (auto [weight, score] : curve) {
-    double d = std::fabs(weight - 0.6);
-    if (score >= high * 0.99 && d < away) {
+  for (const Point& p : curve) {
+    double d = std::fabs(p.weight - 0.6);
+    if (p.mean >= top_point.mean - top_point.error && d < away) {
       away = d;
-      chosen = weight;
+      chosen = p.weight;
     }
   }
   result.dense_weight = chosen;
