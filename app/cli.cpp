@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <map>
 
 #include "app/nearest.h"
 #include "base/error.h"
@@ -16,6 +17,18 @@ constexpr const char* kDescription =
     "stdout carries the answer only; progress and notes go to stderr.\n"
     "Exit codes: 0 ok, 1 nothing found or no evidence, 2 usage, 3 a citation failed (--strict),\n"
     "65 bad data, 66 no input, 69 GPU or model unavailable, 70 our bug, 74 I/O, 75 busy, 78 configuration.";
+
+// CLI11 splits a word such as "[what, is it]" into a list. A mark in front of it keeps it whole until
+// each option takes the mark off again.
+constexpr char kGuard = '\x1f';
+std::string guarded(std::string word) {
+  if (word.size() > 1 && word.front() == '[' && word.back() == ']') word.insert(word.begin(), kGuard);
+  return word;
+}
+std::string unguarded(std::string word) {
+  if (!word.empty() && word.front() == kGuard) word.erase(word.begin());
+  return word;
+}
 
 void add_output(CLI::App* verb, Options& o) {
   verb->add_flag("-q,--quiet", o.common.quiet, "no notes, warnings or receipt on stderr");
@@ -65,6 +78,7 @@ void add_generation(CLI::App* verb, Options& o) {
 
 struct Table {
   Options& o;
+  std::map<std::string, std::vector<std::string>> actions;  // of verbs with sub-verbs, for completion
   CLI::App root{kDescription, "apud"};
 
   explicit Table(Options& options) : o(options) {
@@ -74,6 +88,11 @@ struct Table {
     add_answers();
     add_documents();
     add_management();
+    for (CLI::App* verb : root.get_subcommands([](const CLI::App*) { return true; })) {
+      for (CLI::Option* option : verb->get_options()) {
+        if (option->get_items_expected_max() > 0) option->transform(unguarded, "");
+      }
+    }
   }
 
   CLI::App* verb(const char* name, const char* help) {
@@ -148,6 +167,7 @@ struct Table {
   }
 
   CLI::App* manage(const char* name, const char* help, std::vector<std::string> actions, const char* names_help) {
+    this->actions[name] = actions;
     CLI::App* app = verb(name, help);
     app->add_option("action", o.manage.action, fmt::format("{}", fmt::join(actions, ", ")))
         ->required()->check(CLI::IsMember(actions));
@@ -185,6 +205,7 @@ struct Table {
     add_model(bench, o), add_device(bench, o), add_json(bench, o), add_output(bench, o);
     CLI::App* completion = verb("completion", "completion script for a shell");
     completion->add_option("shell", o.manage.action, "bash, zsh or fish")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
+    actions["completion"] = {"bash", "zsh", "fish"};
   }
 };
 
@@ -195,7 +216,9 @@ Parsed parse_command_line(int argc, const char* const* argv, Settings defaults) 
   parsed.options.settings = std::move(defaults);
   Table table(parsed.options);
   try {
-    table.root.parse(argc, const_cast<char**>(argv));
+    std::vector<std::string> words;  // last first, as CLI11 wants them
+    for (int i = argc - 1; i > 0; --i) words.push_back(guarded(argv[i]));
+    table.root.parse(std::move(words));
   } catch (const CLI::CallForHelp&) {
     CLI::App* asked = &table.root;
     if (!table.root.get_subcommands().empty()) asked = table.root.get_subcommands().front();
@@ -232,8 +255,8 @@ std::string completion_script(const std::string& shell) {
   std::vector<CLI::App*> verbs = table.root.get_subcommands([](const CLI::App*) { return true; });
   std::string names;
   for (const CLI::App* verb : verbs) names += (names.empty() ? "" : " ") + verb->get_name();
-  auto flags = [](const CLI::App* verb) {
-    std::string out;
+  auto flags = [&](const CLI::App* verb) {
+    std::string out = fmt::format("{}", fmt::join(table.actions[verb->get_name()], " "));
     for (const CLI::Option* option : verb->get_options()) {
       for (const std::string& name : option->get_lnames()) out += " --" + name;
       for (const std::string& name : option->get_snames()) out += " -" + name;
@@ -246,6 +269,9 @@ std::string completion_script(const std::string& shell) {
     for (const CLI::App* verb : verbs) {
       out += fmt::format("complete -c apud -n __fish_use_subcommand -a {} -d '{}'\n", verb->get_name(),
                          CLI::detail::find_and_replace(verb->get_description(), "'", "\\'"));
+      for (const std::string& action : table.actions[verb->get_name()]) {
+        out += fmt::format("complete -c apud -n '__fish_seen_subcommand_from {}' -a {}\n", verb->get_name(), action);
+      }
       for (const CLI::Option* option : verb->get_options()) {
         for (const std::string& name : option->get_lnames()) {
           out += fmt::format("complete -c apud -n '__fish_seen_subcommand_from {}' -l {}\n", verb->get_name(), name);

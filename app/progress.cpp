@@ -6,8 +6,12 @@ namespace apud {
 
 std::string with_commas(int64_t number) {
   std::string digits = std::to_string(number < 0 ? -number : number);
-  for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3) digits.insert(static_cast<size_t>(i), ",");
-  return (number < 0 ? "-" : "") + digits;
+  std::string out = number < 0 ? "-" : "";
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) out += ',';
+    out += digits[i];
+  }
+  return out;
 }
 
 std::string human_bytes(uint64_t bytes) {

@@ -122,7 +122,7 @@ void set_setting(Settings& settings, const std::string& key, const std::string& 
   if (!expected.empty()) {
     throw Error(from_file ? ErrorKind::kConfig : ErrorKind::kUsage,
                 fmt::format("setting {} = '{}': expected {}", key, value, expected),
-                from_file ? "edit " + settings_path().string() : "");
+                from_file ? "mend the line, or apud config unset " + key : "");
   }
 }
 
@@ -157,20 +157,22 @@ Settings load_settings() {
       throw Error(ErrorKind::kConfig, fmt::format("{}:{}: setting {}: expected a string or a number",
                                                   settings_path().string(), node.source().begin.line, key.str()));
     }
-    set_setting(settings, std::string(key.str()), value, true);
+    try {
+      set_setting(settings, std::string(key.str()), value, true);
+    } catch (const Error& e) {
+      throw Error(e.kind(), fmt::format("{}:{}: {}", settings_path().string(), key.source().begin.line, e.what()), e.advice());
+    }
   }
   return settings;
 }
 
 void save_setting(const std::string& key, const std::optional<std::string>& value) {
   Settings probe;
-  if (value) {
-    set_setting(probe, key, *value, false);
-  } else {
-    require_field(key, false);
-  }
+  if (value) set_setting(probe, key, *value, false);
   auto content = read_file_if_exists(settings_path(), 1 << 20);
   toml::table table = content ? parse_file(*content) : toml::table{};
+  // An unknown key that stands in the file can be taken out of it.
+  if (!value && !table.contains(key)) require_field(key, false);
   if (value) {
     table.insert_or_assign(key, *value);
   } else {
