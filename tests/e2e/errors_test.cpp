@@ -1,0 +1,285 @@
+// Bad input and bad luck: one clear line, the right exit code, nothing on standard output.
+#include <sys/mount.h>
+
+#include "tests/e2e/library.h"
+
+namespace apud::test {
+namespace {
+
+/// No model is needed for these.
+class Errors : public testing::Test {
+ protected:
+  /// Exit code, nothing on stdout, exactly one "error:" line (and an indented advice) holding `words`.
+  void refused(const std::vector<std::string>& args, int code, const std::vector<std::string>& words, const std::string& input = "") {
+    SCOPED_TRACE(testing::PrintToString(args));
+    check(home_.run(args, input), code, words);
+  }
+  static void check(const RunResult& r, int code, const std::vector<std::string>& words) {
+    EXPECT_EQ(r.code, code) << r;
+    EXPECT_EQ(r.out, "") << r;
+    std::vector<std::string> lines = r.error_lines();
+    int errors = 0;
+    for (const std::string& line : lines) errors += line.starts_with("error: ");
+    EXPECT_EQ(errors, 1) << r;
+    ASSERT_FALSE(lines.empty()) << r;
+    for (const std::string& line : lines) EXPECT_TRUE(line.starts_with("error: ") || line.starts_with("  ") || line.starts_with("warning: ")) << r;
+    EXPECT_LE(lines.size(), 3u) << r;
+    for (const std::string& word : words) EXPECT_TRUE(has(r.err, word)) << "'" << word << "' is missing" << r;
+    expect_no_escape(r);
+  }
+  void no_models() {
+    std::filesystem::create_directories(home_.path() / "empty");
+    home_.environment()["APUD_MODELS"] = (home_.path() / "empty").string();
+  }
+  Home home_;
+};
+
+TEST_F(Errors, TheCommandLine) {
+  refused({"serach", "x"}, 2, {"serach", "search"});
+  refused({}, 2, {"apud --help"});
+  refused({"ask", "--nonsense", "x"}, 2, {"--nonsense", "apud ask --help"});
+  refused({"ask", "--ctx", "-5", "x"}, 2, {"--ctx"});
+  refused({"search", ""}, 2, {"empty query"});
+  refused({"search", "   "}, 2, {"empty query"});
+  refused({"completion", "tcsh"}, 2, {"tcsh"});
+  refused({"coll", "explode"}, 2, {"explode"});
+  refused({"batch", "--jobs", "some"}, 2, {"some"}, "x\n");
+}
+
+TEST_F(Errors, AnEmptyQuestion) {
+  refused({"ask"}, 2, {"no question"});
+  refused({"ask", ""}, 2, {"no question"});
+  refused({"ask", " \n\t "}, 2, {"no question"});
+  refused({"ask", "-"}, 2, {"empty"});
+  refused({"ask", "-"}, 2, {"empty"}, " \n\n");
+}
+
+TEST_F(Errors, NoModelYet) {
+  no_models();
+  refused({"ask", "--no-docs", "Hello?"}, 69, {"no chat model", "apud model pull"});
+  refused({"chat"}, 69, {"no chat model", "apud model pull"}, "hello\n");
+  refused({"batch"}, 69, {"no chat model"}, "hello\n");
+  home_.write("docs/a.txt", "some words\n");
+  refused({"ingest", "docs"}, 69, {"e5-small-q4", "apud model pull"});
+}
+
+TEST_F(Errors, UnknownNames) {
+  refused({"ask", "--no-docs", "-m", "qwen2.5-coder:0.5c", "Hello?"}, 66, {"qwen2.5-coder:0.5c", "qwen2.5-coder:0.5b"});
+  refused({"model", "pull", "qwen2.5-coder:0.5c"}, 66, {"qwen2.5-coder:0.5b"});
+  refused({"model", "info", "/no/such/model.gguf"}, 66, {"/no/such/model.gguf"});
+  refused({"session", "show", "nothing"}, 66, {"nothing"});
+  refused({"chat", "-c"}, 66, {"no session"});
+  refused({"search", "x"}, 66, {"apud ingest"});
+  refused({"explain"}, 66, {});
+  refused({"coll", "info", "nothing"}, 66, {});
+  refused({"config", "set", "evidnce", "1"}, 2, {"evidnce", "evidence"});
+  refused({"config", "set", "ctx", "many"}, 2, {"ctx", "many"});
+}
+
+TEST_F(Errors, MissingFilesAndFolders) {
+  refused({"ingest", "/no/such/folder"}, 66, {"/no/such/folder"});
+  refused({"ask", "--no-docs", "-f", "missing.txt", "What?"}, 66, {"missing.txt"});
+  refused({"batch", "-i", "missing.jsonl"}, 66, {"missing.jsonl"});
+  home_.write("q.jsonl", "x\n");
+  refused({"batch", "-i", "q.jsonl", "-o", "/no/such/folder/out.jsonl"}, 74, {"/no/such/folder/out.jsonl"});
+}
+
+TEST_F(Errors, AFolderInPlaceOfAFile) {
+  std::filesystem::create_directories(home_.path() / "folder");
+  RunResult r = home_.run({"batch", "-i", "folder"});
+  EXPECT_TRUE(r.code == 66 || r.code == 65) << r;
+  EXPECT_EQ(r.out, "");
+}
+
+TEST_F(Errors, JsonErrorsAreJson) {
+  for (const auto& [args, code, name] : std::vector<std::tuple<std::vector<std::string>, int, std::string>>{
+           {{"ask", "--json", ""}, 2, "usage"}, {{"search", "--json", "x"}, 66, "no_input"}, {{"serach", "--json"}, 2, "usage"},
+           {{"coll", "info", "--json", "nothing"}, 66, "no_input"}}) {
+    SCOPED_TRACE(testing::PrintToString(args));
+    RunResult r = home_.run(args);
+    EXPECT_EQ(r.code, code) << r;
+    Json json = json_of(r);
+    EXPECT_EQ(json["schema"], 1);
+    EXPECT_EQ(json["error"]["code"], name);
+    EXPECT_TRUE(json["error"]["message"].is_string() && json["error"]["advice"].is_string());
+    EXPECT_TRUE(has(r.err, "error: ")) << r;
+  }
+}
+
+TEST_F(Errors, TheConfigurationFile) {
+  home_.write(".config/apud/config.toml", "# mine\nevidnce = 100\n");
+  refused({"search", "x"}, 78, {"config.toml:2", "evidnce", "evidence"});
+  home_.write(".config/apud/config.toml", "ctx = 'lots'\n");
+  refused({"search", "x"}, 78, {"config.toml:1", "ctx", "lots"});
+  home_.write(".config/apud/config.toml", "ctx = 4096\ndevice = \n");
+  refused({"search", "x"}, 78, {"config.toml:2"});
+  // It can be mended with apud itself, and help needs no settings.
+  home_.write(".config/apud/config.toml", "ctx = 'lots'\nevidence = 300\n");
+  RunResult mended = home_.run({"config", "unset", "ctx"});
+  EXPECT_EQ(mended.code, 0) << mended;
+  EXPECT_EQ(home_.run({"config", "get", "evidence"}).out, "300\n");
+  home_.write(".config/apud/config.toml", "ctx = 'lots'\n");
+  EXPECT_EQ(home_.run({"--help"}).code, 0);
+  EXPECT_EQ(home_.run({"config", "set", "ctx", "1024"}).code, 0);
+  EXPECT_EQ(home_.run({"config", "get", "ctx"}).out, "1024\n");
+}
+
+TEST_F(Errors, DamagedModels) {
+  home_.write("empty.gguf", "");
+  refused({"ask", "--no-docs", "-m", "empty.gguf", "Hello?"}, 65, {"empty.gguf"});
+  home_.write("text.gguf", "this is no model at all, whatever its name says\n");
+  refused({"ask", "--no-docs", "-m", "text.gguf", "Hello?"}, 65, {"text.gguf"});
+  home_.write("huge.gguf", std::string("GGUF\x03\0\0\0", 8) + std::string(8, '\x7f') + std::string(8, '\x7f'));
+  refused({"ask", "--no-docs", "-m", "huge.gguf", "Hello?"}, 65, {"huge.gguf"});
+  std::filesystem::path whole = models_dir() / kTinyModel;
+  if (!std::filesystem::exists(whole)) GTEST_SKIP() << "model not fetched: " << whole;
+  for (size_t keep : {size_t{100}, size_t{100'000}, size_t{50'000'000}}) {
+    std::ifstream in(whole, std::ios::binary);
+    std::string bytes(keep, '\0');
+    in.read(bytes.data(), static_cast<std::streamsize>(keep));
+    home_.write("cut.gguf", bytes);
+    refused({"ask", "--no-docs", "-m", "cut.gguf", "Hello?"}, 65, {"cut.gguf"});
+  }
+}
+
+TEST_F(Errors, AFullDiskBehindStandardOutput) {
+  if (::access("/dev/full", W_OK) != 0) GTEST_SKIP() << "no /dev/full here";
+  for (const std::string& verb : {"--help", "config list", "completion bash", "model list", "doctor"}) {
+    RunResult r = home_.shell("\"$APUD\" " + std::string(verb) + " > /dev/full");
+    EXPECT_EQ(r.code, 74) << verb << r;
+    EXPECT_TRUE(has(r.err, "standard output")) << r;
+    EXPECT_TRUE(has(r.err, "No space left")) << r;
+  }
+}
+
+TEST_F(Errors, AClosedPipeIsQuiet) {
+  RunResult r = home_.shell("\"$APUD\" config list | true; echo ${PIPESTATUS[0]}");
+  EXPECT_TRUE(r.out == "141\n" || r.out == "0\n") << r;
+  EXPECT_EQ(r.err, "") << r;
+}
+
+class LibraryErrors : public LibraryTest {
+ protected:
+  void refused(const std::vector<std::string>& args, int code, const std::vector<std::string>& words) {
+    RunResult r = run(args);
+    EXPECT_EQ(r.code, code) << r;
+    EXPECT_EQ(r.out, "") << r;
+    EXPECT_TRUE(r.err.starts_with("error: ")) << r;
+    for (const std::string& word : words) EXPECT_TRUE(has(r.err, word)) << word << r;
+  }
+};
+
+TEST_F(LibraryErrors, UnknownCollectionsNameTheNearest) {
+  refused({"ask", "-k", "defualt", "What?"}, 66, {"defualt", "default"});
+  refused({"search", "-k", "defualt", "What?"}, 66, {"defualt", "default"});
+  refused({"coll", "rm", "defualt"}, 66, {"defualt"});
+  refused({"doc", "show", "no-such-file.txt"}, 66, {"no-such-file.txt"});
+  refused({"ask", "--ctx", "99999999", "What?"}, 2, {"--ctx"});
+  refused({"ask", "--ctx", "1000000", "What?"}, 2, {"1000000"});
+}
+
+TEST_F(LibraryErrors, AFullDiskBehindAnAnswer) {
+  if (::access("/dev/full", W_OK) != 0) GTEST_SKIP() << "no /dev/full here";
+  RunResult r = home().shell("\"$APUD\" ask --no-docs --max-tokens 8 'Say hello.' > /dev/full");
+  EXPECT_EQ(r.code, 74) << r;
+  RunResult search = home().shell("\"$APUD\" search telescope > /dev/full");
+  EXPECT_EQ(search.code, 74) << search;
+  RunResult batch = home().shell("echo hello | \"$APUD\" batch --no-docs --max-tokens 4 > /dev/full");
+  EXPECT_EQ(batch.code, 74) << batch;
+}
+
+TEST_F(LibraryErrors, HostileFileNamesAreShownNotObeyed) {
+  Home home;
+  configure(home);
+  home.write("docs/plain.md", "# Fruit\n\nThe quince is yellow.\n");
+  home.write("docs/evil\x1b]52;c;cm0=\x07\x1b[2J name.md", "# Trees\n\nThe larch loses its needles.\n");
+  RunResult ingest = home.run({"ingest", "docs", "-v"});
+  EXPECT_EQ(ingest.code, 0) << ingest;
+  expect_no_escape(ingest);
+  EXPECT_TRUE(has(ingest.err, "\\x1b")) << "the name is shown" << ingest;
+  for (const std::vector<std::string>& args : std::vector<std::vector<std::string>>{
+           {"search", "larch needles"}, {"search", "-l", "larch needles"}, {"search", "-v", "larch needles"}, {"doc", "list"}, {"ask", "Which tree loses its needles?"},
+           {"ask", "--json", "Which tree loses its needles?"}, {"search", "--json", "larch"}, {"ingest", "docs", "--jsonl", "-v"}, {"ask", "-f", "no\x1b[31m", "x"}}) {
+    RunResult r = home.run(args);
+    EXPECT_TRUE(r.code == 0 || r.code == 66) << r;
+    expect_no_escape(r);
+    EXPECT_EQ(r.out.find('\x07'), std::string::npos) << r;
+  }
+}
+
+TEST_F(LibraryErrors, AReadOnlyDataFolder) {
+  if (::geteuid() == 0) {
+    // Permissions do not hold root back: the folder is mounted read-only.
+    Home home;
+    configure(home);
+    copy_samples(home);
+    ASSERT_EQ(home.run({"ingest", "samples"}).code, 0);
+    std::string data = (home.path() / ".local/share/apud").string();
+    if (::mount(data.c_str(), data.c_str(), nullptr, MS_BIND, nullptr) != 0) GTEST_SKIP() << "root without the right to mount";
+    bool read_only = ::mount(nullptr, data.c_str(), nullptr, MS_BIND | MS_REMOUNT | MS_RDONLY, nullptr) == 0;
+    if (read_only) {
+      RunResult search = home.run({"search", "late return"});
+      EXPECT_EQ(search.code, 0) << search;
+      RunResult ask = home.run({"ask", "How long may a borrowed telescope be kept?"});
+      EXPECT_EQ(ask.code, 0) << ask;
+      EXPECT_TRUE(has(lower(ask.out), "three weeks") || has(ask.out, "3 weeks")) << ask;
+      RunResult ingest = home.run({"ingest", "samples"});
+      EXPECT_EQ(ingest.code, 74) << ingest;
+      EXPECT_EQ(ingest.out, "") << ingest;
+      EXPECT_TRUE(has(ingest.err, "Read-only file system")) << ingest;
+    }
+    ::umount2(data.c_str(), MNT_DETACH);
+    if (!read_only) GTEST_SKIP() << "cannot mount read-only here";
+    return;
+  }
+  Home home;
+  configure(home);
+  copy_samples(home);
+  ASSERT_EQ(home.run({"ingest", "samples"}).code, 0);
+  home.shell("chmod -R a-w .local/share/apud");
+  RunResult ask = home.run({"ask", "How long may a borrowed telescope be kept?"});
+  EXPECT_EQ(ask.code, 0) << ask;
+  RunResult ingest = home.run({"ingest", "samples"});
+  EXPECT_EQ(ingest.code, 74) << ingest;
+  home.shell("chmod -R u+w .local/share/apud");
+}
+
+TEST_F(LibraryErrors, AFullDisk) {
+  if (::geteuid() != 0) GTEST_SKIP() << "a small file system needs root";
+  Home home;
+  configure(home);
+  copy_samples(home);
+  std::filesystem::create_directories(home.path() / ".local/share/apud");
+  std::string data = (home.path() / ".local/share/apud").string();
+  if (::mount("tmpfs", data.c_str(), "tmpfs", 0, "size=160k") != 0) GTEST_SKIP() << "root without the right to mount";
+  RunResult r = home.run({"ingest", "samples"});
+  ::umount2(data.c_str(), MNT_DETACH);
+  EXPECT_EQ(r.code, 74) << r;
+  EXPECT_EQ(r.out, "") << r;
+  EXPECT_TRUE(has(r.err, "error: ")) << r;
+  EXPECT_TRUE(has(lower(r.err), "space") || has(lower(r.err), "full")) << r;
+  // With room again, the same command goes through.
+  RunResult again = home.run({"ingest", "samples"});
+  EXPECT_EQ(again.code, 0) << again;
+}
+
+TEST_F(LibraryErrors, ADamagedStoreIsRefusedWithAdvice) {
+  Home home;
+  configure(home);
+  copy_samples(home);
+  ASSERT_EQ(home.run({"ingest", "samples"}).code, 0);
+  RunResult found = home.shell("find .local/share/apud -name '*.db' -o -name '*.sqlite*' | head -1");
+  ASSERT_FALSE(found.lines().empty()) << found;
+  std::string path = found.lines().front();
+  {
+    std::fstream file(home.path() / path, std::ios::in | std::ios::out | std::ios::binary);
+    file << "this is not a database";
+  }
+  RunResult r = home.run({"search", "telescope"});
+  EXPECT_EQ(r.code, 65) << r;
+  EXPECT_EQ(r.out, "") << r;
+  EXPECT_TRUE(r.err.starts_with("error: ")) << r;
+}
+
+}  // namespace
+}  // namespace apud::test
