@@ -53,7 +53,7 @@ Evidence gather_evidence(Runtime& runtime, const Conversation& conversation, con
     RetrieveOptions retrieve;
     retrieve.k = request.k;
     retrieve.previous_question = request.previous_question;
-    evidence.retrieval = runtime.retriever().retrieve(request.question, request.collections, retrieve);
+    evidence.retrieval = runtime.retriever(request.collections).retrieve(request.question, request.collections, retrieve);
     for (const std::string& warning : evidence.retrieval->warnings) evidence.warnings.push_back(warning);
     bool nothing = evidence.retrieval->hits.empty() || evidence.retrieval->below_line;
     evidence.abstained = nothing && request.texts.empty();
@@ -78,14 +78,14 @@ Evidence gather_evidence(Runtime& runtime, const Conversation& conversation, con
     PackOptions options = pack;
     options.budget = budget;
     for (const NamedText& text : request.texts) {
-      Packed part = runtime.packer().pack_text(text.name, text.text, request.question, counter, options);
+      Packed part = runtime.packer(request.collections).pack_text(text.name, text.text, request.question, counter, options);
       options.budget -= part.tokens;
       options.first_id += static_cast<int>(part.passages.size());
       for (Passage& passage : part.passages) evidence.packed.passages.push_back(std::move(passage));
       for (LeftOut& left : part.left_out) evidence.packed.left_out.push_back(std::move(left));
     }
     if (search && options.budget > 32) {
-      Packed part = runtime.packer().pack(evidence.retrieval->hits, request.question, counter, options);
+      Packed part = runtime.packer(request.collections).pack(evidence.retrieval->hits, request.question, counter, options);
       for (Passage& passage : part.passages) evidence.packed.passages.push_back(std::move(passage));
       for (LeftOut& left : part.left_out) evidence.packed.left_out.push_back(std::move(left));
       evidence.packed.referred = part.referred;
@@ -293,11 +293,9 @@ std::string read_stdin() {
   std::string out;
   char buffer[1 << 16];
   for (;;) {
+    if (!wait_readable(STDIN_FILENO)) throw Interrupted();
     ssize_t n = ::read(STDIN_FILENO, buffer, sizeof buffer);
-    if (n < 0 && errno == EINTR) {
-      if (cancel_flag().raised()) throw Error(ErrorKind::kNoInput, "interrupted while reading standard input");
-      continue;
-    }
+    if (n < 0 && errno == EINTR) continue;
     if (n < 0) throw io_error("cannot read", "standard input", errno);
     if (n == 0) break;
     out.append(buffer, static_cast<size_t>(n));

@@ -59,15 +59,13 @@ struct LineEditor::Impl {
     Impl& self = *static_cast<Impl*>(data);
     std::string bytes;
     for (;;) {
+      if (!wait_readable(STDIN_FILENO)) {
+        self.interrupted = true;
+        return -1;
+      }
       char byte;
       ssize_t n = ::read(STDIN_FILENO, &byte, 1);
-      if (n < 0 && errno == EINTR) {
-        if (cancel_flag().raised()) {
-          self.interrupted = true;
-          return -1;
-        }
-        continue;
-      }
+      if (n < 0 && errno == EINTR) continue;
       if (n <= 0) return 0;
       bytes += byte;
       if (utf8_incomplete_tail(bytes) == 0) {
@@ -119,15 +117,13 @@ struct LineEditor::Impl {
         line.swap(pending);
         return line;
       }
+      if (!wait_readable(STDIN_FILENO)) {
+        interrupted = true;
+        return std::nullopt;
+      }
       char buffer[4096];
       ssize_t n = ::read(STDIN_FILENO, buffer, sizeof buffer);
-      if (n < 0 && errno == EINTR) {
-        if (cancel_flag().raised()) {
-          interrupted = true;
-          return std::nullopt;
-        }
-        continue;
-      }
+      if (n < 0 && errno == EINTR) continue;
       if (n <= 0) {
         at_end = true;
       } else {

@@ -76,6 +76,8 @@ int apud_main(int argc, char** argv) {
     return code;
   } catch (const Error& e) {
     return report(terminal, e, json);
+  } catch (const Interrupted&) {
+    return ending_signal() ? 128 + ending_signal() : 130;
   } catch (const std::bad_alloc&) {
     return report(terminal, Error(ErrorKind::kBusy, "out of memory", "use a smaller model or --ctx"), json);
   } catch (const std::exception& e) {

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -36,6 +38,31 @@ CpuIsa parse_isa(const std::string& name) {
 bool nvidia_card_present() { return std::filesystem::exists("/proc/driver/nvidia/version"); }
 
 }  // namespace
+
+struct Runtime::Scratch {
+  Path folder;
+  std::unique_ptr<Store> store;
+  Scratch() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "apud-XXXXXX").string();
+    if (!::mkdtemp(pattern.data())) throw io_error("cannot make a folder", pattern, errno);
+    folder = pattern;
+    store = std::make_unique<Store>(folder / "scratch.db", Store::Mode::kReadWrite);
+  }
+  ~Scratch() {
+    store.reset();
+    std::error_code ignored;
+    std::filesystem::remove_all(folder, ignored);
+  }
+};
+
+Runtime::Runtime(Options options, Terminal& terminal) : options(std::move(options)), terminal(terminal) {}
+Runtime::~Runtime() = default;
+
+Store& Runtime::store_or_scratch() {
+  if (has_store()) return store();
+  if (!scratch_) scratch_ = std::make_unique<Scratch>();
+  return *scratch_->store;
+}
 
 const ChosenModel& Runtime::chat_model() {
   if (!chat_) {
@@ -174,22 +201,18 @@ const std::vector<std::string>& Runtime::collections() {
   return *collections_;
 }
 
-Retriever& Runtime::retriever() {
-  if (!retriever_) {
-    EngineEmbedder* with = nullptr;
-    if (!collections().empty()) with = &embedder_of(store().collection(collections().front()));
-    retriever_ = std::make_unique<Retriever>(store(), with);
-  }
-  return *retriever_;
+Retriever& Runtime::retriever(const std::vector<std::string>& collections) {
+  EngineEmbedder* with = collections.empty() ? nullptr : &embedder_of(store().collection(collections.front()));
+  auto& slot = retrievers_[with];
+  if (!slot) slot = std::make_unique<Retriever>(store(), with);
+  return *slot;
 }
 
-Packer& Runtime::packer() {
-  if (!packer_) {
-    EngineEmbedder* with = nullptr;
-    if (!collections().empty()) with = &embedder_of(store().collection(collections().front()));
-    packer_ = std::make_unique<Packer>(store(), with);
-  }
-  return *packer_;
+Packer& Runtime::packer(const std::vector<std::string>& collections) {
+  EngineEmbedder* with = collections.empty() ? nullptr : &embedder_of(store().collection(collections.front()));
+  auto& slot = packers_[with];
+  if (!slot) slot = std::make_unique<Packer>(store_or_scratch(), with);
+  return *slot;
 }
 
 const TokenCounter& Runtime::counter() {

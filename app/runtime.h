@@ -63,7 +63,8 @@ class ModelTokenCounter : public TokenCounter {
 
 class Runtime {
  public:
-  Runtime(Options options, Terminal& terminal) : options(std::move(options)), terminal(terminal) {}
+  Runtime(Options options, Terminal& terminal);
+  ~Runtime();
 
   Options options;
   Terminal& terminal;
@@ -89,8 +90,9 @@ class Runtime {
   /// Collections in use: -k, else the default one where it exists (said once on a terminal's stderr),
   /// else none. Unknown names throw kNoInput.
   const std::vector<std::string>& collections();
-  Retriever& retriever();
-  Packer& packer();
+  /// Retriever and packer with the embedder of these collections (none: without one).
+  Retriever& retriever(const std::vector<std::string>& collections);
+  Packer& packer(const std::vector<std::string>& collections);
   const TokenCounter& counter();
 
   /// Tokens of prompt per second that this model and executor were last measured at; 0: not known.
@@ -99,6 +101,8 @@ class Runtime {
 
  private:
   std::unique_ptr<Engine> build_engine(int sequences, bool save);
+  /// The store, or an empty one in a temporary folder: packing a -f text needs its word rules only.
+  Store& store_or_scratch();
   std::string speed_key();
 
   std::optional<ChosenModel> chat_;
@@ -106,10 +110,12 @@ class Runtime {
   std::future<std::unique_ptr<Engine>> engine_future_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<Store> writer_;
+  struct Scratch;
+  std::unique_ptr<Scratch> scratch_;
   std::map<std::string, std::unique_ptr<EngineEmbedder>> embedders_;
   std::optional<std::vector<std::string>> collections_;
-  std::unique_ptr<Retriever> retriever_;
-  std::unique_ptr<Packer> packer_;
+  std::map<EngineEmbedder*, std::unique_ptr<Retriever>> retrievers_;
+  std::map<EngineEmbedder*, std::unique_ptr<Packer>> packers_;
   std::unique_ptr<ModelTokenCounter> counter_;
 };
 

@@ -17,6 +17,11 @@ int ending_signal();
 int last_signal();
 /// Forgets an earlier SIGINT: called before each answer.
 void begin_interruptible();
+/// Thrown where waiting for input was cut short; main turns it into 130, 143 or 129.
+struct Interrupted {};
+/// Waits until `fd` can be read (or is at its end); false when a signal came first, whichever thread it
+/// was delivered to.
+bool wait_readable(int fd);
 /// Remembers the terminal modes of stdin so that a fatal signal can put them back.
 void remember_terminal_modes();
 

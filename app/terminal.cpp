@@ -48,7 +48,9 @@ void Terminal::flush() {
   if (progress_shown_ && state_.stdout_tty) progress("", true);
   std::string bytes;
   bytes.swap(buffer_);
+  broken_ = true;
   write_all(STDOUT_FILENO, bytes, "standard output");
+  broken_ = false;
 }
 
 void Terminal::error(std::string_view line) {

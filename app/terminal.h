@@ -38,6 +38,8 @@ class Terminal {
   void out(std::string_view bytes);
   /// Pushes what is buffered; throws kIo.
   void flush();
+  /// Standard output failed: there is no use in going on.
+  bool broken() const { return broken_; }
 
   /// One filtered line on stderr. note() is silenced by --quiet, warn() as well, error() never.
   void note(std::string_view line);
@@ -53,6 +55,7 @@ class Terminal {
   TerminalState state_;
   bool quiet_ = false;
   bool progress_shown_ = false;
+  bool broken_ = false;
   std::chrono::steady_clock::time_point last_progress_{};
   std::string buffer_;
 };

@@ -1,6 +1,7 @@
 // `apud batch`: many questions, answered several at once as one ragged batch, printed in order.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -53,24 +54,33 @@ class LineReader {
         return line;
       }
       if (buffer_.size() > kMaxLine) throw Error(ErrorKind::kBadData, name_ + ": a line of more than 16 MiB");
-      char bytes[1 << 16];
-      ssize_t n = ::read(fd_, bytes, sizeof bytes);
-      if (n < 0 && errno == EINTR) {
-        if (cancel_flag().raised()) return std::nullopt;
-        continue;
-      }
-      if (n < 0) throw io_error("cannot read", name_, errno);
-      if (n == 0) {
-        end_ = true;
-      } else {
-        buffer_.append(bytes, static_cast<size_t>(n));
-      }
+      if (!wait_readable(fd_)) return std::nullopt;
+      read_some();
     }
+  }
+  /// Whether next() returns without waiting for whoever writes the input.
+  bool ready() {
+    while (!end_ && buffer_.find('\n', scanned_) == std::string::npos && buffer_.size() <= kMaxLine) {
+      struct pollfd input = {fd_, POLLIN, 0};
+      if (::poll(&input, 1, 0) <= 0) return false;
+      scanned_ = buffer_.size();
+      read_some();
+    }
+    return true;
   }
   /// The line returned last had no newline at its end.
   bool torn() const { return torn_; }
 
  private:
+  void read_some() {
+    char bytes[1 << 16];
+    ssize_t n = ::read(fd_, bytes, sizeof bytes);
+    if (n < 0 && errno == EINTR) return;
+    if (n < 0) throw io_error("cannot read", name_, errno);
+    end_ = n == 0;
+    if (n > 0) buffer_.append(bytes, static_cast<size_t>(n));
+  }
+
   int fd_;
   std::string name_;
   std::string buffer_;
@@ -366,6 +376,8 @@ int BatchRun::run() {
   while (more || !slots_.empty()) {
     // A finished answer behind a slow one waits in memory: the window bounds how many.
     while (more && running < jobs && slots_.size() < static_cast<size_t>(4 * jobs) && !cancel_flag().raised()) {
+      // While answers are being written, only what is there already is read: `tail -f | apud batch`.
+      if (running > 0 && !reader.ready()) break;
       auto line = reader.next();
       if (!line) {
         more = false;

@@ -246,7 +246,7 @@ bool Chat::handle(const std::string& input) {
     }
     turn(input, false);
   } catch (const Error& e) {
-    if (e.kind() == ErrorKind::kIo) throw;
+    if (terminal_.broken()) throw;
     terminal_.error("error: " + std::string(e.what()));
     if (!e.advice().empty()) terminal_.note("  " + e.advice());
   }
@@ -320,7 +320,6 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
     }
     return true;
   };
-  begin_interruptible();
   finished.answer = runtime_.engine(1, session_.saving()).generate(std::move(request));
   reading.end();
   const Completion& best = finished.answer.best();
@@ -347,7 +346,15 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
 }
 
 void Chat::turn(const std::string& question, bool again) {
-  Finished finished = answer_turn(question, again);
+  Finished finished;
+  try {
+    finished = answer_turn(question, again);
+  } catch (const Error&) {
+    // A question without an answer does not stay in the conversation.
+    const std::vector<Turn>& turns = session_.conversation().turns();
+    if (!turns.empty() && turns.back().role == "user") session_.undo();
+    throw;
+  }
   for (const std::string& warning : finished.warnings) terminal_.warn(warning);
   if (finished.answer.completions.empty()) return;
   last_receipt_ = finished.answer.receipt;

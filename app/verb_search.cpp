@@ -49,7 +49,7 @@ int verb_search(Runtime& runtime) {
     Retriever keyword(runtime.store(), nullptr);  // no embedder is loaded for words alone
     found = keyword.retrieve(query, names, retrieve);
   } else {
-    found = runtime.retriever().retrieve(query, names, retrieve);
+    found = runtime.retriever(names).retrieve(query, names, retrieve);
   }
   if (o.common.json) {
     ordered_json out;
