@@ -144,7 +144,7 @@ TEST_F(Errors, DamagedModels) {
 
 TEST_F(Errors, AFullDiskBehindStandardOutput) {
   if (::access("/dev/full", W_OK) != 0) GTEST_SKIP() << "no /dev/full here";
-  for (const std::string& verb : {"--help", "config list", "completion bash", "model list", "doctor"}) {
+  for (const char* verb : {"--help", "config list", "completion bash", "model list", "doctor"}) {
     RunResult r = home_.shell("\"$APUD\" " + std::string(verb) + " > /dev/full");
     EXPECT_EQ(r.code, 74) << verb << r;
     EXPECT_TRUE(has(r.err, "standard output")) << r;

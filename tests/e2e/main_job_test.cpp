@@ -114,7 +114,8 @@ TEST_F(MainJob, AskAnswersWithTheFactAndALegend) {
   EXPECT_TRUE(std::regex_search(places.front(), std::regex("^\\[1\\] .*lending-rules\\.md:[0-9]+"))) << r;
   // Numbers in the answer are those of the legend.
   std::string body = r.out.substr(0, r.out.find("\n\n[1]"));
-  for (std::sregex_iterator it(body.begin(), body.end(), std::regex("\\[([0-9]+)\\]")), end; it != end; ++it) {
+  const std::regex mark("\\[([0-9]+)\\]");
+  for (std::sregex_iterator it(body.begin(), body.end(), mark), end; it != end; ++it) {
     EXPECT_LE(std::stoul((*it)[1].str()), places.size()) << r;
   }
   RunResult bare = run({"ask", "--no-sources", "How long may a borrowed telescope be kept?"});
