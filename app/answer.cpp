@@ -10,6 +10,7 @@
 #include <set>
 
 #include "app/json_text.h"
+#include "app/progress.h"
 #include "app/prompts.h"
 #include "app/signals.h"
 #include "base/utf8.h"
@@ -145,9 +146,25 @@ Request make_request(const Options& options, const Prompt& prompt, int answer_to
   return request;
 }
 
+void check_finished(Finished& finished, const Completion& completion, std::span<const Passage> passages) {
+  finished.reasoning = completion.reasoning;
+  if (passages.empty()) {
+    finished.checked.text = completion.text;
+    return;
+  }
+  finished.refused = says_not_in_documents(completion.text);
+  finished.checked = check_answer(finished.refused ? completion.text : attribute(completion.text, passages), passages);
+  if (finished.refused) finished.checked.citations.clear();
+  finished.citation_failed = finished.checked.quotes_failed > 0 || finished.checked.invented > 0;
+  for (const Citation& citation : finished.checked.citations) finished.citation_failed |= !citation.verified;
+}
+
 std::string legend_text(const CheckedAnswer& checked) {
   std::string out;
-  for (const Citation& citation : checked.citations) out += legend_line(citation) + "\n";
+  for (Citation citation : checked.citations) {
+    citation.path = shown_path(citation.path);
+    out += legend_line(citation) + "\n";
+  }
   return out;
 }
 

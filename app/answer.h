@@ -10,6 +10,7 @@
 
 #include "app/runtime.h"
 #include "engine/conversation.h"
+#include "rag/attribution.h"
 #include "rag/citations.h"
 #include "rag/ledger.h"
 #include "rag/packer.h"
@@ -66,6 +67,30 @@ struct Finished {
   bool refused = false;              // by the abstain line or by the model: no evidence
   bool citation_failed = false;      // a quote or citation does not hold
 };
+
+/// What stands between the model and the reader: marks added where a passage bears a sentence, ids
+/// turned into shown numbers, inventions dropped. Without passages text passes as it is.
+class AnswerStream {
+ public:
+  explicit AnswerStream(std::span<const Passage> passages)
+      : cites_(!passages.empty()), attribution_(passages), citations_(passages) {}
+  std::string push(std::string_view text) {
+    return cites_ ? citations_.push(attribution_.push(text)) : std::string(text);
+  }
+  std::string finish() {
+    if (!cites_) return {};
+    std::string shown = citations_.push(attribution_.finish());
+    return shown + citations_.finish();
+  }
+
+ private:
+  bool cites_;
+  AttributionStream attribution_;
+  CitationStream citations_;
+};
+
+/// The same for a finished answer: fills checked, refused and citation_failed.
+void check_finished(Finished& finished, const Completion& completion, std::span<const Passage> passages);
 
 /// The legend after an answer, one line per citation, "" for none.
 std::string legend_text(const CheckedAnswer& checked);

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
+
 namespace apud {
 
 std::string with_commas(int64_t number) {
@@ -25,6 +27,12 @@ std::string human_bytes(uint64_t bytes) {
     ++unit;
   }
   return fmt::format("{:.{}f} {}", value, value < 9.95 ? 1 : 0, units[unit]);
+}
+
+std::string shown_path(const std::string& path) {
+  std::error_code error;
+  static const std::string here = std::filesystem::current_path(error).string() + "/";
+  return !error && here.size() > 2 && path.starts_with(here) ? path.substr(here.size()) : path;
 }
 
 void ReadingProgress::begin(int total) {

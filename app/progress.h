@@ -15,6 +15,9 @@ std::string with_commas(int64_t number);
 /// 1536000 -> "1.5 MB".
 std::string human_bytes(uint64_t bytes);
 
+/// `path` as a reader types it: relative where it lies below the current folder, else unchanged.
+std::string shown_path(const std::string& path);
+
 /// The line shown while a prompt is read; on a terminal only.
 class ReadingProgress {
  public:

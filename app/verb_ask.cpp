@@ -123,7 +123,7 @@ int verb_ask(Runtime& runtime) {
   ReadingProgress reading(terminal);
   reading.begin(static_cast<int>(prompt.ids.size()));
   generate.on_prefill = [&](int done, int total) { reading.update(done, total); };
-  CitationStream citations(finished.evidence.packed.passages);
+  AnswerStream answer_stream(finished.evidence.packed.passages);
   bool stream = !o.common.json && o.ask.samples == 1;
   std::string shown;
   auto show = [&](const std::string& text) {
@@ -136,24 +136,15 @@ int verb_ask(Runtime& runtime) {
     if (piece.reasoning) {
       if (o.settings.think == "show") terminal.dim(piece.text);
     } else if (stream) {
-      show(documents ? citations.push(piece.text) : std::string(piece.text));
+      show(answer_stream.push(piece.text));
     }
     return true;
   };
   finished.answer = runtime.engine(o.ask.samples, !o.ask.no_save).generate(std::move(generate));
   reading.end();
   const Completion& best = finished.answer.best();
-  finished.reasoning = best.reasoning;
-  if (documents) {
-    if (stream) show(citations.finish());
-    finished.checked = check_answer(best.text, finished.evidence.packed.passages);
-    finished.refused = says_not_in_documents(best.text);
-    if (finished.refused) finished.checked.citations.clear();
-    finished.citation_failed = finished.checked.quotes_failed > 0 || finished.checked.invented > 0;
-    for (const Citation& citation : finished.checked.citations) finished.citation_failed |= !citation.verified;
-  } else {
-    finished.checked.text = best.text;
-  }
+  if (stream) show(answer_stream.finish());
+  check_finished(finished, best, finished.evidence.packed.passages);
   runtime.note_prefill_rate(finished.answer.receipt);
   if (!o.ask.no_save) keep_answer(runtime, finished, "", tokenizer.decode(prompt.ids, true));
 
@@ -162,8 +153,9 @@ int verb_ask(Runtime& runtime) {
   } else {
     if (!stream) {
       for (const Completion& completion : finished.answer.completions) {
-        CheckedAnswer checked = documents ? check_answer(completion.text, finished.evidence.packed.passages) : CheckedAnswer{};
-        terminal.out_text((documents ? checked.text : completion.text) + "\n\n");
+        Finished one;
+        check_finished(one, completion, finished.evidence.packed.passages);
+        terminal.out_text(one.checked.text + "\n\n");
       }
     } else if (shown.empty() || shown.back() != '\n') {
       terminal.out("\n");

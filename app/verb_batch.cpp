@@ -313,14 +313,7 @@ void BatchRun::finish(Slot& slot, Answer answer) {
   if (!f.answer.completions.empty()) {
     const Completion& best = f.answer.best();
     generated_tokens_ += static_cast<int64_t>(best.tokens.size());
-    f.reasoning = best.reasoning;
-    if (f.evidence.retrieval) {
-      f.checked = check_answer(best.text, f.evidence.packed.passages);
-      f.refused = says_not_in_documents(best.text);
-      if (f.refused) f.checked.citations.clear();
-    } else {
-      f.checked.text = best.text;
-    }
+    check_finished(f, best, f.evidence.packed.passages);
     runtime_.note_prefill_rate(f.answer.receipt);
   }
   some_without_evidence_ |= f.refused;

@@ -295,7 +295,6 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
   // What citations may name: everything in the ledger, and this turn's passages.
   std::vector<Passage> passages = session_.passages();
   for (const Passage& passage : finished.evidence.packed.passages) passages.push_back(passage);
-  bool cites = !passages.empty();
   double temperature = collections_.empty() ? 0.7 : 0.2;
   Request request = make_request(options_, prompt, answer_tokens, again ? 0.7 : temperature);
   request.save = session_.saving();
@@ -304,7 +303,7 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
   ReadingProgress reading(terminal_);
   reading.begin(static_cast<int>(prompt.ids.size()));
   request.on_prefill = [&](int done, int total) { reading.update(done, total); };
-  CitationStream citations(passages);
+  AnswerStream answer_stream(passages);
   std::string shown;
   auto show = [&](const std::string& text) {
     shown += text;
@@ -316,22 +315,15 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
     if (piece.reasoning) {
       if (options_.settings.think == "show") terminal_.dim(piece.text);
     } else {
-      show(cites ? citations.push(piece.text) : std::string(piece.text));
+      show(answer_stream.push(piece.text));
     }
     return true;
   };
   finished.answer = runtime_.engine(1, session_.saving()).generate(std::move(request));
   reading.end();
   const Completion& best = finished.answer.best();
-  if (cites) {
-    show(citations.finish());
-    finished.checked = check_answer(best.text, passages);
-    finished.refused = says_not_in_documents(best.text);
-    if (finished.refused) finished.checked.citations.clear();
-  } else {
-    finished.checked.text = best.text;
-  }
-  finished.reasoning = best.reasoning;
+  show(answer_stream.finish());
+  check_finished(finished, best, passages);
   if (shown.empty() || shown.back() != '\n') terminal_.out("\n");
   std::string legend = legend_text(finished.checked);
   if (!legend.empty()) terminal_.out_text("\n" + legend);

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "app/json_text.h"
+#include "app/progress.h"
 #include "app/runtime.h"
 #include "base/utf8.h"
 
@@ -19,7 +20,7 @@ std::string first_line(const std::string& text) {
 }
 
 std::string place(const Hit& hit) {
-  std::string out = hit.path;
+  std::string out = shown_path(hit.path);
   if (!hit.from.member.empty()) out += "!" + hit.from.member;
   if (hit.from.page > 0) return out + " p. " + std::to_string(hit.from.page);
   if (hit.from.line > 0) return out + ":" + std::to_string(hit.from.line);
@@ -70,7 +71,7 @@ int verb_search(Runtime& runtime) {
   } else if (o.search.files_only) {
     std::set<std::string> seen;
     for (const Hit& hit : found.hits) {
-      if (seen.insert(hit.path).second) terminal.out_text(hit.path + "\n");
+      if (seen.insert(hit.path).second) terminal.out_text(shown_path(hit.path) + "\n");
     }
   } else {
     for (const Hit& hit : found.hits) {

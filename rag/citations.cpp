@@ -7,7 +7,7 @@
 
 #include "base/utf8.h"
 #include "rag/chunker.h"
-#include "rag/text/terms.h"
+#include "rag/text/support.h"
 
 namespace apud {
 namespace {
@@ -177,33 +177,6 @@ std::vector<std::string> quotes_in(std::string_view sentence) {
   return quotes;
 }
 
-std::set<std::string> content_terms(std::string_view text) {
-  std::set<std::string> terms;
-  for (const std::string& t : terms_of(text)) {
-    if (!is_stop_word(t)) terms.insert(t);
-  }
-  return terms;
-}
-
-/// The same stem of English for comparison only: cuts plural and tense endings.
-std::string rough_stem(const std::string& term) {
-  for (std::string_view ending : {"ing", "ed", "es", "s"}) {
-    if (term.size() > ending.size() + 3 && term.ends_with(ending))
-      return term.substr(0, term.size() - ending.size());
-  }
-  return term;
-}
-
-/// Share of the sentence's content words that stand in the passage.
-double support(const std::set<std::string>& sentence, const std::set<std::string>& passage) {
-  if (sentence.empty()) return 1;
-  size_t held = 0;
-  for (const std::string& t : sentence) {
-    if (passage.count(rough_stem(t))) ++held;
-  }
-  return static_cast<double>(held) / static_cast<double>(sentence.size());
-}
-
 struct Judge {
   const Passage* passage;
   Folded folded;
@@ -273,12 +246,8 @@ CheckedAnswer check_answer(std::string_view answer, std::span<const Passage> pas
   std::vector<Judge> judges;
   for (const Citation& c : out.citations) {
     const Passage* p = by_id[c.passage];
-    Judge j{p, fold(p->source_text), {}};
-    for (const std::string& t :
-         content_terms(p->source_text + "\n" + p->heading_path + "\n" + p->title)) {
-      j.stems.insert(rough_stem(t));
-    }
-    judges.push_back(std::move(j));
+    judges.push_back({p, fold(p->source_text),
+                      content_stems(p->source_text + "\n" + p->heading_path + "\n" + p->title)});
   }
   std::vector<int> supported(out.citations.size(), 0), failed(out.citations.size(), 0);
   std::vector<Sentence> sentences = split_sentences(out.text);
