@@ -88,13 +88,28 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
       int token0 = i * kKvPageTokens + warp * 16;
       if constexpr (!kI8) {
         constexpr int kChunks = D / 8;
-#pragma unroll 4
-        for (int c = lane; c < 2 * 16 * kChunks; c += 32) {
-          int which = c / (16 * kChunks), t = (c / kChunks) % 16, d8 = c % kChunks;
-          bool valid = token0 + t < cached && d8 * 8 < dim;
-          const uint8_t* from = block + which * p.kv.v_offset +
-                                (valid ? (int64_t{warp * 16 + t} * dim + d8 * 8) * 2 : 0);
-          copy_async16(tile_at(stage, which) + t * kLd + d8 * 8, from, valid);
+        if (dim == D) {  // 16 whole rows lie one behind another
+          const uint8_t* from = block + warp * 16 * D * 2 + lane * 16;
+          const int left = (cached - token0) * kChunks;
+#pragma unroll
+          for (int which = 0; which < 2; ++which) {
+            H* to = tile_at(stage, which);
+#pragma unroll
+            for (int c0 = 0; c0 < 16 * kChunks; c0 += 32) {
+              int c = c0 + lane;
+              copy_async16(to + c / kChunks * kLd + c % kChunks * 8, from + which * p.kv.v_offset + c0 * 16,
+                           c < left);
+            }
+          }
+        } else {
+#pragma unroll 1
+          for (int c = lane; c < 2 * 16 * kChunks; c += 32) {
+            int which = c / (16 * kChunks), t = (c / kChunks) % 16, d8 = c % kChunks;
+            bool valid = token0 + t < cached && d8 * 8 < dim;
+            const uint8_t* from = block + which * p.kv.v_offset +
+                                  (valid ? (int64_t{warp * 16 + t} * dim + d8 * 8) * 2 : 0);
+            copy_async16(tile_at(stage, which) + t * kLd + d8 * 8, from, valid);
+          }
         }
       } else {
         constexpr int kChunks = D / 8;
@@ -133,7 +148,8 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
 
   // q, and the new token's k and v.
   float* mine = head_scratch + warp * 256;
-  for (int c = threadIdx.x; c < 16 * kLd; c += kWarps * 32) q_shared[c] = to_h16<H>(0.f);
+  for (int c = threadIdx.x; c < 16 * kLd / 8; c += kWarps * 32)
+    reinterpret_cast<uint4*>(q_shared)[c] = make_uint4(0, 0, 0, 0);
   __syncthreads();
   const int items = tile_heads + (has_fresh ? 2 : 0);
   for (int item = warp; item < items; item += kWarps) {
@@ -249,10 +265,12 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
   copy_wait<0>();
   __syncwarp();
   if (has_fresh && warp == 0) {
-    for (int c = lane; c < 16 * kLd; c += 32) {
-      bool filled = c < dim;
-      tile_at(0, 0)[c] = to_h16<H>(filled ? fresh[c] : 0.f);
-      tile_at(0, 1)[c] = to_h16<H>(filled ? fresh[D + c] : 0.f);
+    for (int c = lane; c < 2 * 16 * kLd / 8; c += 32)
+      reinterpret_cast<uint4*>(tile_at(0, 0))[c] = make_uint4(0, 0, 0, 0);
+    __syncwarp();
+    for (int c = lane; c < dim; c += 32) {
+      tile_at(0, 0)[c] = to_h16<H>(fresh[c]);
+      tile_at(0, 1)[c] = to_h16<H>(fresh[D + c]);
     }
     __syncwarp();
     attend(tile_at(0, 0), tile_at(0, 1), position, position, position + 1);
@@ -312,19 +330,19 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
   if (!last) return;
   __threadfence();
   // Weight of each (head, split), then the sums with several loads in flight.
-  float* weights = head_scratch;  // (16, 64)
+  float* weights = head_scratch;  // (16, kMaxSplits)
   float* totals = fresh;          // (16)
   const int64_t first_state = (int64_t{row} * p.heads + first_head) * splits;
   __syncthreads();
   for (int c = threadIdx.x; c < tile_heads * active; c += kWarps * 32) {
     float2 state = __ldcg(&p.scratch.state[first_state + c / active * splits + c % active]);
-    weights[c / active * 64 + c % active] = state.x;
-    all[c / active * 64 + c % active] = state.y;
+    weights[c / active * kMaxSplits + c % active] = state.x;
+    all[c / active * kMaxSplits + c % active] = state.y;
   }
   __syncthreads();
   if (threadIdx.x < tile_heads) {
-    float* w = weights + threadIdx.x * 64;
-    const float* sums = all + threadIdx.x * 64;
+    float* w = weights + threadIdx.x * kMaxSplits;
+    const float* sums = all + threadIdx.x * kMaxSplits;
     float top = -INFINITY, sum = 0;
     for (int s = 0; s < active; ++s) top = fmaxf(top, w[s]);
     float base = top == -INFINITY ? 0.f : top;
@@ -335,13 +353,42 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
     totals[threadIdx.x] = sum > 0 ? 1.f / sum : 0.f;
   }
   __syncthreads();
-  for (int c = threadIdx.x; c < tile_heads * dim; c += kWarps * 32) {
-    int h = c / dim, d = c % dim;
-    const float* from = p.scratch.partial + (first_state + h * splits) * dim + d;
-    float value = 0;
+  // Four values a thread; where there are threads to spare, several share a value's splits.
+  const int quads = tile_heads * dim / 4;
+  const int sharing = quads <= 32 ? 4 : quads <= 64 ? 2 : 1;
+  float4* shares = reinterpret_cast<float4*>(all + 16 * kMaxSplits);  // (sharing, quads)
+  for (int c = threadIdx.x; c < quads * sharing; c += kWarps * 32) {
+    int quad = c % quads, share = c / quads, h = quad * 4 / dim, d = quad * 4 % dim;
+    const float4* from =
+        reinterpret_cast<const float4*>(p.scratch.partial + (first_state + h * splits) * dim + d);
+    float4 value = make_float4(0, 0, 0, 0);
 #pragma unroll 8
-    for (int s = 0; s < active; ++s) value += weights[h * 64 + s] * __ldcg(from + s * dim);
-    p.out[row * p.out_ld + int64_t{first_head + h} * dim + d] = value * totals[h];
+    for (int s = share; s < active; s += sharing) {
+      float w = weights[h * kMaxSplits + s];
+      float4 x = __ldcg(from + s * (dim / 4));
+      value = make_float4(value.x + w * x.x, value.y + w * x.y, value.z + w * x.z, value.w + w * x.w);
+    }
+    if (sharing > 1) {
+      shares[share * quads + quad] = value;
+    } else {
+      float t = totals[h];
+      float* out = p.out + row * p.out_ld + int64_t{first_head + h} * dim + d;
+      *reinterpret_cast<float4*>(out) = make_float4(value.x * t, value.y * t, value.z * t, value.w * t);
+    }
+  }
+  if (sharing > 1) {
+    __syncthreads();
+    for (int quad = threadIdx.x; quad < quads; quad += kWarps * 32) {
+      int h = quad * 4 / dim, d = quad * 4 % dim;
+      float4 value = shares[quad];
+      for (int k = 1; k < sharing; ++k) {
+        float4 x = shares[k * quads + quad];
+        value = make_float4(value.x + x.x, value.y + x.y, value.z + x.z, value.w + x.w);
+      }
+      float t = totals[h];
+      float* out = p.out + row * p.out_ld + int64_t{first_head + h} * dim + d;
+      *reinterpret_cast<float4*>(out) = make_float4(value.x * t, value.y * t, value.z * t, value.w * t);
+    }
   }
   if (threadIdx.x == 0) *counter = 0;
 }
@@ -378,7 +425,8 @@ void run_decode_type(const DecodeParams& p, dim3 grid, const Launch& where) {
 
 int decode_splits(const HeadShape& shape, int multiprocessors) {
   int tiles = shape.kv_heads * ceil_div(shape.heads / shape.kv_heads, 16);
-  return std::clamp(ceil_div(2 * multiprocessors, tiles), 1, kMaxSplits);
+  // Two blocks fit a multiprocessor; one more than that would wait for a second round.
+  return std::clamp(2 * multiprocessors / tiles, 1, kMaxSplits);
 }
 
 void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const DecodeScratch& scratch,

@@ -1,5 +1,5 @@
 // Prefill attention: FlashAttention-2's loop (Dao 2023) on mma.sync. A block takes a tile of query rows
-// of one sequence and one head; four warps own 32 (16 for wide heads) rows each and walk the keys in
+// of one sequence and one head; its eight (four for wide heads) warps own 16 rows each and walk the keys in
 // tiles of 64, which is one KV page, so a tile is one contiguous copy. New tokens against a cached
 // prefix, sliding windows, soft caps; encoders use the same loop over packed k and v.
 #include <cmath>
@@ -72,7 +72,25 @@ __global__ void __launch_bounds__(warps<D>() * 32, D > 128 ? 1 : 2) prefill_kern
       const uint8_t* block = nullptr;
       if constexpr (kPaged)
         block = p.kv.base + pages[key0 / kKeys] * p.kv.page_bytes + kv_head * p.kv.head_bytes;
-#pragma unroll 4
+      if constexpr (kPaged && !kI8) {
+        if (dim == D) {  // a page's rows lie one behind another
+          const uint8_t* from = block + threadIdx.x * 16;
+          const int left = (total - key0) * kChunks;
+#pragma unroll
+          for (int which = 0; which < 2; ++which) {
+            H* to = tile_at(stage, which);
+#pragma unroll
+            for (int c0 = 0; c0 < kKeys * kChunks; c0 += kWarps * 32) {
+              int c = c0 + threadIdx.x;
+              copy_async16(to + c / kChunks * kLd + c % kChunks * 8, from + which * p.kv.v_offset + c0 * 16,
+                           c < left);
+            }
+          }
+          copy_commit();
+          return;
+        }
+      }
+#pragma unroll 1
       for (int c = threadIdx.x; c < 2 * kKeys * kChunks; c += kWarps * 32) {
         int which = c / (kKeys * kChunks), t = (c / kChunks) % kKeys, d8 = (c % kChunks) * 8;
         bool valid = key0 + t < total && d8 < dim;
