@@ -23,6 +23,9 @@ int64_t unix_now() {
   return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
+/// Pages go to disk while the user reads; a prompt typed at once waits no longer than this.
+constexpr int kSaveBetweenTurnsMs = 100;
+
 class Chat {
  public:
   explicit Chat(Runtime& runtime)
@@ -44,6 +47,10 @@ class Chat {
   void greet();
   /// False: leave the loop.
   bool handle(const std::string& input);
+  Think think() const { return options_.settings.think == "off" ? Think::kOff : Think::kOn; }
+  /// Tokens of evidence for this turn of a window of `limit`: a third for the first round, a seventh
+  /// for later ones, so that a conversation of several rounds fits before the oldest must leave.
+  int evidence_share(int limit) { return std::max(256, session_.rounds() == 0 ? limit / 3 : limit / 7); }
   void turn(const std::string& question, bool again);
   Finished answer_turn(const std::string& question, bool again);
   std::vector<Command> commands();
@@ -268,15 +275,18 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
       request.previous_question = session_.previous_question();
       request.collections = collections_;
       request.ledger = &session_.ledger();
-      request.evidence_tokens = options_.settings.evidence;
+      request.evidence_tokens = std::min(options_.settings.evidence, evidence_share(context - answer_tokens));
       request.answer_tokens = answer_tokens;
       request.context = context;
+      // Old rounds leave before packing, so that the ledger does not refer to passages that are gone.
+      conversation.make_room(question, request.evidence_tokens, context - answer_tokens, think());
+      session_.drop_rounds_before(conversation.data().first_turn);
       finished.evidence = gather_evidence(runtime_, conversation, request);
       finished.warnings = finished.evidence.warnings;
     }
     conversation.add_user(question, finished.evidence.frame, unix_now());
   }
-  Prompt prompt = conversation.prompt(context - answer_tokens, options_.settings.think == "off" ? Think::kOff : Think::kOn);
+  Prompt prompt = conversation.prompt(context - answer_tokens, think());
   if (prompt.newly_dropped > 0) {
     session_.drop_rounds_before(conversation.data().first_turn);
     finished.warnings.push_back(fmt::format("window full: the oldest {} turns left the prompt (the history keeps them)", prompt.newly_dropped));
@@ -320,6 +330,7 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
     return true;
   };
   finished.answer = runtime_.engine(1, session_.saving()).generate(std::move(request));
+  complete_receipt(finished.answer.receipt, prompt);
   reading.end();
   const Completion& best = finished.answer.best();
   show(answer_stream.finish());
@@ -378,6 +389,7 @@ int Chat::run() {
     if (!handle(input.text)) break;
     terminal_.out(terminal_.state().stdout_tty ? "\n" : "");
     terminal_.flush();
+    if (last_receipt_ && session_.saving()) runtime_.engine(1, true).save_pending(kSaveBetweenTurnsMs);
   }
   if (int number = ending_signal()) return 128 + number;
   return 0;

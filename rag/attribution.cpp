@@ -1,5 +1,7 @@
 #include "rag/attribution.h"
 
+#include <algorithm>
+
 #include "base/utf8.h"
 #include "rag/text/support.h"
 
@@ -7,14 +9,34 @@ namespace apud {
 
 namespace {
 
-constexpr double kBorne = 0.6;      // share of a sentence's content words in the passage
+constexpr double kBorne = 0.6;      // share of a sentence's content words that its passage holds
+constexpr double kNotBorne = 0.5;   // below it a mark is doubted
 constexpr size_t kFewestWords = 2;  // fewer say nothing about where they come from
+constexpr size_t kLongestMark = 48;
 
 bool ends_sentence(char32_t c) {
   return c == '.' || c == '!' || c == '?' || c == '\n' || c == 0x3002 || c == 0xFF01 || c == 0xFF1F || c == 0xFF1B;
 }
-/// Full-width ends need no space after them.
+/// Full-width ends and line breaks need no space after them.
 bool ends_at_once(char32_t c) { return c == '\n' || c > 0x2000; }
+
+/// Ids of "[12, 3]"; empty: not a mark.
+std::vector<int> mark_ids(std::string_view mark) {
+  std::vector<int> ids;
+  int number = -1;
+  for (char c : mark.substr(1, mark.size() - 2)) {
+    if (c >= '0' && c <= '9') {
+      number = std::min(1000000, std::max(number, 0) * 10 + (c - '0'));
+    } else if (c == ',' || c == ' ' || c == ';') {
+      if (number >= 0) ids.push_back(number);
+      number = -1;
+    } else {
+      return {};
+    }
+  }
+  if (number >= 0) ids.push_back(number);
+  return ids;
+}
 
 }  // namespace
 
@@ -24,76 +46,128 @@ AttributionStream::AttributionStream(std::span<const Passage> passages) {
   }
 }
 
-std::string AttributionStream::end_sentence(bool marked) {
-  std::string sentence;
-  sentence.swap(sentence_);
-  if (marked || sentence.find('[') != std::string::npos) return {};
-  std::set<std::string> words = content_terms(sentence);
-  if (words.size() < kFewestWords) return {};
-  const Candidate* best = nullptr;
-  double best_share = 0;
+AttributionStream::Best AttributionStream::best_passage(const std::set<std::string>& words) const {
+  Best best;
+  int rank = 0;
   for (const Candidate& one : candidates_) {
     double share = support(words, one.stems);
-    if (share > best_share || (best && share == best_share && one.rank < best->rank)) {
-      best = &one;
-      best_share = share;
+    if (share > best.share || (best.id && share == best.share && one.rank < rank)) {
+      best = {one.id, share};
+      rank = one.rank;
     }
   }
-  if (!best || best_share < kBorne) return {};
-  return "[" + std::to_string(best->id) + "]";
+  return best;
+}
+
+std::string AttributionStream::missing_mark() const {
+  if (!marked_.empty()) return {};
+  std::set<std::string> words = content_terms(sentence_);
+  if (words.size() < kFewestWords) return {};
+  Best best = best_passage(words);
+  return best.share >= kBorne ? "[" + std::to_string(best.id) + "]" : "";
+}
+
+std::string AttributionStream::resolve_mark(std::string_view mark) {
+  std::vector<int> ids = mark_ids(mark);
+  if (ids.empty()) return std::string(mark);
+  std::set<std::string> words = content_terms(sentence_);
+  std::string out;
+  for (int id : ids) {
+    auto known = std::find_if(candidates_.begin(), candidates_.end(), [&](const Candidate& one) { return one.id == id; });
+    double share = known == candidates_.end() ? 0 : support(words, known->stems);
+    if (words.size() >= kFewestWords && share < kNotBorne) {
+      Best best = best_passage(words);
+      if (best.share >= kBorne) id = best.id;
+    }
+    if (marked_.insert(id).second) out += "[" + std::to_string(id) + "]";
+  }
+  return out;
+}
+
+void AttributionStream::begin_sentence() {
+  sentence_.clear();
+  marked_.clear();
+  ended_ = false;
+}
+
+/// What was held at a sentence's end goes out, with a mark where one is missing.
+void AttributionStream::release_end(bool followed_by_mark, std::string& out) {
+  char32_t code = utf8_decode(end_, 0).code;
+  size_t width = utf8_decode(end_, 0).size;
+  std::string mark = followed_by_mark ? "" : missing_mark();
+  if (code == '\n') {
+    out += (mark.empty() ? "" : " ") + mark + end_;
+  } else {
+    out += end_.substr(0, width) + (mark.empty() || ends_at_once(code) ? "" : " ") + mark + end_.substr(width);
+  }
+  end_.clear();
+  if (followed_by_mark) {
+    ended_ = true;
+  } else {
+    begin_sentence();
+  }
+}
+
+void AttributionStream::take(std::string_view character, char32_t code, std::string& out) {
+  if (!mark_.empty()) {
+    mark_ += character;
+    if (code == ']') {
+      out += resolve_mark(mark_);
+      mark_.clear();
+    } else if (mark_.size() > kLongestMark || code == '\n') {
+      out += mark_;
+      sentence_ += mark_;
+      mark_.clear();
+    }
+    return;
+  }
+  if (!end_.empty()) {
+    if (code == ' ' && end_.back() != ' ') {
+      end_ += ' ';
+      return;
+    }
+    bool over = ends_at_once(utf8_decode(end_, 0).code) || end_.back() == ' ' || code == '\n' || code == '[';
+    if (over) {
+      release_end(code == '[', out);
+    } else {  // "4.5", "lending-rules.md"
+      out += end_;
+      sentence_ += end_;
+      end_.clear();
+    }
+  } else if (ended_ && code != '[' && code != ' ') {
+    begin_sentence();  // the marks behind the last sentence's end are over
+  }
+  if (code == '[') {
+    mark_ = character;
+  } else if (ends_sentence(code)) {
+    end_ = character;
+  } else {
+    out += character;
+    sentence_ += character;
+  }
 }
 
 std::string AttributionStream::push(std::string_view text) {
   std::string out;
   for (size_t pos = 0; pos < text.size();) {
     Utf8Char c = utf8_decode(text, pos);
-    std::string_view bytes = text.substr(pos, c.size);
+    take(text.substr(pos, c.size), c.code, out);
     pos += c.size;
-    if (!held_.empty()) {
-      // A sentence ended before this character; does a mark of the model's own follow?
-      char32_t end = utf8_decode(held_, 0).code;
-      bool space = c.code == ' ';
-      if (space && held_.back() != ' ') {
-        held_ += ' ';
-        continue;
-      }
-      bool real_end = ends_at_once(end) || held_.back() == ' ' || c.code == '\n' || c.code == '[';
-      if (real_end) {
-        bool marked = c.code == '[';
-        std::string mark = end_sentence(marked);
-        size_t width = utf8_decode(held_, 0).size;
-        if (end == '\n') {
-          out += mark + held_;  // before the line break
-        } else {
-          out += held_.substr(0, width) + (mark.empty() ? "" : (ends_at_once(end) ? "" : " ") + mark) + held_.substr(width);
-        }
-      } else {
-        out += held_;
-        sentence_ += held_;
-      }
-      held_.clear();
-    }
-    if (ends_sentence(c.code)) {
-      held_ = bytes;
-    } else {
-      out += bytes;
-      sentence_ += bytes;
-    }
   }
   return out;
 }
 
 std::string AttributionStream::finish() {
   std::string out;
-  std::string mark = end_sentence(false);
-  if (held_.empty()) {
-    out = mark.empty() ? "" : " " + mark;
-  } else {
-    char32_t end = utf8_decode(held_, 0).code;
-    size_t width = utf8_decode(held_, 0).size;
-    out = end == '\n' ? mark + held_ : held_.substr(0, width) + (mark.empty() ? "" : (ends_at_once(end) ? "" : " ") + mark) + held_.substr(width);
+  if (!mark_.empty()) {
+    out += mark_;
+    mark_.clear();
+  } else if (!end_.empty()) {
+    release_end(false, out);
+  } else if (std::string mark = missing_mark(); !mark.empty()) {
+    out += " " + mark;
   }
-  held_.clear();
+  begin_sentence();
   return out;
 }
 

@@ -18,3 +18,4 @@ apud_test(NAME rag_store_test SOURCES rag/store_test.cpp LIBS apud_rag SQLite::S
 add_executable(vector_scan_bench bench/vector_scan_bench.cpp)
 target_include_directories(vector_scan_bench PRIVATE ${PROJECT_SOURCE_DIR})
 target_link_libraries(vector_scan_bench PRIVATE apud_rag)
+apud_test(NAME rag_attribution_test SOURCES rag/attribution_test.cpp LIBS apud_rag LABELS unit sanitize)
