@@ -56,6 +56,10 @@ int apud_main(int argc, char** argv) {
     install_signal_handlers();
     // A broken configuration file must not keep `apud config` from mending it.
     bool mending = argc > 1 && (std::string_view(argv[1]) == "config" || std::string_view(argv[1]) == "doctor");
+    // Nor does help need settings.
+    for (int i = 1; i < argc; ++i) {
+      for (std::string_view flag : {"-h", "--help", "--version"}) mending |= flag == argv[i];
+    }
     Settings settings;
     try {
       settings = load_settings();

@@ -35,6 +35,17 @@ CpuIsa parse_isa(const std::string& name) {
   throw Error(ErrorKind::kUsage, "unknown CPU path '" + name + "'", "one of auto, avx2, avx512, vnni, amx");
 }
 
+/// An unknown name is the user's slip (66); a known model that is not here yet makes the work
+/// impossible for now (69).
+InstalledModel require_model(const std::string& name) {
+  try {
+    return find_model(name);
+  } catch (const Error& e) {
+    if (e.kind() == ErrorKind::kNoInput && Catalogue::builtin().find(name)) throw Error(ErrorKind::kUnavailable, e.what(), e.advice());
+    throw;
+  }
+}
+
 bool nvidia_card_present() { return std::filesystem::exists("/proc/driver/nvidia/version"); }
 
 }  // namespace
@@ -67,7 +78,7 @@ Store& Runtime::store_or_scratch() {
 const ChosenModel& Runtime::chat_model() {
   if (!chat_) {
     InstalledModel installed = options.settings.model.empty() ? best_installed_chat_model()
-                                                              : find_model(options.settings.model);
+                                                              : require_model(options.settings.model);
     ModelOptions load;
     load.context = options.settings.ctx;
     chat_ = ChosenModel{installed, load_model(installed.path, load)};
@@ -164,7 +175,7 @@ Store& Runtime::writer() {
 EngineEmbedder& Runtime::embedder(const std::string& id) {
   auto& slot = embedders_[id];
   if (!slot) {
-    InstalledModel installed = find_model(id);
+    InstalledModel installed = require_model(id);
     std::shared_ptr<const Model> model = load_model(installed.path);
     slot = std::make_unique<EngineEmbedder>(installed.id, Embedding(model, make_executor(*model, 0)));
   }

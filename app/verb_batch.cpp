@@ -116,7 +116,8 @@ class BatchRun {
   int run();
 
  private:
-  Item parse(const std::string& line, int64_t index);
+  /// Fills `item` as far as it can, so that a bad line keeps its id.
+  void parse(const std::string& line, int64_t index, Item& item);
   void open_output();
   std::set<std::string> answered();
   void start(Slot& slot);
@@ -139,8 +140,7 @@ class BatchRun {
 
 std::string item_key(const ordered_json& id, int64_t index) { return id.is_null() ? fmt::format("#{}", index) : dump_json(id); }
 
-Item BatchRun::parse(const std::string& raw, int64_t index) {
-  Item item;
+void BatchRun::parse(const std::string& raw, int64_t index, Item& item) {
   item.index = index;
   std::string line = raw;
   if (!line.empty() && line.back() == '\r') line.pop_back();
@@ -199,7 +199,6 @@ Item BatchRun::parse(const std::string& raw, int64_t index) {
   if (item.question.find_first_not_of(" \t\n") == std::string::npos) {
     throw Error(ErrorKind::kBadData, fmt::format("line {}: field question: empty or missing", index + 1));
   }
-  return item;
 }
 
 void BatchRun::open_output() {
@@ -381,7 +380,7 @@ int BatchRun::run() {
       Slot slot;
       slot.item.index = index;
       try {
-        slot.item = parse(*line, index);
+        parse(*line, index, slot.item);
         if (have.contains(item_key(slot.item.id, index))) {
           ++skipped;
           continue;

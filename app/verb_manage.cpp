@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <ctime>
+#include <optional>
 
 #include "app/json_text.h"
 #include "app/progress.h"
@@ -205,7 +206,8 @@ int verb_session(Runtime& runtime) {
     terminal.note("forked as " + copy.info.name + " (" + copy.info.id + ")");
   } else {
     Session session = sessions.load(name);
-    SessionStore::Lock lock = sessions.open(session.info.id);  // not one that is open elsewhere
+    // Not one that is open elsewhere; remove() takes the lock again.
+    std::optional<SessionStore::Lock> lock(sessions.open(session.info.id));
     remove_kv_pages_tagged(default_kv_cache_dir(), "session:" + session.info.id);
     if (runtime.has_store()) {
       Store& store = runtime.writer();
@@ -214,6 +216,7 @@ int verb_session(Runtime& runtime) {
       store.remove_session_answers(write, session.info.id);
       store.purge(write);
     }
+    lock.reset();
     sessions.remove(session.info.id);
     terminal.note("removed session " + session.info.name);
   }

@@ -17,6 +17,8 @@ namespace apud::test {
 using Json = nlohmann::json;
 
 inline constexpr const char* kChatModel = "qwen2.5-coder-0.5b.gguf";
+// Small models copy numbers instead of answering: facts are asked of the default model.
+inline constexpr const char* kDefaultModel = "qwen2.5-coder-1.5b.gguf";
 inline constexpr const char* kTinyModel = "smollm2-135m.gguf";
 inline constexpr const char* kEmbedder = "e5-small-q4";
 
