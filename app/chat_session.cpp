@@ -102,7 +102,9 @@ void ChatSession::save() {
 
 void ChatSession::rename(const std::string& name) {
   save();
+  lock_.reset();  // rename() takes the lock itself
   store_.rename(session_.info.id, name);
+  lock_.emplace(store_.open(session_.info.id));
   session_.info.name = name;
   session_.info.named = true;
 }

@@ -76,6 +76,7 @@ int verb_ask(Runtime& runtime) {
   std::vector<std::string> collections = runtime.collections();
   bool documents = !collections.empty() || !texts.empty();
   begin_interruptible();
+  if (!collections.empty()) terminal.progress("searching the documents", true);
 
   const ChosenModel& chosen = runtime.chat_model();
   finished.model = chosen.installed.id;
@@ -97,6 +98,7 @@ int verb_ask(Runtime& runtime) {
   finished.evidence = gather_evidence(runtime, conversation, request);
   finished.warnings = finished.evidence.warnings;
 
+  terminal.progress("", true);
   if (finished.evidence.abstained) return refuse(runtime, finished);
   if (o.ask.only_sources) {
     for (const Passage& p : finished.evidence.packed.passages) {

@@ -281,7 +281,9 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
       // Old rounds leave before packing, so that the ledger does not refer to passages that are gone.
       conversation.make_room(question, request.evidence_tokens, context - answer_tokens, think());
       session_.drop_rounds_before(conversation.data().first_turn);
+      terminal_.progress("searching the documents", true);
       finished.evidence = gather_evidence(runtime_, conversation, request);
+      terminal_.progress("", true);
       finished.warnings = finished.evidence.warnings;
     }
     conversation.add_user(question, finished.evidence.frame, unix_now());

@@ -317,7 +317,8 @@ TEST_F(MainJob, TurnTwoOfAChatReadsOnlyWhatIsNew) {
 }
 
 TEST_F(MainJob, AFollowUpSearchesAgainAndKeepsTheFirstPassages) {
-  RunResult r = run({"chat", "-s", "follow", "-t", "0", "--evidence", "400"}, "How long may a borrowed telescope be kept?\nAnd what does a late return cost?\n");
+  APUD_REQUIRE_MODEL(kDefaultModel);
+  RunResult r = run({"chat", "-s", "follow", "-t", "0", "--evidence", "400", "-m", model_path(kDefaultModel)}, "How long may a borrowed telescope be kept?\nAnd what does a late return cost?\n");
   EXPECT_EQ(r.code, 0) << r;
   EXPECT_TRUE(has(r.out, "4 euro") || has(r.out, "€4") || has(r.out, "4€")) << r;
   std::vector<Json> turns = usages(home(), "follow");
@@ -356,7 +357,8 @@ TEST_F(MainJob, BatchKeepsOrderEchoesIdsAndReportsBadLines) {
       "{\"id\": \"e\", \"question\": \"成人读者最多可以借几本书？\", \"max_tokens\": 30}\n"
       "{\"id\": \"f\", \"question\": \"x\", \"colour\": 1}\n"
       "{\"id\": \"g\", \"question\": \"x\", \"k\": \"nowhere\"}\n";
-  RunResult r = run({"batch", "--max-tokens", "30", "--evidence", "400"}, input);
+  APUD_REQUIRE_MODEL(kDefaultModel);
+  RunResult r = run({"batch", "--max-tokens", "30", "--evidence", "400", "-m", model_path(kDefaultModel)}, input);
   EXPECT_EQ(r.code, 65) << r;
   std::vector<Json> lines = json_lines(r.out);
   ASSERT_EQ(lines.size(), 7u) << r;
@@ -397,7 +399,8 @@ TEST_F(MainJob, BatchExitCodesAndJobs) {
   RunResult four = run({"batch", "--no-docs", "--max-tokens", "12", "--jobs", "4"}, input);
   EXPECT_EQ(four.code, 0) << four;
   EXPECT_EQ(essence(one.out), essence(four.out));
-  RunResult none = run({"batch", "--max-tokens", "12"}, "{\"id\": 1, \"question\": \"What is the boiling point of tungsten in kelvin?\"}\n");
+  APUD_REQUIRE_MODEL(kDefaultModel);
+  RunResult none = run({"batch", "--max-tokens", "12", "--evidence", "300", "-m", model_path(kDefaultModel)}, "{\"id\": 1, \"question\": \"What is the boiling point of tungsten in kelvin?\"}\n");
   EXPECT_EQ(none.code, 1) << none;
   EXPECT_EQ(json_lines(none.out).at(0)["no_evidence"], true);
   EXPECT_EQ(run({"batch", "--jobs", "0"}, "x\n").code, 2);
@@ -472,7 +475,8 @@ TEST_F(MainJob, TenThousandQuestionsNeedNoMoreMemoryThanFew) {
 
 TEST_F(MainJob, StrictFailsWhereACitationDoesNotHold) {
   // The model is told to quote words that no passage holds: the quote cannot be verified.
-  std::vector<std::string> args = {"ask", "--json", "--system",
+  APUD_REQUIRE_MODEL(kDefaultModel);
+  std::vector<std::string> args = {"ask", "--json", "-m", model_path(kDefaultModel), "--evidence", "300", "--system",
                                    "Reply with exactly this sentence and nothing else: The rule says \"telescopes are made of green cheese and moonlight\" [1].",
                                    "How long may a borrowed telescope be kept?"};
   RunResult lenient = run(args);
@@ -484,7 +488,7 @@ TEST_F(MainJob, StrictFailsWhereACitationDoesNotHold) {
   args.push_back("--strict");
   EXPECT_EQ(run(args).code, 3);
   // A true answer passes.
-  EXPECT_EQ(run({"ask", "--strict", "How long may a borrowed telescope be kept?"}).code, 0);
+  EXPECT_EQ(run(ask("How long may a borrowed telescope be kept?", {"--strict"})).code, 0);
 }
 
 // --- signals -------------------------------------------------------------------------------------
