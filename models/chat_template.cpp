@@ -76,9 +76,8 @@ OriginText ChatTemplate::render(const std::vector<ChatMessage>& messages,
     for (const ChatMessage& message : messages) list->items.push_back(message_value(message));
     std::unordered_map<std::string, Value> variables;
     variables["messages"] = list;
-    variables["tools"] = options.tools_json.empty()
-                             ? Value(jinja::None{})
-                             : jinja::from_json(options.tools_json, "tools");
+    variables["tools"] = options.tools_json.empty() ? Value(jinja::None{})
+                                                    : jinja::from_json(options.tools_json, "tools");
     variables["documents"] = jinja::None{};
     variables["add_generation_prompt"] = options.add_generation_prompt;
     if (options.enable_thinking) variables["enable_thinking"] = *options.enable_thinking;

@@ -15,7 +15,7 @@
 namespace apud {
 
 struct ChatMessage {
-  std::string role;     // "system", "user", "assistant", "tool"
+  std::string role;  // "system", "user", "assistant", "tool"
   std::string content;
   std::string reasoning;        // assistant only; passed as reasoning_content where not empty
   std::string tool_calls_json;  // assistant only: JSON array of calls, or empty
@@ -42,8 +42,8 @@ class ChatTemplate {
   ChatTemplate& operator=(ChatTemplate&&) noexcept;
 
   /// Renders; everything that messages and tools hold is content (a role only where it is not a
-  /// plain lower-case word), the template's own text and the token texts are scaffold. Throws apud::Error (kBadData) when
-  /// the template raises an exception or passes a limit.
+  /// plain lower-case word), the template's own text and the token texts are scaffold. Throws
+  /// apud::Error (kBadData) when the template raises an exception or passes a limit.
   OriginText render(const std::vector<ChatMessage>& messages, const TemplateOptions& options) const;
   const std::string& source() const;
   /// Whether the template mentions a system role / enable_thinking.

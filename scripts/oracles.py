@@ -1,4 +1,4 @@
-"""Reference tokenizers and models for make-golden and make-tokenizer-oracle.
+"""Reference tokenizers and models for make-golden.
 
 Needs a Python environment with numpy, gguf, tokenizers and sentencepiece (models also: torch,
 transformers), which the project itself never needs. Everything here is built from our model

@@ -15,17 +15,17 @@ namespace apud::jinja {
 
 enum class Op {
   // Statements; kids in this order.
-  kBlock,      // statements
-  kData,       // value: the text
-  kPrint,      // expression
-  kIf,         // condition, block, condition, block, ..., optionally the else block
-  kFor,        // target, iterable, filter or null, body, else block or null
-  kSet,        // target, expression
-  kSetBlock,   // target, body, filtered expression or null (kCaptured inside)
-  kMacro,      // body; name; named: parameters with default or null
-  kCallBlock,  // call expression, macro
+  kBlock,        // statements
+  kData,         // value: the text
+  kPrint,        // expression
+  kIf,           // condition, block, condition, block, ..., optionally the else block
+  kFor,          // target, iterable, filter or null, body, else block or null
+  kSet,          // target, expression
+  kSetBlock,     // target, body, filtered expression or null (kCaptured inside)
+  kMacro,        // body; name; named: parameters with default or null
+  kCallBlock,    // call expression, macro
   kFilterBlock,  // body, filtered expression (kCaptured inside)
-  kWith,       // body; named: variables
+  kWith,         // body; named: variables
   kBreak,
   kContinue,
   // Expressions.

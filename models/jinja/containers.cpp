@@ -10,8 +10,9 @@ namespace {
 
 /// Methods that change their object exist in Python but are closed to templates.
 bool is_mutator(std::string_view name) {
-  static constexpr std::string_view kNames[] = {"append", "extend", "insert", "pop", "remove", "clear",
-                                                "sort", "reverse", "update", "setdefault", "popitem"};
+  static constexpr std::string_view kNames[] = {"append", "extend",     "insert", "pop",
+                                                "remove", "clear",      "sort",   "reverse",
+                                                "update", "setdefault", "popitem"};
   return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
 }
 
@@ -21,7 +22,8 @@ Value pair(Context& context, const Value& first, const Value& second) {
 
 Value loop_attribute(Context& context, const Value& object, const std::string& name) {
   Loop& loop = object.loop();
-  int64_t index = static_cast<int64_t>(loop.index), size = static_cast<int64_t>(loop.items->items.size());
+  int64_t index = static_cast<int64_t>(loop.index),
+          size = static_cast<int64_t>(loop.items->items.size());
   if (name == "index") return index + 1;
   if (name == "index0") return index;
   if (name == "first") return index == 0;
@@ -32,7 +34,8 @@ Value loop_attribute(Context& context, const Value& object, const std::string& n
   if (name == "depth") return loop.depth;
   if (name == "depth0") return loop.depth - 1;
   if (name == "previtem") return index > 0 ? loop.items->items[index - 1] : Value(Undefined{name});
-  if (name == "nextitem") return index + 1 < size ? loop.items->items[index + 1] : Value(Undefined{name});
+  if (name == "nextitem")
+    return index + 1 < size ? loop.items->items[index + 1] : Value(Undefined{name});
   if (name == "cycle") {
     return make_function(name, [index](Arguments& a) {
       if (a.positional.empty()) throw TemplateError("cycle needs an argument");
@@ -40,15 +43,20 @@ Value loop_attribute(Context& context, const Value& object, const std::string& n
     });
   }
   if (name == "changed") {
-    return make_function(name, [&context, object](Arguments& a) {
-      Loop& state = object.loop();
-      bool same = state.changed_called && state.last_changed.size() == a.positional.size() &&
-                  std::equal(a.positional.begin(), a.positional.end(), state.last_changed.begin(),
-                             [&](const Value& x, const Value& y) { return equal(x, y, context.steps_left); });
-      state.changed_called = true;
-      state.last_changed = a.positional;
-      return Value(!same);
-    }, depth_of(object));
+    return make_function(
+        name,
+        [&context, object](Arguments& a) {
+          Loop& state = object.loop();
+          bool same = state.changed_called && state.last_changed.size() == a.positional.size() &&
+                      std::equal(a.positional.begin(), a.positional.end(),
+                                 state.last_changed.begin(), [&](const Value& x, const Value& y) {
+                                   return equal(x, y, context.steps_left);
+                                 });
+          state.changed_called = true;
+          state.last_changed = a.positional;
+          return Value(!same);
+        },
+        depth_of(object));
   }
   return Undefined{name};
 }
@@ -146,52 +154,67 @@ Text join(Context& context, const std::vector<Value>& items, const Text& separat
 
 Value container_method(Context& context, const Value& object, const std::string& name) {
   if (is_mutator(name) && (object.is_list() || object.is_dict())) {
-    throw TemplateError("'" + name + "' would change a " + type_name(object) + ", which templates may not");
+    throw TemplateError("'" + name + "' would change a " + type_name(object) +
+                        ", which templates may not");
   }
   if (object.is_dict()) {
     if (name == "get") {
-      return make_function(name, [&context, object](Arguments& a) -> Value {
-        a.check("get", 2, {"default"});
-        if (a.positional.empty()) throw TemplateError("get needs a key");
-        if (a.positional[0].is_string()) context.step(1 + a.positional[0].text().size() / 256);
-        if (const Value* found = object.dict().find(a.positional[0])) return *found;
-        const Value* other = a.get(1, "default");
-        return other ? *other : Value(None{});
-      }, depth_of(object));
+      return make_function(
+          name,
+          [&context, object](Arguments& a) -> Value {
+            a.check("get", 2, {"default"});
+            if (a.positional.empty()) throw TemplateError("get needs a key");
+            if (a.positional[0].is_string()) context.step(1 + a.positional[0].text().size() / 256);
+            if (const Value* found = object.dict().find(a.positional[0])) return *found;
+            const Value* other = a.get(1, "default");
+            return other ? *other : Value(None{});
+          },
+          depth_of(object));
     }
     if (name == "items" || name == "keys" || name == "values" || name == "copy") {
-      return make_function(name, [&context, object, name](Arguments& a) -> Value {
-        a.check(name, 0, {});
-        if (name == "copy") return std::make_shared<Dict>(object.dict());
-        std::vector<Value> items;
-        for (const auto& [key, value] : object.dict().items) {
-          context.step();
-          items.push_back(name == "items" ? pair(context, key, value) : name == "keys" ? key : value);
-        }
-        return make_list(context, std::move(items));
-      }, depth_of(object));
+      return make_function(
+          name,
+          [&context, object, name](Arguments& a) -> Value {
+            a.check(name, 0, {});
+            if (name == "copy") return std::make_shared<Dict>(object.dict());
+            std::vector<Value> items;
+            for (const auto& [key, value] : object.dict().items) {
+              context.step();
+              items.push_back(name == "items"  ? pair(context, key, value)
+                              : name == "keys" ? key
+                                               : value);
+            }
+            return make_list(context, std::move(items));
+          },
+          depth_of(object));
     }
   }
   if (object.is_list() && !object.list().generator) {
     if (name == "index" || name == "count") {
-      return make_function(name, [&context, object, name](Arguments& a) -> Value {
-        if (a.positional.size() != 1) throw TemplateError(name + " needs one argument");
-        int64_t count = 0;
-        const auto& items = object.list().items;
-        context.step(items.size());
-        for (size_t i = 0; i < items.size(); ++i) {
-          if (!equal(items[i], a.positional[0], context.steps_left)) continue;
-          if (name == "index") return static_cast<int64_t>(i);
-          ++count;
-        }
-        if (name == "index") throw TemplateError("index: not in the list");
-        return count;
-      }, depth_of(object));
+      return make_function(
+          name,
+          [&context, object, name](Arguments& a) -> Value {
+            if (a.positional.size() != 1) throw TemplateError(name + " needs one argument");
+            int64_t count = 0;
+            const auto& items = object.list().items;
+            context.step(items.size());
+            for (size_t i = 0; i < items.size(); ++i) {
+              if (!equal(items[i], a.positional[0], context.steps_left)) continue;
+              if (name == "index") return static_cast<int64_t>(i);
+              ++count;
+            }
+            if (name == "index") throw TemplateError("index: not in the list");
+            return count;
+          },
+          depth_of(object));
     }
     if (name == "copy") {
-      return make_function(name, [&context, object](Arguments&) {
-        return make_list(context, object.list().items, object.list().tuple);
-      }, depth_of(object));
+      return make_function(
+          name,
+          [&context, object](Arguments&) {
+            return make_list(context, object.list().items, object.list().tuple);
+          },
+          depth_of(object));
     }
   }
   return Undefined{name};
@@ -199,7 +222,8 @@ Value container_method(Context& context, const Value& object, const std::string&
 
 Value get_attribute(Context& context, const Value& object, const std::string& name) {
   if (object.is_undefined()) {
-    throw TemplateError("'" + object.undefined_name() + "' is undefined, it has no attribute '" + name + "'");
+    throw TemplateError("'" + object.undefined_name() + "' is undefined, it has no attribute '" +
+                        name + "'");
   }
   if (object.is_loop()) return loop_attribute(context, object, name);
   if (object.is_string()) return string_method(context, object, name);
@@ -259,7 +283,8 @@ Value global_function(Context& context, const std::string& name) {
       context.charge(256);
       if (dict->is_namespace) context.namespaces.push_back(dict);
       for (const Value& from : a.positional) {
-        if (!from.is_dict()) throw TemplateError(name + ": expected a dict, got " + type_name(from));
+        if (!from.is_dict())
+          throw TemplateError(name + ": expected a dict, got " + type_name(from));
         for (const auto& [key, value] : from.dict().items) dict->set(key, value);
       }
       for (const auto& [key, value] : a.named) dict->put(key, value);

@@ -25,10 +25,12 @@ Value attribute_of(Context& context, const Value& value, const Value& path) {
   for (size_t begin = 0; begin <= names.size();) {
     size_t end = std::min(names.find('.', begin), names.size());
     std::string name = names.substr(begin, end - begin);
-    bool digits = !name.empty() && name.size() < 10 &&
-                  std::all_of(name.begin(), name.end(), [](char c) { return c >= '0' && c <= '9'; });
-    current = get_item(context, current,
-                       digits ? Value(static_cast<int64_t>(std::stoi(name))) : Value::scaffold(name));
+    bool digits =
+        !name.empty() && name.size() < 10 &&
+        std::all_of(name.begin(), name.end(), [](char c) { return c >= '0' && c <= '9'; });
+    current =
+        get_item(context, current,
+                 digits ? Value(static_cast<int64_t>(std::stoi(name))) : Value::scaffold(name));
     begin = end + 1;
   }
   return current;
@@ -92,8 +94,10 @@ Value indent(Context& context, const Value& v, Arguments& a) {
   a.check("indent", 3, {"width", "first", "blank"});
   Text by(std::string(4, ' '), true);
   if (const Value* width = a.get(0, "width")) {
-    by = width->is_string() ? width->text()
-                            : Text(std::string(std::clamp<int64_t>(need_int(*width, "indent"), 0, 1000), ' '), true);
+    by = width->is_string()
+             ? width->text()
+             : Text(std::string(std::clamp<int64_t>(need_int(*width, "indent"), 0, 1000), ' '),
+                    true);
   }
   bool first = flag(a, 1, "first", false), blank = flag(a, 2, "blank", false);
   const Text& text = need_text(v, "indent");
@@ -152,7 +156,8 @@ Value to_float(Context&, const Value& v, Arguments& a) {
   } else if (v.is_string()) {
     Text trimmed = strip(v.text(), nullptr, true, true);
     double number;
-    auto real = std::from_chars(trimmed.bytes.data(), trimmed.bytes.data() + trimmed.size(), number);
+    auto real =
+        std::from_chars(trimmed.bytes.data(), trimmed.bytes.data() + trimmed.size(), number);
     if (real.ec == std::errc() && real.ptr == trimmed.bytes.data() + trimmed.size()) {
       result = number;
       result.content = true;
@@ -219,7 +224,8 @@ Value sort(Context& context, const Value& v, Arguments& a) {
     keyed.emplace_back(exact ? key : lower_for_order(context, key), item);
   }
   std::stable_sort(keyed.begin(), keyed.end(), [&](const auto& x, const auto& y) {
-    return reverse ? less(y.first, x.first, context.steps_left) : less(x.first, y.first, context.steps_left);
+    return reverse ? less(y.first, x.first, context.steps_left)
+                   : less(x.first, y.first, context.steps_left);
   });
   std::vector<Value> items;
   for (auto& [key, item] : keyed) items.push_back(std::move(item));
@@ -228,7 +234,8 @@ Value sort(Context& context, const Value& v, Arguments& a) {
 
 Value dictsort(Context& context, const Value& v, Arguments& a) {
   a.check("dictsort", 3, {"case_sensitive", "by", "reverse"});
-  if (!v.is_dict()) throw TemplateError(std::string("dictsort: expected a dict, got ") + type_name(v));
+  if (!v.is_dict())
+    throw TemplateError(std::string("dictsort: expected a dict, got ") + type_name(v));
   const Value* by = a.get(1, "by");
   bool by_value = by && need_text(*by, "dictsort").bytes == "value";
   bool exact = flag(a, 0, "case_sensitive", false), reverse = flag(a, 2, "reverse", false);
@@ -236,10 +243,12 @@ Value dictsort(Context& context, const Value& v, Arguments& a) {
   for (const auto& [key, value] : v.dict().items) {
     context.step(16);
     const Value& looked_at = by_value ? value : key;
-    keyed.emplace_back(exact ? looked_at : lower_for_order(context, looked_at), make_list(context, {key, value}, true));
+    keyed.emplace_back(exact ? looked_at : lower_for_order(context, looked_at),
+                       make_list(context, {key, value}, true));
   }
   std::stable_sort(keyed.begin(), keyed.end(), [&](const auto& x, const auto& y) {
-    return reverse ? less(y.first, x.first, context.steps_left) : less(x.first, y.first, context.steps_left);
+    return reverse ? less(y.first, x.first, context.steps_left)
+                   : less(x.first, y.first, context.steps_left);
   });
   std::vector<Value> items;
   for (auto& [key, item] : keyed) items.push_back(std::move(item));
@@ -271,7 +280,8 @@ Value extreme(Context& context, const Value& v, Arguments&) {
   if (items->items.empty()) return Undefined{"item of an empty list"};
   const Value* best = &items->items[0];
   for (const Value& item : items->items) {
-    if (kLargest ? less(*best, item, context.steps_left) : less(item, *best, context.steps_left)) best = &item;
+    if (kLargest ? less(*best, item, context.steps_left) : less(item, *best, context.steps_left))
+      best = &item;
   }
   return *best;
 }
@@ -280,17 +290,23 @@ Value items_of(Context& context, const Value& v, Arguments&) {
   if (v.is_undefined()) return make_generator(context, {});
   if (!v.is_dict()) throw TemplateError(std::string("items: expected a dict, got ") + type_name(v));
   Arguments none;
-  return make_generator(context, iterate(container_method(context, v, "items").function().call(none))->items);
+  return make_generator(
+      context, iterate(container_method(context, v, "items").function().call(none))->items);
 }
 
 Value round_filter(Context&, const Value& v, Arguments& a) {
   if (!v.is_number()) throw TemplateError("round: expected a number");
   const Value* digits = a.get(0, "precision");
   const Value* method = a.get(1, "method");
-  double scale = std::pow(10.0, static_cast<double>(digits ? std::clamp<int64_t>(need_int(*digits, "round"), -15, 15) : 0));
+  double scale = std::pow(
+      10.0,
+      static_cast<double>(digits ? std::clamp<int64_t>(need_int(*digits, "round"), -15, 15) : 0));
   std::string how = method ? need_text(*method, "round").bytes : "common";
   double x = v.as_double() * scale;
-  Value result = (how == "ceil" ? std::ceil(x) : how == "floor" ? std::floor(x) : std::nearbyint(x)) / scale;
+  Value result = (how == "ceil"    ? std::ceil(x)
+                  : how == "floor" ? std::floor(x)
+                                   : std::nearbyint(x)) /
+                 scale;
   result.content = v.content;
   return result;
 }
@@ -311,11 +327,13 @@ Value batch(Context& context, const Value& v, Arguments& a) {
   std::vector<Value> rows, row;
   auto all = iterate(v);
   for (const Value& item : all->items) {
-    if (static_cast<int64_t>(row.size()) == size) rows.push_back(make_list(context, std::exchange(row, {})));
+    if (static_cast<int64_t>(row.size()) == size)
+      rows.push_back(make_list(context, std::exchange(row, {})));
     row.push_back(item);
   }
   if (!row.empty()) {
-    if (fill && !fill->is_none() && size <= static_cast<int64_t>(kMaxItems)) row.resize(size, *fill);
+    if (fill && !fill->is_none() && size <= static_cast<int64_t>(kMaxItems))
+      row.resize(size, *fill);
     rows.push_back(make_list(context, std::move(row)));
   }
   return make_generator(context, std::move(rows));
@@ -349,7 +367,9 @@ Value case_filter(Context& context, const Value& v, Arguments&) {
   return make_text(context, change_case(to_text(v), kHow));
 }
 
-Value as_text(Context& context, const Value& v, Arguments&) { return make_text(context, to_text(v)); }
+Value as_text(Context& context, const Value& v, Arguments&) {
+  return make_text(context, to_text(v));
+}
 
 const std::unordered_map<std::string_view, Filter>& filters() {
   static const std::unordered_map<std::string_view, Filter> table = {
@@ -383,12 +403,15 @@ const std::unordered_map<std::string_view, Filter>& filters() {
       {"capitalize", case_filter<Case::kCapitalize>},
       {"string", as_text},
       {"safe", as_text},
-      {"list", [](Context& c, const Value& v, Arguments&) { return make_list(c, iterate(v)->items); }},
+      {"list",
+       [](Context& c, const Value& v, Arguments&) { return make_list(c, iterate(v)->items); }},
       {"trim",
        [](Context& c, const Value& v, Arguments& a) {
          a.check("trim", 1, {"chars"});
          const Value* set = a.get(0, "chars");
-         return make_text(c, strip(to_text(v), set && !set->is_none() ? &need_text(*set, "trim") : nullptr, true, true));
+         return make_text(
+             c, strip(to_text(v), set && !set->is_none() ? &need_text(*set, "trim") : nullptr, true,
+                      true));
        }},
       {"replace",
        [](Context& c, const Value& v, Arguments& a) {
@@ -396,8 +419,9 @@ const std::unordered_map<std::string_view, Filter>& filters() {
          const Value *from = a.get(0, "old"), *to = a.get(1, "new"), *count = a.get(2, "count");
          if (!from || !to) throw TemplateError("replace needs two arguments");
          if (v.is_string() && from->is_string()) charge_search(c, v.text(), from->text());
-         return make_text(c, replace(to_text(v), to_text(*from), to_text(*to),
-                                     count && !count->is_none() ? need_int(*count, "replace") : -1));
+         return make_text(c,
+                          replace(to_text(v), to_text(*from), to_text(*to),
+                                  count && !count->is_none() ? need_int(*count, "replace") : -1));
        }},
       {"first",
        [](Context&, const Value& v, Arguments&) {
@@ -406,7 +430,8 @@ const std::unordered_map<std::string_view, Filter>& filters() {
        }},
       {"last",
        [](Context&, const Value& v, Arguments&) {
-         if (v.is_list() && v.list().generator) throw TemplateError("last: a generator cannot be reversed");
+         if (v.is_list() && v.list().generator)
+           throw TemplateError("last: a generator cannot be reversed");
          auto items = iterate(v);
          return items->items.empty() ? Value(Undefined{"last item"}) : items->items.back();
        }},
@@ -429,10 +454,12 @@ const std::unordered_map<std::string_view, Filter>& filters() {
 
 bool is_filter(std::string_view name) { return filters().count(name) > 0; }
 
-Value apply_filter(Context& context, std::string_view name, const Value& input, Arguments& arguments) {
+Value apply_filter(Context& context, std::string_view name, const Value& input,
+                   Arguments& arguments) {
   context.step(1 + (input.is_string() ? input.text().size() / 256 : 0));
   auto filter = filters().find(name);
-  if (filter == filters().end()) throw TemplateError("unknown filter '" + printable(name, true) + "'");
+  if (filter == filters().end())
+    throw TemplateError("unknown filter '" + printable(name, true) + "'");
   return filter->second(context, input, arguments);
 }
 

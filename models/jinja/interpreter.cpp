@@ -127,7 +127,8 @@ Interpreter::Flow Interpreter::run(const Node& node, const ScopePtr& scope) {
       }
       case Op::kWith: {
         ScopePtr inside = inner(scope);
-        for (const auto& [name, value] : node.named) inside->variables[name] = evaluate(*value, scope);
+        for (const auto& [name, value] : node.named)
+          inside->variables[name] = evaluate(*value, scope);
         return run(*node.kids[0], inside);
       }
       case Op::kBreak:
@@ -195,8 +196,9 @@ Value Interpreter::make_macro(const Node& node, const ScopePtr& scope) {
   return make_function(node.name, [this, &node, scope](Arguments& a) -> Value {
     ScopePtr inside = inner(scope);
     if (a.positional.size() > node.named.size()) {
-      throw TemplateError("macro '" + node.name + "' takes at most " + std::to_string(node.named.size()) +
-                          " arguments, got " + std::to_string(a.positional.size()));
+      throw TemplateError("macro '" + node.name + "' takes at most " +
+                          std::to_string(node.named.size()) + " arguments, got " +
+                          std::to_string(a.positional.size()));
     }
     for (size_t i = 0; i < node.named.size(); ++i) {
       const auto& [name, otherwise] = node.named[i];
@@ -209,7 +211,8 @@ Value Interpreter::make_macro(const Node& node, const ScopePtr& scope) {
     for (const auto& [name, value] : a.named) {
       bool known = std::any_of(node.named.begin(), node.named.end(),
                                [&](const auto& parameter) { return parameter.first == name; });
-      if (!known && name != "caller") throw TemplateError("macro '" + node.name + "' has no argument '" + name + "'");
+      if (!known && name != "caller")
+        throw TemplateError("macro '" + node.name + "' has no argument '" + name + "'");
       if (name == "caller") inside->variables[name] = value;
     }
     return make_text(context_, capture(*node.kids[0], inside));
@@ -218,8 +221,10 @@ Value Interpreter::make_macro(const Node& node, const ScopePtr& scope) {
 
 Arguments Interpreter::arguments(const Node& node, const ScopePtr& scope) {
   Arguments result;
-  for (size_t i = 1; i < node.kids.size(); ++i) result.positional.push_back(evaluate(*node.kids[i], scope));
-  for (const auto& [name, value] : node.named) result.named.emplace_back(name, evaluate(*value, scope));
+  for (size_t i = 1; i < node.kids.size(); ++i)
+    result.positional.push_back(evaluate(*node.kids[i], scope));
+  for (const auto& [name, value] : node.named)
+    result.named.emplace_back(name, evaluate(*value, scope));
   return result;
 }
 
@@ -301,7 +306,8 @@ Value Interpreter::evaluate_node(const Node& node, const ScopePtr& scope) {
     case Op::kNegate:
     case Op::kPlus: {
       Value value = kid(0);
-      if (!value.is_number()) throw TemplateError(std::string("no sign before a ") + type_name(value));
+      if (!value.is_number())
+        throw TemplateError(std::string("no sign before a ") + type_name(value));
       if (node.op == Op::kPlus) return value;
       Value zero(int64_t{0});
       return value.is_float() ? Value(-value.as_double()) : arithmetic("-", zero, value);
@@ -428,7 +434,8 @@ Value Interpreter::binary(const std::string& op, const Value& left, const Value&
     result.content = left.content || right.content;
     return result;
   }
-  throw TemplateError(std::string("no '") + op + "' between " + type_name(left) + " and " + type_name(right));
+  throw TemplateError(std::string("no '") + op + "' between " + type_name(left) + " and " +
+                      type_name(right));
 }
 
 Value Interpreter::arithmetic(const std::string& op, const Value& left, const Value& right) {

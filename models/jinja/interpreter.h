@@ -1,5 +1,5 @@
-// Runs a parsed template. Bounded: steps, bytes, depth and output (runtime.h); a template that passes
-// a limit ends with an error that names the line.
+// Runs a parsed template. Bounded: steps, bytes, depth and output (runtime.h); a template that
+// passes a limit ends with an error that names the line.
 //
 // Threads: one Interpreter belongs to one render.
 #pragma once
@@ -60,7 +60,8 @@ class Interpreter {
   Text* out_ = nullptr;
   const Text* captured_ = nullptr;
   int depth_ = 0;
-  std::vector<std::weak_ptr<Scope>> macro_scopes_;  // emptied at the end: macros and scopes form cycles
+  std::vector<std::weak_ptr<Scope>>
+      macro_scopes_;  // emptied at the end: macros and scopes form cycles
 };
 
 }  // namespace apud::jinja

@@ -1,11 +1,12 @@
 // JSON in and out of templates. The reader is bounded in depth; the writer spells everything as
 // Python's json.dumps does.
+#include "models/tokenizers/json.h"
+
 #include <algorithm>
 #include <cmath>
 
 #include "base/utf8.h"
 #include "models/jinja/value.h"
-#include "models/tokenizers/json.h"
 
 namespace apud::jinja {
 namespace {
@@ -91,13 +92,27 @@ class Writer {
       Utf8Char c = utf8_decode(text.bytes, pos);
       bool origin = text.scaffold[pos] != 0;
       switch (c.code) {
-        case '"': out.append("\\\"", origin); break;
-        case '\\': out.append("\\\\", origin); break;
-        case '\n': out.append("\\n", origin); break;
-        case '\r': out.append("\\r", origin); break;
-        case '\t': out.append("\\t", origin); break;
-        case '\b': out.append("\\b", origin); break;
-        case '\f': out.append("\\f", origin); break;
+        case '"':
+          out.append("\\\"", origin);
+          break;
+        case '\\':
+          out.append("\\\\", origin);
+          break;
+        case '\n':
+          out.append("\\n", origin);
+          break;
+        case '\r':
+          out.append("\\r", origin);
+          break;
+        case '\t':
+          out.append("\\t", origin);
+          break;
+        case '\b':
+          out.append("\\b", origin);
+          break;
+        case '\f':
+          out.append("\\f", origin);
+          break;
         default:
           if (c.code < 0x20 || (style_.ensure_ascii && c.code > 0x7E)) {
             escape(c.code, origin);
@@ -114,7 +129,8 @@ class Writer {
     char buffer[16];
     if (code >= 0x10000) {
       code -= 0x10000;
-      std::snprintf(buffer, sizeof buffer, "\\u%04x\\u%04x", static_cast<unsigned>(0xD800 + (code >> 10)),
+      std::snprintf(buffer, sizeof buffer, "\\u%04x\\u%04x",
+                    static_cast<unsigned>(0xD800 + (code >> 10)),
                     static_cast<unsigned>(0xDC00 + (code & 0x3FF)));
     } else {
       std::snprintf(buffer, sizeof buffer, "\\u%04x", static_cast<unsigned>(code));
@@ -147,7 +163,8 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool end_object() override { return close(); }
   bool start_array(std::size_t) override { return open(std::make_shared<List>()); }
   bool end_array() override { return close(); }
-  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception&) override {
+  bool parse_error(std::size_t position, const std::string&,
+                   const nlohmann::detail::exception&) override {
     error_at = position;
     return false;
   }

@@ -34,7 +34,8 @@ class Lexer {
  private:
   [[noreturn]] void fail(const std::string& what) {
     move_mark(at_);
-    throw TemplateError("line " + std::to_string(line_) + ", column " + std::to_string(column_) + ": " + what);
+    throw TemplateError("line " + std::to_string(line_) + ", column " + std::to_string(column_) +
+                        ": " + what);
   }
 
   /// Advances the line counter to `position` (only forward: linear over the whole source).
@@ -159,7 +160,8 @@ class Lexer {
       return false;
     }
     size_t begin = at_;
-    for (size_t open = source_.find("{%", at_); open != std::string::npos; open = source_.find("{%", open + 2)) {
+    for (size_t open = source_.find("{%", at_); open != std::string::npos;
+         open = source_.find("{%", open + 2)) {
       char sign = open + 2 < source_.size() ? source_[open + 2] : '\0';
       at_ = open + 2 + (sign == '-' || sign == '+' ? 1 : 0);
       if (word("endraw")) {
@@ -225,18 +227,23 @@ class Lexer {
   void number() {
     size_t end = at_;
     auto digits = [&] {
-      while (end < source_.size() && (std::isdigit(static_cast<unsigned char>(source_[end])) || source_[end] == '_')) ++end;
+      while (end < source_.size() &&
+             (std::isdigit(static_cast<unsigned char>(source_[end])) || source_[end] == '_'))
+        ++end;
     };
     digits();
     bool is_float = false;
-    auto digit_at = [&](size_t i) { return i < source_.size() && std::isdigit(static_cast<unsigned char>(source_[i])); };
+    auto digit_at = [&](size_t i) {
+      return i < source_.size() && std::isdigit(static_cast<unsigned char>(source_[i]));
+    };
     if (end < source_.size() && source_[end] == '.' && digit_at(end + 1)) {
       is_float = true;
       ++end;
       digits();
     }
     if (end < source_.size() && (source_[end] == 'e' || source_[end] == 'E')) {
-      size_t sign = end + 1 < source_.size() && (source_[end + 1] == '-' || source_[end + 1] == '+') ? 1 : 0;
+      size_t sign =
+          end + 1 < source_.size() && (source_[end + 1] == '-' || source_[end + 1] == '+') ? 1 : 0;
       if (digit_at(end + 1 + sign)) {
         is_float = true;
         end += 1 + sign;
@@ -274,7 +281,8 @@ class Lexer {
     static constexpr std::string_view kFrom = "nrtbfav0\\'\"", kTo("\n\r\t\b\f\a\v\0\\'\"", 11);
     if (c >= '0' && c <= '7') {
       char32_t code = c - '0';
-      for (int i = 0; i < 2 && at_ < source_.size() && source_[at_] >= '0' && source_[at_] <= '7'; ++i) {
+      for (int i = 0; i < 2 && at_ < source_.size() && source_[at_] >= '0' && source_[at_] <= '7';
+           ++i) {
         code = code * 8 + (source_[at_++] - '0');
       }
       utf8_append(text, code);

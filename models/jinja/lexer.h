@@ -13,7 +13,17 @@ namespace apud::jinja {
 
 struct Token {
   enum Kind {
-    kData, kPrintBegin, kPrintEnd, kTagBegin, kTagEnd, kName, kString, kInteger, kFloat, kOperator, kEnd
+    kData,
+    kPrintBegin,
+    kPrintEnd,
+    kTagBegin,
+    kTagEnd,
+    kName,
+    kString,
+    kInteger,
+    kFloat,
+    kOperator,
+    kEnd
   };
   Kind kind = kEnd;
   std::string text;  // data, name, decoded string, digits or operator

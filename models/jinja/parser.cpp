@@ -59,11 +59,17 @@ class Parser {
   std::string found() const {
     const Token& t = peek();
     switch (t.kind) {
-      case Token::kName: case Token::kOperator: case Token::kInteger: case Token::kFloat:
+      case Token::kName:
+      case Token::kOperator:
+      case Token::kInteger:
+      case Token::kFloat:
         return ", found '" + printable(t.text, true) + "'";
-      case Token::kString: return ", found a string";
-      case Token::kEnd: return ", found the end of the template";
-      default: return ", found the end of the tag";
+      case Token::kString:
+        return ", found a string";
+      case Token::kEnd:
+        return ", found the end of the template";
+      default:
+        return ", found the end of the tag";
     }
   }
   std::string identifier() {
@@ -74,7 +80,8 @@ class Parser {
   /// Recursion in the parser itself (brackets, nested blocks) is bounded as the tree is.
   struct Depth {
     explicit Depth(Parser& p) : parser(p) {
-      if (++parser.depth_ > kMaxHeight) parser.fail("nested deeper than " + std::to_string(kMaxHeight));
+      if (++parser.depth_ > kMaxHeight)
+        parser.fail("nested deeper than " + std::to_string(kMaxHeight));
     }
     ~Depth() { --parser.depth_; }
     Parser& parser;
@@ -368,7 +375,8 @@ class Parser {
   }
 
   NodePtr comparison() {
-    static constexpr std::array<std::string_view, 6> kOperators = {"==", "!=", "<", "<=", ">", ">="};
+    static constexpr std::array<std::string_view, 6> kOperators = {"==", "!=", "<",
+                                                                   "<=", ">",  ">="};
     NodePtr first = sum();
     NodePtr chain;
     while (true) {
@@ -472,7 +480,8 @@ class Parser {
         if (t.text == "[") return list();
         if (t.text == "{") return dict();
         break;
-      default: break;
+      default:
+        break;
     }
     fail("expected an expression" + found());
   }
@@ -553,7 +562,8 @@ class Parser {
       if (!part[0]) fail("expected an index");
       return node(Op::kItem, std::move(object), std::move(part[0]));
     }
-    return node(Op::kSlice, std::move(object), std::move(part[0]), std::move(part[1]), std::move(part[2]));
+    return node(Op::kSlice, std::move(object), std::move(part[0]), std::move(part[1]),
+                std::move(part[2]));
   }
 
   void arguments(Node& n) {
@@ -609,10 +619,11 @@ class Parser {
       arguments(*n);
     } else {
       const Token& t = peek();
-      bool starts = t.kind == Token::kString || t.kind == Token::kInteger || t.kind == Token::kFloat ||
-                    is_op("[") || is_op("{") ||
-                    (t.kind == Token::kName && t.text != "else" && t.text != "or" && t.text != "and" &&
-                     t.text != "is" && t.text != "if" && t.text != "in" && t.text != "not");
+      bool starts =
+          t.kind == Token::kString || t.kind == Token::kInteger || t.kind == Token::kFloat ||
+          is_op("[") || is_op("{") ||
+          (t.kind == Token::kName && t.text != "else" && t.text != "or" && t.text != "and" &&
+           t.text != "is" && t.text != "if" && t.text != "in" && t.text != "not");
       if (starts) add(*n, postfix(primary()));
     }
     return negated ? node(Op::kNot, std::move(n)) : std::move(n);

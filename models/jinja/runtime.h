@@ -1,5 +1,5 @@
-// What expressions can call: attributes and methods of values, filters, tests, functions. Everything
-// counts against one budget of steps and bytes.
+// What expressions can call: attributes and methods of values, filters, tests, functions.
+// Everything counts against one budget of steps and bytes.
 //
 // Threads: a Context belongs to one render.
 #pragma once
@@ -43,7 +43,8 @@ Value get_item(Context& context, const Value& object, const Value& key);
 Value string_method(Context& context, const Value& object, const std::string& name);
 Value container_method(Context& context, const Value& object, const std::string& name);
 
-Value apply_filter(Context& context, std::string_view name, const Value& input, Arguments& arguments);
+Value apply_filter(Context& context, std::string_view name, const Value& input,
+                   Arguments& arguments);
 bool apply_test(Context& context, std::string_view name, const Value& input, Arguments& arguments);
 /// range, namespace, dict, raise_exception, strftime_now, joiner-like helpers; or undefined.
 Value global_function(Context& context, const std::string& name);

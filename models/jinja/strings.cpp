@@ -51,7 +51,8 @@ std::vector<Value> split(Context& context, const Text& text, const Value* separa
   }
 }
 
-std::vector<Value> rsplit(Context& context, const Text& text, const Value* separator, int64_t most) {
+std::vector<Value> rsplit(Context& context, const Text& text, const Value* separator,
+                          int64_t most) {
   if (most < 0 || !separator || separator->is_none()) {
     if (most >= 0) throw TemplateError("rsplit: a limit needs a separator");
     return split(context, text, separator, -1);
@@ -112,7 +113,8 @@ template <bool kLeft, bool kRight>
 Value strip_method(Context& context, const Text& text, Arguments& a) {
   a.check("strip", 1, {"chars"});
   const Value* characters = a.get(0, "chars");
-  const Text* set = characters && !characters->is_none() ? &need_text(*characters, "strip") : nullptr;
+  const Text* set =
+      characters && !characters->is_none() ? &need_text(*characters, "strip") : nullptr;
   return make_text(context, strip(text, set, kLeft, kRight));
 }
 
@@ -172,7 +174,8 @@ Value format(Context& context, const Text& text, Arguments& a) {
     const Value* value = nullptr;
     if (field.empty()) {
       value = next < a.positional.size() ? &a.positional[next++] : nullptr;
-    } else if (std::all_of(field.begin(), field.end(), [](char d) { return d >= '0' && d <= '9'; })) {
+    } else if (std::all_of(field.begin(), field.end(),
+                           [](char d) { return d >= '0' && d <= '9'; })) {
       size_t index = field.size() > 4 ? SIZE_MAX : std::stoul(field);
       value = index < a.positional.size() ? &a.positional[index] : nullptr;
     } else {
@@ -195,7 +198,8 @@ Value partition(Context& context, const Text& text, Arguments& a, bool last) {
     parts = {make_text(context, text), Value(Text()), Value(Text())};
     if (last) std::swap(parts[0], parts[2]);
   } else {
-    parts = {make_text(context, text.substr(0, at)), make_text(context, text.substr(at, at + mark.size())),
+    parts = {make_text(context, text.substr(0, at)),
+             make_text(context, text.substr(at, at + mark.size())),
              make_text(context, text.substr(at + mark.size(), text.size()))};
   }
   return make_list(context, std::move(parts), true);
@@ -231,8 +235,10 @@ const std::unordered_map<std::string_view, Method>& methods() {
          const Value* keep = a.get(0, "keepends");
          return make_list(c, splitlines(c, t, keep && truthy(*keep)));
        }},
-      {"partition", [](Context& c, const Text& t, Arguments& a) { return partition(c, t, a, false); }},
-      {"rpartition", [](Context& c, const Text& t, Arguments& a) { return partition(c, t, a, true); }},
+      {"partition",
+       [](Context& c, const Text& t, Arguments& a) { return partition(c, t, a, false); }},
+      {"rpartition",
+       [](Context& c, const Text& t, Arguments& a) { return partition(c, t, a, true); }},
       {"startswith",
        [](Context&, const Text& t, Arguments& a) {
          return from_bool(starts(t, first_argument(a, "startswith"), false));
@@ -273,17 +279,21 @@ const std::unordered_map<std::string_view, Method>& methods() {
          const std::string& part = need_text(first_argument(a, "count"), "count").bytes;
          if (part.empty()) return Value(static_cast<int64_t>(length_of(t.bytes) + 1));
          int64_t n = 0;
-         for (size_t at = t.bytes.find(part); at != std::string::npos; at = t.bytes.find(part, at + part.size())) ++n;
+         for (size_t at = t.bytes.find(part); at != std::string::npos;
+              at = t.bytes.find(part, at + part.size()))
+           ++n;
          return Value(n);
        }},
       {"removeprefix",
        [](Context& c, const Text& t, Arguments& a) {
-         const std::string& part = need_text(first_argument(a, "removeprefix"), "removeprefix").bytes;
+         const std::string& part =
+             need_text(first_argument(a, "removeprefix"), "removeprefix").bytes;
          return make_text(c, t.bytes.starts_with(part) ? t.substr(part.size(), t.size()) : t);
        }},
       {"removesuffix",
        [](Context& c, const Text& t, Arguments& a) {
-         const std::string& part = need_text(first_argument(a, "removesuffix"), "removesuffix").bytes;
+         const std::string& part =
+             need_text(first_argument(a, "removesuffix"), "removesuffix").bytes;
          return make_text(c, t.bytes.ends_with(part) ? t.substr(0, t.size() - part.size()) : t);
        }},
       {"isdigit",
@@ -292,18 +302,21 @@ const std::unordered_map<std::string_view, Method>& methods() {
        }},
       {"isnumeric",
        [](Context&, const Text& t, Arguments&) {
-         return from_bool(all_codes(t, [](char32_t c) { return unicode::has(c, unicode::kNumber); }));
+         return from_bool(
+             all_codes(t, [](char32_t c) { return unicode::has(c, unicode::kNumber); }));
        }},
       {"isalpha",
        [](Context&, const Text& t, Arguments&) {
-         return from_bool(all_codes(t, [](char32_t c) { return unicode::has(c, unicode::kLetter); }));
+         return from_bool(
+             all_codes(t, [](char32_t c) { return unicode::has(c, unicode::kLetter); }));
        }},
       {"isalnum",
        [](Context&, const Text& t, Arguments&) {
          return from_bool(all_codes(
              t, [](char32_t c) { return unicode::has(c, unicode::kLetter | unicode::kNumber); }));
        }},
-      {"isspace", [](Context&, const Text& t, Arguments&) { return from_bool(all_codes(t, is_python_space)); }},
+      {"isspace", [](Context&, const Text& t,
+                     Arguments&) { return from_bool(all_codes(t, is_python_space)); }},
       {"isupper", [](Context&, const Text& t, Arguments&) { return from_bool(is_case<true>(t)); }},
       {"islower", [](Context&, const Text& t, Arguments&) { return from_bool(is_case<false>(t)); }},
   };
@@ -402,7 +415,8 @@ Value string_method(Context& context, const Value& object, const std::string& na
   return make_function(name, [&context, object, method = found->second](Arguments& arguments) {
     // The first argument is what most methods look for.
     const auto& given = arguments.positional;
-    charge_search(context, object.text(), !given.empty() && given[0].is_string() ? given[0].text() : Text());
+    charge_search(context, object.text(),
+                  !given.empty() && given[0].is_string() ? given[0].text() : Text());
     return method(context, object.text(), arguments);
   });
 }

@@ -55,7 +55,8 @@ std::string key_of(const Value& key) {
   if (key.is_bool() || key.is_int()) return "i" + std::to_string(key.as_int());
   if (key.is_float()) {
     double v = key.as_double();
-    if (v == std::floor(v) && std::abs(v) < 1e15) return "i" + std::to_string(static_cast<int64_t>(v));
+    if (v == std::floor(v) && std::abs(v) < 1e15)
+      return "i" + std::to_string(static_cast<int64_t>(v));
     return "f" + float_repr(v);
   }
   if (key.is_none()) return "n";
@@ -90,7 +91,8 @@ int depth_of(const Value& v) {
 
 namespace {
 int check_depth(int depth) {
-  if (depth > kMaxNesting) throw TemplateError("value nested deeper than " + std::to_string(kMaxNesting));
+  if (depth > kMaxNesting)
+    throw TemplateError("value nested deeper than " + std::to_string(kMaxNesting));
   return depth;
 }
 
@@ -181,11 +183,13 @@ std::string float_repr(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
   char buffer[64];
-  auto end = std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific).ptr;
+  auto end =
+      std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific).ptr;
   std::string text(buffer, end);
   size_t e = text.find('e');
   int exponent = std::stoi(text.substr(e + 1));
-  if (exponent < -4 || exponent >= 16) return text;  // to_chars writes two exponent digits, as Python
+  if (exponent < -4 || exponent >= 16)
+    return text;  // to_chars writes two exponent digits, as Python
   end = std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::fixed).ptr;
   text.assign(buffer, end);
   if (text.find('.') == std::string::npos) text += ".0";
@@ -197,7 +201,8 @@ namespace {
 void append_repr(Text& out, const Value& v);
 
 void append_string_repr(Text& out, const Text& text) {
-  bool single = text.bytes.find('\'') == std::string::npos || text.bytes.find('"') != std::string::npos;
+  bool single =
+      text.bytes.find('\'') == std::string::npos || text.bytes.find('"') != std::string::npos;
   char quote = single ? '\'' : '"';
   bool plain = true;  // origin of the quotes: scaffold around scaffold
   for (char origin : text.scaffold) plain = plain && origin;
@@ -311,7 +316,8 @@ size_t length_of(std::string_view text) {
 
 std::vector<size_t> code_offsets(std::string_view text) {
   std::vector<size_t> offsets;
-  for (size_t pos = 0; pos < text.size(); pos += utf8_decode(text, pos).size) offsets.push_back(pos);
+  for (size_t pos = 0; pos < text.size(); pos += utf8_decode(text, pos).size)
+    offsets.push_back(pos);
   offsets.push_back(text.size());
   return offsets;
 }

@@ -158,7 +158,8 @@ struct Arguments {
   /// The argument at `position` or called `name`, or null.
   const Value* get(size_t position, std::string_view name) const;
   /// Throws when there are more positional arguments, or a name that is not listed.
-  void check(std::string_view callee, size_t most, std::initializer_list<std::string_view> names) const;
+  void check(std::string_view callee, size_t most,
+             std::initializer_list<std::string_view> names) const;
 };
 
 struct Function {

@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <bit>
-#include <queue>
 #include <random>
 #include <unordered_map>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/utf8.h"
+#include "models/tokenizers/merge_queue.h"
 #include "models/tokenizers/unicode.h"
 
 namespace apud {
@@ -35,76 +35,17 @@ struct VisibleAlphabet {
   std::array<int16_t, 0x144> byte_of;  // by code point, -1 outside
   VisibleAlphabet() {
     byte_of.fill(-1);
-    for (int b = 0; b < 256; ++b) byte_of[visible_code(static_cast<uint8_t>(b))] = static_cast<int16_t>(b);
+    for (int b = 0; b < 256; ++b)
+      byte_of[visible_code(static_cast<uint8_t>(b))] = static_cast<int16_t>(b);
   }
 };
 
-/// Bytes that a vocabulary trained on clean text may never have seen (SmolLM lacks 21 of them): most
-/// controls, and rare or impossible lead bytes of UTF-8.
+/// Bytes that a vocabulary trained on clean text may never have seen (SmolLM lacks 21 of them):
+/// most controls, and rare or impossible lead bytes of UTF-8.
 bool may_lack(int byte) {
   bool control = byte < 0x20 && byte != '\n' && byte != '\t';
   return control || byte == 0x7F || byte == 0xC0 || byte == 0xC1 || byte >= 0xF1;
 }
-
-/// Queue of (rank, position), smallest first. Few ranks occur at a time and positions arrive nearly
-/// in order, so each rank keeps a sorted run plus a heap for stragglers: a run of one letter costs
-/// constant time per symbol.
-class MergeQueue {
- public:
-  void push(uint32_t rank, uint32_t position) {
-    auto [at, fresh] = index_.try_emplace(rank, buckets_.size());
-    if (fresh) buckets_.emplace_back();
-    Bucket& bucket = buckets_[at->second];
-    if (!bucket.listed) {
-      bucket.listed = true;
-      ranks_.push({rank, static_cast<uint32_t>(at->second)});
-    }
-    if (bucket.cursor == bucket.run.size()) {
-      bucket.run.clear();
-      bucket.cursor = 0;
-    }
-    if (bucket.run.empty() || position >= bucket.run.back()) {
-      bucket.run.push_back(position);
-    } else {
-      bucket.late.push(position);
-    }
-  }
-
-  bool pop(uint32_t& rank, uint32_t& position) {
-    while (!ranks_.empty()) {
-      auto [top, slot] = ranks_.top();
-      Bucket& bucket = buckets_[slot];
-      bool run = bucket.cursor < bucket.run.size();
-      if (!run && bucket.late.empty()) {
-        bucket.listed = false;
-        ranks_.pop();
-        continue;
-      }
-      rank = top;
-      if (run && (bucket.late.empty() || bucket.run[bucket.cursor] <= bucket.late.top())) {
-        position = bucket.run[bucket.cursor++];
-      } else {
-        position = bucket.late.top();
-        bucket.late.pop();
-      }
-      return true;
-    }
-    return false;
-  }
-
- private:
-  template <class T>
-  using MinHeap = std::priority_queue<T, std::vector<T>, std::greater<T>>;
-  struct Bucket {
-    std::vector<uint32_t> run;
-    size_t cursor = 0;
-    MinHeap<uint32_t> late;
-    bool listed = false;
-  };
-  std::unordered_map<uint32_t, size_t> index_;
-  std::vector<Bucket> buckets_;
-  MinHeap<std::pair<uint32_t, uint32_t>> ranks_;
-};
 
 }  // namespace
 
@@ -143,7 +84,8 @@ uint64_t MergeTable::hash(uint64_t key) const {
 }
 
 void MergeTable::add(int32_t left, int32_t right, Merge merge) {
-  uint64_t key = static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+  uint64_t key =
+      static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
   size_t i = hash(key) & mask_;
   while (slots_[i].merge.rank != kNone && slots_[i].key != key) i = (i + 1) & mask_;
   slots_[i] = {key, merge};

@@ -27,7 +27,8 @@ class MergeTable {
   void add(int32_t left, int32_t right, Merge merge);
   /// The rule for a pair; rank is kNone when there is none.
   Merge find(int32_t left, int32_t right) const {
-    uint64_t key = static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+    uint64_t key =
+        static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
     for (size_t i = hash(key) & mask_;; i = (i + 1) & mask_) {
       if (slots_[i].merge.rank == kNone) return {kNone, -1};
       if (slots_[i].key == key) return slots_[i].merge;
@@ -48,9 +49,9 @@ class MergeTable {
 
 /// What a file says about a byte-level BPE vocabulary.
 struct BpeSource {
-  std::string file;                  // for messages
-  std::vector<std::string> tokens;   // normal ones in GPT-2's visible spelling of bytes
-  std::vector<TokenKind> kinds;      // [tokens.size()]
+  std::string file;                 // for messages
+  std::vector<std::string> tokens;  // normal ones in GPT-2's visible spelling of bytes
+  std::vector<TokenKind> kinds;     // [tokens.size()]
   std::vector<std::pair<std::string, std::string>> merges;  // best first, spelled like tokens
   PreTokenizerKind pretokenizer = PreTokenizerKind::kGpt2;
   bool nfc = false;            // text is brought to form C first
@@ -81,8 +82,8 @@ class BpeTokenizer : public TokenizerBase {
   std::array<int32_t, 256> byte_ids_{};  // -1: no token, the byte is dropped as the reference does
   bool all_bytes_ = true;
   MergeTable merges_;
-  std::vector<std::string> bytes_;   // [vocab_size] as they stand in running text
-  std::vector<int32_t> whole_;       // ignore_merges: ids sorted by bytes_, else empty
+  std::vector<std::string> bytes_;  // [vocab_size] as they stand in running text
+  std::vector<int32_t> whole_;      // ignore_merges: ids sorted by bytes_, else empty
   std::string fingerprint_;
 };
 

@@ -72,8 +72,9 @@ std::unique_ptr<Tokenizer> make_sentencepiece(const Path& path, const json& conf
   auto added = config.find("added_tokens_decoder");
   if (added != config.end() && added->is_object()) {
     for (const auto& [key, token] : added->items()) {
-      bool digits = !key.empty() && key.size() < 10 &&
-                    std::all_of(key.begin(), key.end(), [](char c) { return c >= '0' && c <= '9'; });
+      bool digits =
+          !key.empty() && key.size() < 10 &&
+          std::all_of(key.begin(), key.end(), [](char c) { return c >= '0' && c <= '9'; });
       size_t id = digits ? std::stoul(key) : SIZE_MAX;
       if (id >= pieces.size() || !token.is_object()) continue;  // beyond the model's own vocabulary
       if (flag(token, "special", false) && token_text(token, "content") == pieces[id].text &&
@@ -117,7 +118,9 @@ std::unique_ptr<Tokenizer> make_bert(const Path& path, const json& config) {
   source.roles.control.resize(source.tokens.size());
   for (size_t i = 0; i < source.tokens.size(); ++i) {
     const std::string& token = source.tokens[i];
-    if (token != "[PAD]" && token != "[UNK]" && token != "[CLS]" && token != "[SEP]" && token != "[MASK]") continue;
+    if (token != "[PAD]" && token != "[UNK]" && token != "[CLS]" && token != "[SEP]" &&
+        token != "[MASK]")
+      continue;
     int32_t id = static_cast<int32_t>(i);
     source.roles.added.push_back({token, id});
     if (token != "[UNK]") source.roles.control[i] = 1;
@@ -140,8 +143,9 @@ std::unique_ptr<Tokenizer> make_folder_tokenizer(const std::string& folder) {
   if (has("tokenizer.model")) return make_sentencepiece(base / "tokenizer.model", config);
   if (has("vocab.txt")) return make_bert(base / "vocab.txt", config);
   if (has("tokenizer.json")) return make_json_tokenizer(base / "tokenizer.json", config);
-  throw Error(ErrorKind::kNoInput, folder + ": no tokenizer",
-              "the folder needs tokenizer.model, sentencepiece.bpe.model, tokenizer.json or vocab.txt");
+  throw Error(
+      ErrorKind::kNoInput, folder + ": no tokenizer",
+      "the folder needs tokenizer.model, sentencepiece.bpe.model, tokenizer.json or vocab.txt");
 }
 
 }  // namespace apud

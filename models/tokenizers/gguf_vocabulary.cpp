@@ -80,7 +80,8 @@ class GgufVocabulary {
     return static_cast<int32_t>(*value);
   }
 
-  /// Roles of a vocabulary whose entries of kinds control, unknown and user-defined are added tokens.
+  /// Roles of a vocabulary whose entries of kinds control, unknown and user-defined are added
+  /// tokens.
   TokenRoles roles(const std::vector<TokenKind>& kinds, bool add_bos) const {
     TokenRoles roles;
     roles.control.resize(size());
@@ -141,9 +142,9 @@ std::unique_ptr<Tokenizer> make_bpe(const GgufFile& file) {
   std::string_view name = file.require_string("tokenizer.ggml.pre");
   auto pretokenizer = pretokenizer_by_name(name);
   if (!pretokenizer) {
-    throw Error(ErrorKind::kBadData,
-                file.name() + ": tokenizer.ggml.pre: unknown pre-tokeniser '" + std::string(name) +
-                    "', expected qwen2, smollm, llama-bpe or gpt-2");
+    throw Error(ErrorKind::kBadData, file.name() + ": tokenizer.ggml.pre: unknown pre-tokeniser '" +
+                                         std::string(name) +
+                                         "', expected qwen2, smollm, llama-bpe or gpt-2");
   }
   BpeSource source;
   source.file = file.name();
@@ -170,15 +171,17 @@ std::unique_ptr<Tokenizer> make_sentencepiece(const GgufFile& file) {
   if (!unknown) throw vocabulary.bad("tokenizer.ggml.unknown_token_id", "absent");
   for (size_t i = 0; i < kinds.size(); ++i) {
     // Which piece is the unknown one, the key says; Gemma's marks are special in its configuration.
-    bool mark = vocabulary.token(i) == "<start_of_image>" || vocabulary.token(i) == "<end_of_image>" ||
-                vocabulary.token(i) == "<start_of_turn>" || vocabulary.token(i) == "<end_of_turn>" ||
-                vocabulary.token(i) == "[multimodal]";
+    bool mark = vocabulary.token(i) == "<start_of_image>" ||
+                vocabulary.token(i) == "<end_of_image>" ||
+                vocabulary.token(i) == "<start_of_turn>" ||
+                vocabulary.token(i) == "<end_of_turn>" || vocabulary.token(i) == "[multimodal]";
     if (kinds[i] == TokenKind::kUnknown || mark) kinds[i] = TokenKind::kControl;
   }
   source.roles = vocabulary.roles(kinds, true);
   // User-defined pieces (runs of line ends and spaces) come from content as well.
-  std::erase_if(source.roles.added,
-                [&](const AddedToken& token) { return kinds[token.id] == TokenKind::kUserDefined; });
+  std::erase_if(source.roles.added, [&](const AddedToken& token) {
+    return kinds[token.id] == TokenKind::kUserDefined;
+  });
   kinds[*unknown] = TokenKind::kUnknown;
   source.model.algorithm = SentencePieceModel::kBpe;
   source.model.byte_fallback = true;

@@ -177,7 +177,8 @@ std::optional<PreTokenizerKind> pretokenizer_by_name(std::string_view name) {
   if (name == "gpt-2" || name == "gpt2") return PreTokenizerKind::kGpt2;
   if (name == "smollm") return PreTokenizerKind::kSmollm;
   if (name == "qwen2") return PreTokenizerKind::kQwen2;
-  if (name == "llama-bpe" || name == "llama3" || name == "llama-v3") return PreTokenizerKind::kLlama3;
+  if (name == "llama-bpe" || name == "llama3" || name == "llama-v3")
+    return PreTokenizerKind::kLlama3;
   return std::nullopt;
 }
 
@@ -190,10 +191,14 @@ std::optional<PreTokenizerKind> pretokenizer_by_regex(std::string_view regex) {
 
 const char* pretokenizer_name(PreTokenizerKind kind) {
   switch (kind) {
-    case PreTokenizerKind::kGpt2: return "gpt-2";
-    case PreTokenizerKind::kSmollm: return "smollm";
-    case PreTokenizerKind::kQwen2: return "qwen2";
-    case PreTokenizerKind::kLlama3: return "llama-3";
+    case PreTokenizerKind::kGpt2:
+      return "gpt-2";
+    case PreTokenizerKind::kSmollm:
+      return "smollm";
+    case PreTokenizerKind::kQwen2:
+      return "qwen2";
+    case PreTokenizerKind::kLlama3:
+      return "llama-3";
   }
   return "?";
 }
@@ -202,10 +207,18 @@ std::vector<size_t> pretokenize(PreTokenizerKind kind, std::string_view text) {
   std::vector<size_t> ends;
   Matcher matcher(text, ends);
   switch (kind) {
-    case PreTokenizerKind::kGpt2: matcher.gpt2(0, text.size()); break;
-    case PreTokenizerKind::kSmollm: matcher.smollm(); break;
-    case PreTokenizerKind::kQwen2: matcher.modern(1); break;
-    case PreTokenizerKind::kLlama3: matcher.modern(3); break;
+    case PreTokenizerKind::kGpt2:
+      matcher.gpt2(0, text.size());
+      break;
+    case PreTokenizerKind::kSmollm:
+      matcher.smollm();
+      break;
+    case PreTokenizerKind::kQwen2:
+      matcher.modern(1);
+      break;
+    case PreTokenizerKind::kLlama3:
+      matcher.modern(3);
+      break;
   }
   return ends;
 }

@@ -29,16 +29,23 @@ class Wire {
     type_ = tag & 7;
     if (field_ == 0) fail("field number 0");
     switch (type_) {
-      case 0: number_ = varint(); break;
-      case 1: data_ = take(8); break;
+      case 0:
+        number_ = varint();
+        break;
+      case 1:
+        data_ = take(8);
+        break;
       case 2: {
         uint64_t size = varint();
         if (size > bytes_.size() - at_) fail("length " + std::to_string(size) + " passes the end");
         data_ = take(size);
         break;
       }
-      case 5: data_ = take(4); break;
-      default: fail("unknown wire type " + std::to_string(type_));
+      case 5:
+        data_ = take(4);
+        break;
+      default:
+        fail("unknown wire type " + std::to_string(type_));
     }
     return true;
   }
@@ -111,7 +118,8 @@ class CharsmapCheck {
     uint32_t size;
     if (blob.size() < 5) fail("shorter than its header");
     std::memcpy(&size, blob.data(), 4);
-    if (size % 4 != 0 || size == 0 || size > blob.size() - 4) fail("trie size " + std::to_string(size));
+    if (size % 4 != 0 || size == 0 || size > blob.size() - 4)
+      fail("trie size " + std::to_string(size));
     units_.resize(size / 4);
     std::memcpy(units_.data(), blob.data() + 4, size);
     values_ = blob.substr(4 + size);
@@ -137,8 +145,8 @@ class CharsmapCheck {
   }
   bool has_leaf(size_t i) const { return (units_[i] >> 8 & 1) != 0; }
 
-  /// The library keeps at most 32 matches at one place. Nodes may be shared, so the longest chain of
-  /// matches below each is computed once; a cycle is refused.
+  /// The library keeps at most 32 matches at one place. Nodes may be shared, so the longest chain
+  /// of matches below each is computed once; a cycle is refused.
   void check_depth() {
     constexpr int kMaxMatches = 31;
     enum : int8_t { kFresh = -1, kOpen = -2 };
@@ -206,7 +214,10 @@ int byte_of_piece(std::string_view piece) {
   if (piece.size() != 6 || !piece.starts_with("<0x") || piece[5] != '>') return -1;
   int value = 0;
   for (char c : piece.substr(3, 2)) {
-    int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    int digit = c >= '0' && c <= '9'   ? c - '0'
+                : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                       : -1;
     if (digit < 0) return -1;
     value = value * 16 + digit;
   }
@@ -228,7 +239,8 @@ SentencePieceModel parse_sentencepiece_model(std::string_view bytes, const std::
         } else if (part.field() == 2) {
           piece.score = part.real();
         } else if (part.field() == 3) {
-          if (part.number() < 1 || part.number() > 6) part.fail("piece of unknown type " + std::to_string(part.number()));
+          if (part.number() < 1 || part.number() > 6)
+            part.fail("piece of unknown type " + std::to_string(part.number()));
           piece.kind = static_cast<TokenKind>(part.number());
         }
       }
@@ -238,8 +250,10 @@ SentencePieceModel parse_sentencepiece_model(std::string_view bytes, const std::
       while (part.next()) {
         if (part.field() == 3) {
           model.algorithm = static_cast<int>(std::min<uint64_t>(part.number(), 100));
-          if (model.algorithm != SentencePieceModel::kUnigram && model.algorithm != SentencePieceModel::kBpe) {
-            part.fail("model type " + std::to_string(part.number()) + ", expected 1 (unigram) or 2 (BPE)");
+          if (model.algorithm != SentencePieceModel::kUnigram &&
+              model.algorithm != SentencePieceModel::kBpe) {
+            part.fail("model type " + std::to_string(part.number()) +
+                      ", expected 1 (unigram) or 2 (BPE)");
           }
         } else if (part.field() == 24 && part.number() != 0) {
           part.fail("white space as suffix is not supported");
@@ -279,7 +293,8 @@ void check_sentencepiece_model(SentencePieceModel& model, const std::string& fil
     if (piece.kind == TokenKind::kUnknown && ++unknown > 1) throw bad(i, "second unknown piece");
     if (piece.kind == TokenKind::kByte) {
       ++bytes;
-      if (byte_of_piece(piece.text) < 0) throw bad(i, "byte piece '" + piece.text.substr(0, 20) + "', expected <0x00> to <0xFF>");
+      if (byte_of_piece(piece.text) < 0)
+        throw bad(i, "byte piece '" + piece.text.substr(0, 20) + "', expected <0x00> to <0xFF>");
     }
     // The library refuses these; as unused pieces under a name of their own they keep their place.
     bool zero = piece.text.find('\0') != std::string::npos;
@@ -292,7 +307,8 @@ void check_sentencepiece_model(SentencePieceModel& model, const std::string& fil
   }
   if (unknown == 0) throw Error(ErrorKind::kBadData, file + ": no unknown piece");
   if (model.byte_fallback && bytes != 256) {
-    throw Error(ErrorKind::kBadData, file + ": " + std::to_string(bytes) + " byte pieces, expected 256");
+    throw Error(ErrorKind::kBadData,
+                file + ": " + std::to_string(bytes) + " byte pieces, expected 256");
   }
   check_nesting(model, file);
   if (!model.charsmap.empty()) CharsmapCheck(model.charsmap, file).run();

@@ -30,12 +30,14 @@ struct SentencePieceModel {
   std::string charsmap;  // precompiled normaliser, empty: identity
 };
 
-/// Reads the protobuf wire format; unknown fields are skipped. Throws kBadData naming `file` and byte.
+/// Reads the protobuf wire format; unknown fields are skipped. Throws kBadData naming `file` and
+/// byte.
 SentencePieceModel parse_sentencepiece_model(std::string_view bytes, const std::string& file);
 
-/// Makes a model fit for the library or throws kBadData: one unknown piece, byte pieces spelled right
-/// and all 256 with byte fallback, pieces of at most 64 KiB, finite scores, few nested user-defined
-/// pieces, a charsmap whose every unit stays inside. Empty and repeated pieces become unused ones.
+/// Makes a model fit for the library or throws kBadData: one unknown piece, byte pieces spelled
+/// right and all 256 with byte fallback, pieces of at most 64 KiB, finite scores, few nested
+/// user-defined pieces, a charsmap whose every unit stays inside. Empty and repeated pieces become
+/// unused ones.
 void check_sentencepiece_model(SentencePieceModel& model, const std::string& file);
 
 /// The wire format of a checked model.

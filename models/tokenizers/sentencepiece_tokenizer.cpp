@@ -1,5 +1,5 @@
 // After Kudo and Richardson, "SentencePiece: A simple and language independent subword tokenizer"
-// (2018); the algorithms are the library's.
+// (2018); the unigram algorithm is the library's.
 #include "models/tokenizers/sentencepiece_tokenizer.h"
 
 #include <sentencepiece_processor.h>
@@ -13,7 +13,8 @@ namespace {
 constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581 stands for a space in pieces
 
 std::string running_text(const SentencePieceModel::Piece& piece) {
-  if (piece.kind == TokenKind::kByte) return std::string(1, static_cast<char>(byte_of_piece(piece.text)));
+  if (piece.kind == TokenKind::kByte)
+    return std::string(1, static_cast<char>(byte_of_piece(piece.text)));
   if (piece.kind == TokenKind::kControl || piece.kind == TokenKind::kUnknown) return piece.text;
   if (piece.kind == TokenKind::kUnused) return {};
   std::string out = piece.text;
@@ -31,7 +32,6 @@ struct SentencePieceTokenizer::Library {
 
 SentencePieceTokenizer::SentencePieceTokenizer(SentencePieceSource source)
     : TokenizerBase(std::move(source.roles), source.file),
-      library_(std::make_unique<Library>()),
       bpe_(source.model.algorithm == SentencePieceModel::kBpe),
       fairseq_(source.fairseq),
       dummy_prefix_(source.model.add_dummy_prefix) {
@@ -39,7 +39,8 @@ SentencePieceTokenizer::SentencePieceTokenizer(SentencePieceSource source)
   const auto& pieces = source.model.pieces;
   if (fairseq_) {
     if (pieces.size() < 4 || pieces[0].kind != TokenKind::kUnknown) {
-      throw Error(ErrorKind::kBadData, source.file + ": piece 0 is not the unknown piece, expected XLM-R's order");
+      throw Error(ErrorKind::kBadData,
+                  source.file + ": piece 0 is not the unknown piece, expected XLM-R's order");
     }
     bytes_ = {"<s>", "<pad>", "</s>", "<unk>"};
     for (size_t i = 3; i < pieces.size(); ++i) bytes_.push_back(running_text(pieces[i]));
@@ -48,11 +49,17 @@ SentencePieceTokenizer::SentencePieceTokenizer(SentencePieceSource source)
     for (const auto& piece : pieces) bytes_.push_back(running_text(piece));
   }
   std::string proto = serialize_sentencepiece_model(source.model);
+  fingerprint_ = sha256_hex(proto + (fairseq_ ? "fairseq" : ""));
+  if (!source.use_library && SentencePieceBpe::fits(source.model)) {
+    encoder_ = std::make_unique<SentencePieceBpe>(source.model, source.file);
+    return;
+  }
+  library_ = std::make_unique<Library>();
   auto status = library_->processor.LoadFromSerializedProto(proto);
   if (!status.ok()) {
-    throw Error(ErrorKind::kBadData, source.file + ": SentencePiece refuses it: " + status.ToString());
+    throw Error(ErrorKind::kBadData,
+                source.file + ": SentencePiece refuses it: " + status.ToString());
   }
-  fingerprint_ = sha256_hex(proto + (fairseq_ ? "fairseq" : ""));
 }
 
 SentencePieceTokenizer::~SentencePieceTokenizer() = default;
@@ -62,6 +69,7 @@ std::string SentencePieceTokenizer::kind() const {
 }
 
 void SentencePieceTokenizer::encode_plain(std::string_view text, std::vector<int32_t>& ids) const {
+  if (encoder_) return encoder_->encode(text, ids);
   std::vector<int> pieces;
   // Encoding fails only on allocation; the status then names a broken model, which was checked.
   auto status = library_->processor.Encode(absl::string_view(text.data(), text.size()), &pieces);

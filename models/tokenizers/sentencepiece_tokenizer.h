@@ -1,5 +1,5 @@
-// SentencePiece vocabularies through the library. Special tokens are CONTROL pieces to it, which it
-// never makes out of text.
+// SentencePiece vocabularies: BPE ones of plain normalisation by our own encoder (linear time), all
+// others through the library. Special tokens are CONTROL pieces, never made out of text.
 //
 // Threads: immutable after construction.
 #pragma once
@@ -7,17 +7,20 @@
 #include <memory>
 #include <string>
 
+#include "models/tokenizers/sentencepiece_bpe.h"
 #include "models/tokenizers/sentencepiece_model.h"
 #include "models/tokenizers/special_tokens.h"
 
 namespace apud {
 
 struct SentencePieceSource {
-  std::string file;  // for messages
+  std::string file;          // for messages
   SentencePieceModel model;  // not yet checked; special pieces already of kind control
   /// XLM-R numbers its tokens as fairseq did: <s> 0, <pad> 1, </s> 2, <unk> 3, then the pieces from
   /// the fourth on, each one higher; <mask> last.
   bool fairseq = false;
+  /// The library encodes whatever the vocabulary: the oracle of tests.
+  bool use_library = false;
   TokenRoles roles;  // in the numbering that callers see
 };
 
@@ -36,7 +39,8 @@ class SentencePieceTokenizer : public TokenizerBase {
 
  private:
   struct Library;
-  std::unique_ptr<Library> library_;
+  std::unique_ptr<Library> library_;  // null where encoder_ is set
+  std::unique_ptr<SentencePieceBpe> encoder_;
   std::vector<std::string> bytes_;  // [vocab_size] as they stand in running text
   bool bpe_, fairseq_, dummy_prefix_;
   std::string fingerprint_;

@@ -29,7 +29,7 @@ OriginText OriginText::substr(size_t begin, size_t end) const {
 void finish_stop_tokens(TokenRoles& roles) {
   // End-of-turn tokens of the families in models/catalog.toml and their relatives.
   static constexpr std::array<std::string_view, 10> kEndOfTurn = {
-      "<|im_end|>",      "<|eot_id|>",  "<|eom_id|>",  "<|end|>",    "<end_of_turn>",
+      "<|im_end|>",      "<|eot_id|>",    "<|eom_id|>", "<|end|>",  "<end_of_turn>",
       "<|end_of_text|>", "<|endoftext|>", "<|return|>", "<|call|>", "<turn|>"};
   if (roles.eos) roles.stop.push_back(*roles.eos);
   for (const AddedToken& token : roles.added) {

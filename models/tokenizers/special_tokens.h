@@ -1,5 +1,5 @@
-// Control tokens: which ids they are, and where a text with origins spells them. Shared by all kinds
-// of tokenizer; kinds add only how plain text becomes ids.
+// Control tokens: which ids they are, and where a text with origins spells them. Shared by all
+// kinds of tokenizer; kinds add only how plain text becomes ids.
 //
 // Threads: immutable after construction.
 #pragma once
@@ -55,8 +55,8 @@ class SpecialMatcher {
   SpecialMatcher(const std::vector<AddedToken>& added, const std::string& file);
 
   struct Match {
-    size_t begin, end;        // bytes of the token itself
-    size_t from, to;          // with the white space that it strips
+    size_t begin, end;  // bytes of the token itself
+    size_t from, to;    // with the white space that it strips
     int32_t id;
   };
   /// The next match at or after `pos` whose bytes are all scaffold.

@@ -22,12 +22,16 @@ class Reader {
     const json& model = object(root_, "model");
     std::string type = string(model, "type", "BPE");
     if (type != "BPE") {
-      bad("model.type", "'" + type + "' is not supported, expected BPE (vocab.txt and tokenizer.model are read directly)");
+      bad("model.type",
+          "'" + type +
+              "' is not supported, expected BPE (vocab.txt and tokenizer.model are read directly)");
     }
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix", "unk_token"}) {
       auto found = model.find(key);
-      if (found != model.end() && found->is_string() && !found->get_ref<const std::string&>().empty()) {
-        bad(std::string("model.") + key, "'" + found->get<std::string>() + "' is not used by byte-level BPE");
+      if (found != model.end() && found->is_string() &&
+          !found->get_ref<const std::string&>().empty()) {
+        bad(std::string("model.") + key,
+            "'" + found->get<std::string>() + "' is not used by byte-level BPE");
       }
     }
     if (boolean(model, "byte_fallback")) bad("model.byte_fallback", "expected false");
@@ -67,7 +71,9 @@ class Reader {
   /// Puts a token at its id; ids may come in any order, every id once.
   void place(const json& id_value, const std::string& text, TokenKind kind, const char* field) {
     if (!id_value.is_number_integer()) bad(field, "id of '" + text + "' is not an integer");
-    int64_t id = id_value.is_number_unsigned() && id_value.get<uint64_t>() > INT64_MAX ? -1 : id_value.get<int64_t>();
+    int64_t id = id_value.is_number_unsigned() && id_value.get<uint64_t>() > INT64_MAX
+                     ? -1
+                     : id_value.get<int64_t>();
     if (id < 0 || id >= static_cast<int64_t>(kMaxTokens)) {
       bad(field, "id of '" + text + "' is " + id_value.dump() + ", expected 0 to 4194303");
     }
@@ -78,7 +84,8 @@ class Reader {
       used_.resize(at + 1);
     }
     if (used_[at] && source_.tokens[at] != text) {
-      bad(field, "id " + std::to_string(id) + " is given to '" + source_.tokens[at] + "' and '" + text + "'");
+      bad(field, "id " + std::to_string(id) + " is given to '" + source_.tokens[at] + "' and '" +
+                     text + "'");
     }
     used_[at] = 1;
     source_.tokens[at] = text;
@@ -92,7 +99,8 @@ class Reader {
       place(id, text, TokenKind::kNormal, "model.vocab");
     }
     // Ids may have gaps, but not so many that the table is mostly empty.
-    if (source_.tokens.size() > 2 * vocab.size() + 65536) bad("model.vocab", "ids with too many gaps");
+    if (source_.tokens.size() > 2 * vocab.size() + 65536)
+      bad("model.vocab", "ids with too many gaps");
   }
 
   void merges(const json& model) {
@@ -107,10 +115,12 @@ class Reader {
           bad("model.merges", "'" + text + "', expected two tokens with one space between");
         }
         source_.merges.emplace_back(text.substr(0, space), text.substr(space + 1));
-      } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
+      } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
+                 merge[1].is_string()) {
         source_.merges.emplace_back(merge[0].get<std::string>(), merge[1].get<std::string>());
       } else {
-        bad("model.merges", "entry " + std::to_string(source_.merges.size()) + " is neither a string nor a pair");
+        bad("model.merges",
+            "entry " + std::to_string(source_.merges.size()) + " is neither a string nor a pair");
       }
     }
   }
@@ -123,11 +133,13 @@ class Reader {
       if (!token.is_object()) bad("added_tokens", "expected objects");
       std::string text = string(token, "content", "");
       bool special = boolean(token, "special");
-      if (boolean(token, "single_word")) bad("added_tokens", "single_word of '" + text + "' is not supported");
+      if (boolean(token, "single_word"))
+        bad("added_tokens", "single_word of '" + text + "' is not supported");
       auto id = token.find("id");
       if (id == token.end()) bad("added_tokens", "'" + text + "' has no id");
       place(*id, text, special ? TokenKind::kControl : TokenKind::kUserDefined, "added_tokens");
-      source_.roles.added.push_back({text, id->get<int32_t>(), boolean(token, "lstrip"), boolean(token, "rstrip")});
+      source_.roles.added.push_back(
+          {text, id->get<int32_t>(), boolean(token, "lstrip"), boolean(token, "rstrip")});
     }
   }
 
@@ -137,7 +149,8 @@ class Reader {
     std::string type = found->is_object() ? string(*found, "type", "") : "";
     if (type == "NFC") {
       source_.nfc = true;
-    } else if (type != "Sequence" || !found->contains("normalizers") || !(*found)["normalizers"].empty()) {
+    } else if (type != "Sequence" || !found->contains("normalizers") ||
+               !(*found)["normalizers"].empty()) {
       bad("normalizer", "'" + type + "' is not supported, expected NFC or none");
     }
   }
@@ -148,7 +161,8 @@ class Reader {
     std::vector<const json*> steps;
     if (string(*found, "type", "") == "Sequence") {
       auto list = found->find("pretokenizers");
-      if (list == found->end() || !list->is_array()) bad("pre_tokenizer.pretokenizers", "expected an array");
+      if (list == found->end() || !list->is_array())
+        bad("pre_tokenizer.pretokenizers", "expected an array");
       for (const json& step : *list) {
         if (!step.is_object()) bad("pre_tokenizer.pretokenizers", "expected objects");
         steps.push_back(&step);
@@ -160,7 +174,8 @@ class Reader {
       bad("pre_tokenizer", "expected ByteLevel as the last step");
     }
     const json& bytes = *steps.back();
-    if (boolean(bytes, "add_prefix_space", true)) bad("pre_tokenizer.add_prefix_space", "expected false");
+    if (boolean(bytes, "add_prefix_space", true))
+      bad("pre_tokenizer.add_prefix_space", "expected false");
     bool regex = boolean(bytes, "use_regex", true);
     if (steps.size() == 1 && regex) {
       source_.pretokenizer = PreTokenizerKind::kGpt2;
@@ -171,7 +186,8 @@ class Reader {
       const json& pattern = object(*steps[0], "pattern");
       std::string text = string(pattern, "Regex", "");
       auto kind = pretokenizer_by_regex(text);
-      if (!kind) bad("pre_tokenizer.pattern", "unknown regular expression '" + text.substr(0, 200) + "'");
+      if (!kind)
+        bad("pre_tokenizer.pattern", "unknown regular expression '" + text.substr(0, 200) + "'");
       if (string(*steps[0], "behavior", "") != "Isolated" || boolean(*steps[0], "invert")) {
         bad("pre_tokenizer.behavior", "expected Isolated, not inverted");
       }
@@ -187,11 +203,13 @@ class Reader {
   void roles(const json& config) {
     TokenRoles& roles = source_.roles;
     roles.control.resize(source_.tokens.size());
-    for (size_t i = 0; i < source_.kinds.size(); ++i) roles.control[i] = source_.kinds[i] == TokenKind::kControl;
+    for (size_t i = 0; i < source_.kinds.size(); ++i)
+      roles.control[i] = source_.kinds[i] == TokenKind::kControl;
     auto id_of = [&](const char* key) -> std::optional<int32_t> {
       auto found = config.find(key);
       if (found == config.end()) return std::nullopt;
-      const json& text = found->is_object() && found->contains("content") ? (*found)["content"] : *found;
+      const json& text =
+          found->is_object() && found->contains("content") ? (*found)["content"] : *found;
       for (const AddedToken& token : roles.added) {
         if (text.is_string() && token.text == text.get_ref<const std::string&>()) return token.id;
       }
@@ -200,10 +218,12 @@ class Reader {
     roles.bos = id_of("bos_token");
     roles.eos = id_of("eos_token");
     auto post = root_.find("post_processor");
-    std::string text = post != root_.end() ? post->dump(-1, ' ', false, json::error_handler_t::replace) : "";
+    std::string text =
+        post != root_.end() ? post->dump(-1, ' ', false, json::error_handler_t::replace) : "";
     auto adds = [&](const std::optional<int32_t>& id) {
       return id && text.find("TemplateProcessing") != std::string::npos &&
-             text.find("{\"SpecialToken\":{\"id\":" + json(source_.tokens[*id]).dump()) != std::string::npos;
+             text.find("{\"SpecialToken\":{\"id\":" + json(source_.tokens[*id]).dump()) !=
+                 std::string::npos;
     };
     roles.add_bos = adds(roles.bos);
     roles.add_eos = adds(roles.eos);

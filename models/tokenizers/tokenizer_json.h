@@ -1,5 +1,5 @@
-// Hugging Face's tokenizer.json, the byte-level BPE kind. What it names and we do not know is refused
-// by name.
+// Hugging Face's tokenizer.json, the byte-level BPE kind. What it names and we do not know is
+// refused by name.
 #pragma once
 
 #include <memory>

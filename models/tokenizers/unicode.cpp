@@ -195,9 +195,9 @@ std::string nfd(std::string_view text) { return encode(decompose(text), text); }
 
 std::string nfc(std::string_view text) {
   std::vector<Item> items = decompose(text);
-  size_t out = 0;                     // items[0, out) is composed
+  size_t out = 0;  // items[0, out) is composed
   constexpr size_t kNone = SIZE_MAX;
-  size_t starter = kNone;             // index of the last starter in the output
+  size_t starter = kNone;  // index of the last starter in the output
   for (size_t i = 0; i < items.size(); ++i) {
     Item item = items[i];
     // A mark is blocked by one of its own or a higher class between it and the starter.

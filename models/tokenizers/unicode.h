@@ -1,5 +1,5 @@
-// Character properties, case and normal forms as the reference tokenizers see them (generated table,
-// scripts/make-unicode-table). Ill-formed bytes pass through every function unchanged.
+// Character properties, case and normal forms as the reference tokenizers see them (generated
+// table, scripts/make-unicode-table). Ill-formed bytes pass through every function unchanged.
 //
 // Threads: all functions re-entrant; the table is built on first use.
 #pragma once

@@ -1,5 +1,6 @@
 // After Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language
-// Understanding" (2018); pieces as in Schuster and Nakajima, "Japanese and Korean Voice Search" (2012).
+// Understanding" (2018); pieces as in Schuster and Nakajima, "Japanese and Korean Voice Search"
+// (2012).
 #include "models/tokenizers/wordpiece.h"
 
 #include <algorithm>
@@ -14,8 +15,9 @@ namespace {
 
 /// The ideographs that BERT sets apart; narrower than is_cjk.
 bool is_ideograph(char32_t c) {
-  return (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3400 && c <= 0x4DBF) || (c >= 0x20000 && c <= 0x2A6DF) ||
-         (c >= 0x2A700 && c <= 0x2B73F) || (c >= 0x2B740 && c <= 0x2B81F) || (c >= 0x2B920 && c <= 0x2CEAF) ||
+  return (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3400 && c <= 0x4DBF) ||
+         (c >= 0x20000 && c <= 0x2A6DF) || (c >= 0x2A700 && c <= 0x2B73F) ||
+         (c >= 0x2B740 && c <= 0x2B81F) || (c >= 0x2B920 && c <= 0x2CEAF) ||
          (c >= 0xF900 && c <= 0xFAFF) || (c >= 0x2F800 && c <= 0x2FA1F);
 }
 
@@ -66,8 +68,9 @@ WordPieceTokenizer::WordPieceTokenizer(WordPieceSource source)
   }
   auto unknown = ids_.find("[UNK]");
   if (unknown == ids_.end() || !ids_.count("[CLS]") || !ids_.count("[SEP]")) {
-    throw Error(ErrorKind::kBadData,
-                source.file + ": the vocabulary lacks one of [UNK], [CLS], [SEP], which BERT needs");
+    throw Error(
+        ErrorKind::kBadData,
+        source.file + ": the vocabulary lacks one of [UNK], [CLS], [SEP], which BERT needs");
   }
   unknown_ = unknown->second;
   hash.update(lowercase_ ? "lower" : "cased");
@@ -100,7 +103,8 @@ void WordPieceTokenizer::encode_plain(std::string_view text, std::vector<int32_t
 
 void WordPieceTokenizer::encode_word(std::string_view word, std::vector<int32_t>& ids) const {
   size_t codes = 0;
-  for (size_t pos = 0; pos < word.size() && codes <= max_word_; pos += utf8_decode(word, pos).size) ++codes;
+  for (size_t pos = 0; pos < word.size() && codes <= max_word_; pos += utf8_decode(word, pos).size)
+    ++codes;
   if (codes > max_word_) {
     ids.push_back(unknown_);
     return;

@@ -1,5 +1,5 @@
 // Renderings equal to transformers' for the templates of some 70 models. The templates are fetched
-// (scripts/fetch-template-corpus, scripts/fetch-models); golden.json holds hashes of the renderings.
+// (scripts/fetch-vocabularies, scripts/fetch-models); golden.json holds hashes of the renderings.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -18,7 +18,7 @@ namespace apud {
 namespace {
 
 const Path kData = Path(APUD_TEST_DATA) / "templates";
-const Path kCorpus = test::models_dir().parent_path() / "corpus/models/templates";
+const Path kTemplates = test::vocabularies_dir() / "templates";
 
 nlohmann::ordered_json load(const char* name) {
   std::ifstream file(kData / name);
@@ -27,7 +27,7 @@ nlohmann::ordered_json load(const char* name) {
 
 /// Source of a template by its golden name, or nothing when it was not fetched.
 std::optional<std::string> source_of(const std::string& name) {
-  if (!name.ends_with(".gguf")) return read_file_if_exists(kCorpus / name);
+  if (!name.ends_with(".gguf")) return read_file_if_exists(kTemplates / name);
   Path path = test::models_dir() / name;
   if (!std::filesystem::exists(path)) return std::nullopt;
   GgufFile file = GgufFile::open(path);
@@ -54,7 +54,8 @@ TemplateOptions options_of(const nlohmann::ordered_json& conversation, int64_t n
   TemplateOptions options;
   options.now = now;
   options.add_generation_prompt = conversation["add_generation_prompt"];
-  if (conversation.contains("enable_thinking")) options.enable_thinking = conversation["enable_thinking"];
+  if (conversation.contains("enable_thinking"))
+    options.enable_thinking = conversation["enable_thinking"];
   if (conversation.contains("tools")) options.tools_json = conversation["tools"].dump();
   return options;
 }
@@ -71,7 +72,8 @@ TEST(ChatTemplateGolden, EqualsTransformers) {
       ++absent;
       continue;
     }
-    ASSERT_EQ(sha256_hex(*source).substr(0, 16), expected["source"]) << name << " is another version";
+    ASSERT_EQ(sha256_hex(*source).substr(0, 16), expected["source"])
+        << name << " is another version";
     ++templates;
     std::optional<ChatTemplate> chat;
     try {
@@ -83,10 +85,12 @@ TEST(ChatTemplateGolden, EqualsTransformers) {
     for (const auto& conversation : conversations) {
       std::string title = conversation["name"], want = expected["results"][title];
       try {
-        OriginText text = chat->render(messages_of(conversation), options_of(conversation, golden["now"]));
+        OriginText text =
+            chat->render(messages_of(conversation), options_of(conversation, golden["now"]));
         // Here jinja2's `safe` turns the rest of an expression into HTML (&#34;), which no model
         // was trained on; ours leaves text alone.
-        bool markup = name == "meetkai-functionary-medium-v3.1.jinja" && conversation.contains("tools");
+        bool markup =
+            name == "meetkai-functionary-medium-v3.1.jinja" && conversation.contains("tools");
         if (markup) continue;
         if (show && name + "|" + title == show) std::printf("%s", text.text().c_str());
         EXPECT_EQ(sha256_hex(text.text()).substr(0, 16), want) << name << ": " << title;
@@ -99,7 +103,7 @@ TEST(ChatTemplateGolden, EqualsTransformers) {
   }
   std::printf("%d templates, %d renderings, %d refusals, %d templates not fetched\n", templates,
               renderings, refusals, absent);
-  if (templates == 0) GTEST_SKIP() << "no template fetched (scripts/fetch-template-corpus)";
+  if (templates == 0) GTEST_SKIP() << "no template fetched (scripts/fetch-vocabularies)";
 }
 
 }  // namespace

@@ -24,7 +24,7 @@ struct Golden {
   explicit Golden(const std::string& name) {
     std::ifstream file(kData / (name + ".json"));
     json = nlohmann::json::parse(file);
-    Path base = json["place"] == "models" ? test::models_dir() : test::models_dir().parent_path() / "corpus/models";
+    Path base = json["place"] == "models" ? test::models_dir() : test::vocabularies_dir();
     source = base / json["source"].get<std::string>();
   }
 };
@@ -44,7 +44,7 @@ TEST_P(TokenizerGolden, IdsEqualTheReference) {
   Golden golden(GetParam());
   if (!std::filesystem::exists(golden.source)) {
     GTEST_SKIP() << "not fetched: " << golden.source
-                 << " (scripts/fetch-models test, scripts/fetch-template-corpus)";
+                 << " (scripts/fetch-models test, scripts/fetch-vocabularies)";
   }
   auto tokenizer = load(golden.source);
   for (const auto& c : golden.json["cases"]) {
@@ -69,8 +69,8 @@ TEST_P(TokenizerGolden, IdsEqualTheReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Vocabularies, TokenizerGolden,
-                         testing::Values("qwen2", "smollm", "llama-bpe", "gpt-2", "e5", "embeddinggemma",
-                                         "minilm"),
+                         testing::Values("qwen2", "smollm", "llama-bpe", "gpt-2", "e5",
+                                         "embeddinggemma", "minilm"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');
@@ -83,7 +83,8 @@ TEST_P(TokenizerGolden, DecodingRoundTrips) {
   Golden golden(GetParam());
   if (!std::filesystem::exists(golden.source)) GTEST_SKIP() << "not fetched: " << golden.source;
   auto tokenizer = load(golden.source);
-  if (!tokenizer->kind().starts_with("bpe:")) GTEST_SKIP() << "only byte-level BPE keeps every byte";
+  if (!tokenizer->kind().starts_with("bpe:"))
+    GTEST_SKIP() << "only byte-level BPE keeps every byte";
   bool composes = tokenizer->kind() == "bpe:qwen2";
   bool lossy = tokenizer->kind() == "bpe:smollm";
   auto back = [&](const std::string& text) { return tokenizer->decode(tokenizer->encode(text)); };
@@ -130,6 +131,35 @@ TEST_P(TokenizerGolden, LongRunsAreLinear) {
   timed("100 k blank lines", std::string(100'000, '\n'));
   timed("1 M combining marks", "a" + repeat("\xCC\x81\xCC\xA3", 500'000));
   timed("3 MB of abab", repeat("ab", 1'500'000));
+}
+
+/// Gemma's vocabulary in a GGUF file, where the converter has made <mask> and <unusedN> control
+/// pieces, against tokenizer.model in a folder, where they are user-defined: the same ids for text
+/// that spells none of them.
+TEST(TokenizerGguf, GemmasIdsEqualItsFolders) {
+  APUD_REQUIRE_MODEL("gemma3-270m.gguf");
+  APUD_REQUIRE_MODEL("embeddinggemma-300m");
+  auto gguf = load(test::models_dir() / "gemma3-270m.gguf");
+  auto folder = load(test::models_dir() / "embeddinggemma-300m");
+  auto lines_equal = [&](const std::string& text) {
+    size_t differ = 0;
+    for (size_t begin = 0; begin < text.size();) {
+      size_t end = std::min(text.find('\n', begin), text.size() - 1) + 1;
+      std::string line = text.substr(begin, end - begin);
+      begin = end;
+      auto ids = gguf->encode(line);
+      for (int32_t id : ids) EXPECT_FALSE(gguf->is_control(id)) << "id " << id << " in: " << line;
+      if (line.find("<unused") != line.npos || line.find("<mask>") != line.npos) continue;
+      if (ids != folder->encode(line) && ++differ <= 3) ADD_FAILURE() << "ids differ: " << line;
+    }
+    EXPECT_EQ(differ, 0u);
+  };
+  for (const auto& c : Golden("embeddinggemma").json["cases"]) lines_equal(c["text"]);
+  test::MixedText text(kData / "seed.txt");
+  for (int i = 0; i < 84; ++i) lines_equal(text.raw(i));  // ill-formed text as well
+  for (const char* content : {"<mask>", "<unused7>", "<start_of_turn>", "<bos>", "[multimodal]"}) {
+    for (int32_t id : gguf->encode(content)) EXPECT_FALSE(gguf->is_control(id)) << content;
+  }
 }
 
 }  // namespace

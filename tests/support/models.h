@@ -18,6 +18,16 @@ inline std::filesystem::path models_dir() {
   return std::filesystem::path(home ? home : "/") / ".local/share/apud/models";
 }
 
+/// Folder of fetched vocabularies and chat templates (scripts/fetch-vocabularies), next to the data
+/// home's models folder whatever $APUD_MODELS says.
+inline std::filesystem::path vocabularies_dir() {
+  if (const char* data = std::getenv("XDG_DATA_HOME"); data && *data) {
+    return std::filesystem::path(data) / "apud" / "vocabularies";
+  }
+  const char* home = std::getenv("HOME");
+  return std::filesystem::path(home ? home : "/") / ".local/share/apud/vocabularies";
+}
+
 }  // namespace apud::test
 
 /// Skips the current test when the model FILE (relative to models_dir()) is not there.
