@@ -2,6 +2,7 @@
 #include "models/tokenizers/sentencepiece_model.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -285,21 +286,27 @@ void check_sentencepiece_model(SentencePieceModel& model, const std::string& fil
   };
   if (model.pieces.empty()) throw Error(ErrorKind::kBadData, file + ": no pieces");
   std::unordered_set<std::string> seen;
+  seen.reserve(model.pieces.size());
   size_t unknown = 0, bytes = 0;
+  std::array<bool, 256> has_byte{};
   for (size_t i = 0; i < model.pieces.size(); ++i) {
     auto& piece = model.pieces[i];
     if (piece.text.size() > kMaxPiece) throw bad(i, "more than 64 KiB");
     if (!std::isfinite(piece.score)) throw bad(i, "score is not finite");
     if (piece.kind == TokenKind::kUnknown && ++unknown > 1) throw bad(i, "second unknown piece");
     if (piece.kind == TokenKind::kByte) {
-      ++bytes;
-      if (byte_of_piece(piece.text) < 0)
+      int byte = byte_of_piece(piece.text);
+      if (byte < 0) {
         throw bad(i, "byte piece '" + piece.text.substr(0, 20) + "', expected <0x00> to <0xFF>");
+      }
+      // By value: <0xAB> and <0xab> are one byte.
+      if (has_byte[byte]) throw bad(i, "repeated byte piece");
+      has_byte[byte] = true;
+      ++bytes;
     }
     // The library refuses these; as unused pieces under a name of their own they keep their place.
     bool zero = piece.text.find('\0') != std::string::npos;
     if (piece.text.empty() || zero || !seen.insert(piece.text).second) {
-      if (piece.kind == TokenKind::kByte) throw bad(i, "repeated byte piece");
       piece.text = "\x01piece " + std::to_string(i);
       if (piece.kind != TokenKind::kUnknown) piece.kind = TokenKind::kUnused;
       seen.insert(piece.text);

@@ -8,3 +8,6 @@ apud_test(NAME chat_template_golden_test SOURCES models/chat_template_golden_tes
 apud_test(NAME arch_test SOURCES models/arch_test.cpp LIBS apud_models LABELS unit sanitize)
 apud_test(NAME sentencepiece_bpe_test SOURCES models/sentencepiece_bpe_test.cpp LIBS apud_models
           LABELS unit sanitize)
+apud_test(NAME tokenizer_corpus_test SOURCES models/tokenizer_corpus_test.cpp LIBS apud_models
+          LABELS unit corpus sanitize)
+apud_test(NAME tokenizer_property_test SOURCES models/tokenizer_property_test.cpp LIBS apud_models LABELS unit)
