@@ -192,8 +192,8 @@ ordered_json citation_json(const Citation& c) {
 }
 
 ordered_json hit_json(const Hit& hit) {
-  ordered_json out = {{"rank", hit.rank}, {"path", hit.path}, {"line", hit.from.line}, {"page", hit.from.page},
-                      {"heading", hit.heading}, {"score", hit.score}};
+  // Places, not words: a trace goes with the documents that were in the prompt, not with candidates.
+  ordered_json out = {{"rank", hit.rank}, {"path", hit.path}, {"line", hit.from.line}, {"page", hit.from.page}, {"score", hit.score}};
   out["dense"] = hit.dense ? ordered_json(*hit.dense) : ordered_json();
   out["bm25"] = hit.bm25 ? ordered_json(*hit.bm25) : ordered_json();
   return out;
@@ -262,7 +262,7 @@ std::string trace_json(const Finished& f, const std::string& prompt_text) {
   out["passages"] = passages;
   ordered_json left = ordered_json::array();
   for (const LeftOut& l : f.evidence.packed.left_out) {
-    left.push_back({{"place", place_of(l.path, l.from)}, {"heading", l.heading_path}, {"score", l.score}, {"tokens", l.tokens}, {"reason", l.reason}});
+    left.push_back({{"place", place_of(l.path, l.from)}, {"score", l.score}, {"tokens", l.tokens}, {"reason", l.reason}});
   }
   out["left_out"] = left;
   out["prompt"] = prompt_text;

@@ -332,8 +332,8 @@ int verb_explain(Runtime& runtime) {
   out += "\ncandidates (rank, fused, dense, bm25)\n";
   for (const auto& hit : trace["candidates"]) {
     auto number = [&](const char* key) { return hit[key].is_number() ? fmt::format("{:.3f}", hit[key].get<double>()) : std::string("-"); };
-    out += fmt::format("  {:>3}  {:>6} {:>6} {:>7}  {}:{}  {}\n", hit.value("rank", 0), number("score"), number("dense"), number("bm25"),
-                       hit.value("path", ""), hit.value("line", 0), hit.value("heading", ""));
+    out += fmt::format("  {:>3}  {:>6} {:>6} {:>7}  {}:{}\n", hit.value("rank", 0), number("score"), number("dense"), number("bm25"),
+                       hit.value("path", ""), hit.value("line", 0));
   }
   out += "\npassages in the prompt\n";
   for (const auto& p : trace["passages"]) {

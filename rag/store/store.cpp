@@ -336,6 +336,9 @@ std::vector<std::string> Store::remove_collection(WriteLock& lock, std::string_v
     while (quoting.row()) sessions.push_back(quoting.text(0));
     const char* mine = "(SELECT id FROM documents WHERE collection = ?)";
     auto run = [&](const std::string& sql) { Statement(db, sql).add(info.id).run(); };
+    // Answers made from its documents hold their words in their traces.
+    run(fmt::format("DELETE FROM answers WHERE id IN (SELECT answer FROM answer_documents WHERE document IN {})", mine));
+    Statement(db, "DELETE FROM answer_documents WHERE answer NOT IN (SELECT id FROM answers)").run();
     run(fmt::format("INSERT OR IGNORE INTO orphans SELECT vector FROM chunks WHERE document IN {}",
                     mine));
     run(fmt::format("DELETE FROM chunks WHERE document IN {}", mine));
