@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "app/answer.h"
+#include "app/json_text.h"
 #include "app/progress.h"
 #include "app/prompts.h"
 #include "app/runtime.h"
@@ -36,6 +37,17 @@ std::string question_text(const AskOptions& ask, const Terminal& terminal) {
                                                                              : "apud ask \"...\", or apud ask - to read it from standard input");
   }
   return text;
+}
+
+/// What `--show-prompt --json` prints: the prompt with its length and what of it is evidence.
+std::string prompt_json(const Evidence& evidence, const std::string& text, int tokens, const EvidenceRequest& request) {
+  ordered_json out = {{"schema", kJsonSchema}, {"prompt", text}, {"tokens", tokens}, {"context", request.context},
+                      {"reserve", request.answer_tokens}, {"evidence_tokens", evidence.packed.tokens}};
+  out["passages"] = ordered_json::array();
+  for (const Passage& p : evidence.packed.passages) {
+    out["passages"].push_back({{"id", p.id}, {"path", p.path}, {"rank", p.chunk_rank}, {"text", p.text}});
+  }
+  return dump_json(out);
 }
 
 /// Refused before the first token.
@@ -113,7 +125,12 @@ int verb_ask(Runtime& runtime) {
                                       o.settings.think == "off" ? Think::kOff : Think::kOn);
   const Tokenizer& tokenizer = chosen.model->tokenizer();
   if (o.ask.show_prompt) {
-    terminal.out_text(tokenizer.decode(prompt.ids, true) + "\n");
+    std::string text = tokenizer.decode(prompt.ids, true);
+    if (o.common.json) {
+      terminal.out(prompt_json(finished.evidence, text, static_cast<int>(prompt.ids.size()), request) + "\n");
+    } else {
+      terminal.out_text(text + "\n");
+    }
     terminal.flush();
     return 0;
   }
