@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "base/utf8.h"
 #include "rag/text/query.h"
 #include "rag/text/terms.h"
 
@@ -17,6 +18,7 @@ constexpr size_t kQueries = 64;     // headings asked; each costs about one chun
 constexpr size_t kFewest = 20;      // below, quantiles mean nothing
 constexpr int kCandidates = 100;    // as retrieval takes
 constexpr double kQuantile = 0.05;  // questions of the collection that the line may refuse
+constexpr size_t kFewestOfScript = 16;  // below, a script has no quantile of its own
 
 struct Question {
   std::string heading;
@@ -63,6 +65,35 @@ std::vector<Question> sample_questions(Store& store, const CollectionInfo& colle
     questions.push_back(std::move(q));
   }
   return questions;
+}
+
+bool holds_cjk(std::string_view text) {
+  for (size_t pos = 0; pos < text.size();) {
+    Utf8Char c = utf8_decode(text, pos);
+    if (is_cjk(c.code)) return true;
+    pos += c.size;
+  }
+  return false;
+}
+
+double low_quantile(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[static_cast<size_t>(kQuantile * static_cast<double>(values.size()))];
+}
+
+/// The score that all but kQuantile of the questions reach, in each script: embedders score Chinese
+/// and English questions on different levels, and the pooled quantile of a collection in both would
+/// refuse far more than kQuantile of the lower one.
+double abstain_line_of(const std::vector<Question>& questions, const std::vector<double>& best) {
+  double line = low_quantile(best);
+  for (bool cjk : {false, true}) {
+    std::vector<double> own;
+    for (size_t i = 0; i < best.size(); ++i) {
+      if (holds_cjk(questions[i].heading) == cjk) own.push_back(best[i]);
+    }
+    if (own.size() >= kFewestOfScript) line = std::min(line, low_quantile(std::move(own)));
+  }
+  return line;
 }
 
 struct Ranked {
@@ -180,8 +211,7 @@ Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo
     }
   }
   result.dense_weight = chosen;
-  std::sort(best.begin(), best.end());
-  result.abstain_line = best[static_cast<size_t>(kQuantile * static_cast<double>(best.size()))];
+  result.abstain_line = abstain_line_of(questions, best);
   result.queries = static_cast<int>(questions.size());
   return result;
 }

@@ -214,6 +214,26 @@ TEST_F(MainJob, ShowPromptPrintsItAndAsksNothing) {
   EXPECT_LT(r.seconds, 5);
 }
 
+TEST_F(MainJob, ShowPromptAsJsonCountsThePromptAndNamesItsPassages) {
+  RunResult plain = run({"ask", "--show-prompt", "What does a late return cost?"});
+  RunResult r = run({"ask", "--show-prompt", "--json", "--ctx", "512", "--max-tokens", "100", "What does a late return cost?"});
+  EXPECT_EQ(r.code, 0) << r;
+  Json json = json_of(r);
+  EXPECT_EQ(json["schema"], 1);
+  EXPECT_EQ(json["context"], 512);
+  EXPECT_EQ(json["reserve"], 100);
+  EXPECT_GT(json["tokens"], json["evidence_tokens"]) << r;
+  EXPECT_LE(json["tokens"], 412) << r;
+  ASSERT_FALSE(json["passages"].empty()) << r;
+  std::string prompt = json["prompt"];
+  EXPECT_LT(prompt.size(), plain.out.size()) << "a smaller window holds less evidence";
+  for (const Json& passage : json["passages"]) {
+    EXPECT_TRUE(has(prompt, passage["text"].get<std::string>())) << passage;
+    EXPECT_FALSE(passage["path"].get<std::string>().empty());
+    EXPECT_GE(passage["rank"], 1);
+  }
+}
+
 TEST_F(MainJob, AskReadsStdinOnlyWhenNamed) {
   RunResult dash = run({"ask", "-", "--max-tokens", "40"}, "How long may a borrowed telescope be kept?\n");
   EXPECT_EQ(dash.code, 0) << dash;

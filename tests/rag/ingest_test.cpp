@@ -6,6 +6,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "rag/index.h"
 #include "rag/retriever.h"
 #include "tests/support/fake_embedder.h"
@@ -293,6 +294,33 @@ TEST_F(IngestTest, CalibrationComesFromTheCollectionsOwnHeadings) {
   home.write("docs/b.md", "# One more\n\nShort words.\n");
   run();
   EXPECT_EQ(embedder.embedded, before + 1);
+}
+
+TEST_F(IngestTest, TheAbstainLineIsThatOfTheScriptThatScoresLower) {
+  // English sections say more than their heading, each more than the one before; the Chinese ones
+  // say nothing else, so their questions score higher. The line must not rise when they come.
+  embedder.size = 2048;  // so that terms hardly share places
+  std::string english, chinese;
+  for (int i = 0; i < 20; ++i) {
+    std::string number = std::to_string(i);
+    english += "# alder" + number + " birch" + number + "\n\nalder" + number + " birch" + number;
+    for (int more = 0; more <= i; ++more) english += " w" + number + "x" + std::to_string(more);
+    english += ".\n\n";
+  }
+  for (int i = 0; i < 44; ++i) {
+    std::string heading;
+    for (int j = 0; j < 4; ++j) utf8_append(heading, static_cast<char32_t>(0x4E00 + 4 * i + j));
+    chinese += "# " + heading + "\n\n" + heading + "\n\n";
+  }
+  home.write("docs/a.md", english);
+  run();
+  Calibration alone = store.collection("default").calibration;
+  ASSERT_EQ(alone.queries, 20);
+  home.write("docs/b.md", chinese);
+  run();
+  Calibration both = store.collection("default").calibration;
+  ASSERT_EQ(both.queries, 64);
+  EXPECT_NEAR(both.abstain_line, alone.abstain_line, 1e-4);
 }
 
 TEST_F(IngestTest, SearchSyntaxFilters) {
