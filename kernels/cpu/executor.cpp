@@ -262,10 +262,13 @@ void CpuExecutor::run_linear(const Stage& stage, std::atomic<int>& next, int wor
     }
     int strip = (piece - first) / cuts * run, cut = (piece - first) % cuts;
     LinearArgs args;
+    size_t plane = 0;  // bytes of a row's plane
     args.weight = &m;
     if (l.act_buffer != kNone) {
       args.acts = reinterpret_cast<const uint8_t*>(acts_[at(l.act_buffer)].data());
       args.act_layout = act_layout(act_kind(m.type), m.cols);
+      plane = args.act_layout.stride;
+      args.act_layout.stride *= static_cast<size_t>(l.act_planes);
     }
     args.x = row(l.op.x, 0);
     args.x_stride = stride(l.op.x);
@@ -276,6 +279,12 @@ void CpuExecutor::run_linear(const Stage& stage, std::atomic<int>& next, int wor
     args.row_begin = cut * row_run;
     args.row_end = std::min(rows, args.row_begin + row_run);
     kernels_.linear(args, strip, std::min(m.strips(), strip + run), scratch);
+    for (int p = 1; p < l.act_planes; ++p) {  // the strips are still in cache
+      args.acts += plane;
+      args.accumulate = true;
+      args.bias = nullptr;
+      kernels_.linear(args, strip, std::min(m.strips(), strip + run), scratch);
+    }
     piece = next.fetch_add(1, std::memory_order_relaxed);
   }
 }

@@ -75,6 +75,9 @@ struct Kernels {
   const char* name;  // Executor::name()
   void (*linear)(const LinearArgs& args, int strip_begin, int strip_end, uint8_t* scratch);
   void (*quantize)(ActKind kind, const float* x, const ActLayout& layout, uint8_t* row);
+  /// out = x - the values that `row` holds.
+  void (*quantize_rest)(ActKind kind, const float* x, const ActLayout& layout, const uint8_t* row,
+                        float* out);
   void (*norm)(const NormArgs& args, const float* x, float* out);
   void (*activate)(Activation kind, const float* gate, const float* up, float* out, int n);
   /// out (+)= x * scale.

@@ -23,7 +23,7 @@ namespace {
 }  // namespace
 
 const Kernels& amx_kernels() {
-  static constexpr Kernels kTable = {CpuIsa::kAmx, "cpu-amx",    amx_linear, quantize,
+  static constexpr Kernels kTable = {CpuIsa::kAmx, "cpu-amx",    amx_linear, quantize, quantize_rest,
                                      norm,         activate,     scale_add,  softcap,
                                      rotate,       l2_normalize, store_kv,   attend};
   return kTable;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <tuple>
 
 namespace apud::cpu {
 namespace {
@@ -148,24 +149,41 @@ class Planner {
     return format_traits(weights_[static_cast<size_t>(w)].type).quantised;
   }
 
+  // Queries, keys and values of a decoder take two planes of activations: errors there pass through
+  // the softmax and are kept by the cache, and they cost a few per cent of a layer's products. By
+  // measurement this one rounding made most of the drift of the perplexity (docs/performance.md).
+  bool feeds_attention(size_t linear) const {
+    ValueId v = std::get<LinearOp>(program_.ops[linear]).out;
+    for (size_t i = linear + 1; i < program_.ops.size(); ++i) {
+      if (auto* r = std::get_if<RotaryOp>(&program_.ops[i])) {
+        if (r->q == v || r->k == v || r->v == v) return r->kv_layer != kNone;
+      }
+      if (writes_value(program_.ops[i], v)) return false;
+    }
+    return false;
+  }
+
   // Quantises x for every kind that the linear layers ahead want, before x changes.
   void quantise_for(ValueId x) {
-    std::set<ActKind> kinds;
+    std::map<ActKind, int> kinds;  // and how many planes
     for (size_t i = at_; i < program_.ops.size(); ++i) {
       if (auto* linear = std::get_if<LinearOp>(&program_.ops[i])) {
         if (linear->x == x && quantised(linear->weight)) {
-          kinds.insert(act_kind(weights_[static_cast<size_t>(linear->weight)].type));
+          int& planes = kinds[act_kind(weights_[static_cast<size_t>(linear->weight)].type)];
+          planes = std::max(planes, feeds_attention(i) ? 2 : 1);
         }
       }
       if (i > at_ && writes_value(program_.ops[i], x)) break;
     }
-    for (ActKind kind : kinds) {
+    for (auto [kind, planes] : kinds) {
       auto key = std::pair{x, kind};
       if (quantised_.contains(key)) continue;
       auto [it, fresh] = buffers_.try_emplace(key, static_cast<int>(buffers_.size()));
-      row_op(domain(x), QuantizeOp{x, kind, it->second});
+      row_op(domain(x), QuantizeOp{x, kind, it->second, planes});
       reads(x);
-      quantised_[key] = it->second;
+      int& most = planes_[it->second];
+      most = std::max(most, planes);
+      quantised_[key] = {it->second, planes};
     }
   }
 
@@ -182,7 +200,7 @@ class Planner {
     if (quantised(op.weight)) {
       auto key = std::pair{op.x, act_kind(weights_[static_cast<size_t>(op.weight)].type)};
       if (!quantised_.contains(key)) quantise_for(op.x);
-      planned.act_buffer = quantised_.at(key);
+      std::tie(planned.act_buffer, planned.act_planes) = quantised_.at(key);
     }
     bool join = !plan_.stages.empty() && current().kind == StageKind::kLinear &&
                 current().rows == domain(op.out) && !written_.contains(op.x) &&
@@ -237,7 +255,8 @@ class Planner {
           shared.try_emplace({slot, key.second}, static_cast<int>(plan_.act_strides.size()));
       if (fresh) plan_.act_strides.push_back(0);
       size_t& stride = plan_.act_strides[static_cast<size_t>(it->second)];
-      stride = std::max(stride, act_layout(key.second, cols(key.first)).stride);
+      stride = std::max(stride, act_layout(key.second, cols(key.first)).stride *
+                                    static_cast<size_t>(planes_.at(buffer)));
       renamed[static_cast<size_t>(buffer)] = it->second;
     }
     for (Stage& stage : plan_.stages) {
@@ -257,7 +276,8 @@ class Planner {
   size_t at_ = 0;
   std::set<ValueId> written_, read_;                      // by the current stage
   std::map<ValueId, std::pair<int, int>> lives_;          // first and last stage
-  std::map<std::pair<ValueId, ActKind>, int> quantised_;  // valid now
+  std::map<std::pair<ValueId, ActKind>, std::pair<int, int>> quantised_;  // buffer, planes; now
+  std::map<int, int> planes_;                                             // most, by buffer
   std::map<std::pair<ValueId, ActKind>, int> buffers_;
 };
 

@@ -12,11 +12,14 @@
 
 namespace apud::cpu {
 
-/// Row-wise: quantises a row of x for the linear layers that read it.
+/// Row-wise: quantises a row of x for the linear layers that read it. Two planes: the second holds
+/// what the first left over, quantised the same way, so that the sum of both products has the
+/// precision of about 15 bits.
 struct QuantizeOp {
   ValueId x = kNone;
   ActKind kind = ActKind::kBlock32;
   int buffer = kNone;
+  int planes = 1;
 };
 /// Row-wise: cosines and sines of a token's position, for rotary table `table`.
 struct TrigOp {
@@ -33,6 +36,7 @@ using RowOp = std::variant<EmbedOp, NormOp, PlannedRotary, ActivationOp, AddOp, 
 struct PlannedLinear {
   LinearOp op;
   int act_buffer = kNone;  // quantised weights
+  int act_planes = 1;      // of a row of the buffer; the products of all are added
 };
 
 enum class StageKind : uint8_t { kRows, kLinear, kGatherKv, kAttention };

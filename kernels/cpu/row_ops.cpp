@@ -125,8 +125,18 @@ void CpuExecutor::apply(const L2NormalizeOp& op, int r) {
 
 void CpuExecutor::apply(const QuantizeOp& op, int r) {
   ActLayout layout = act_layout(op.kind, cols(op.x));
-  auto* rows = reinterpret_cast<uint8_t*>(acts_[at(op.buffer)].data());
-  kernels_.quantize(op.kind, row(op.x, r), layout, rows + at(r) * layout.stride);
+  auto* to = reinterpret_cast<uint8_t*>(acts_[at(op.buffer)].data()) +
+             at(r) * layout.stride * at(op.planes);
+  const float* x = row(op.x, r);
+  kernels_.quantize(op.kind, x, layout, to);
+  thread_local std::vector<float> rest;
+  for (int p = 1; p < op.planes; ++p) {
+    rest.resize(at(cols(op.x)));
+    kernels_.quantize_rest(op.kind, x, layout, to, rest.data());
+    x = rest.data();
+    to += layout.stride;
+    kernels_.quantize(op.kind, x, layout, to);
+  }
 }
 
 }  // namespace apud::cpu
