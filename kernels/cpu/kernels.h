@@ -76,8 +76,7 @@ struct Kernels {
   void (*linear)(const LinearArgs& args, int strip_begin, int strip_end, uint8_t* scratch);
   void (*quantize)(ActKind kind, const float* x, const ActLayout& layout, uint8_t* row);
   /// out = x - the values that `row` holds.
-  void (*quantize_rest)(ActKind kind, const float* x, const ActLayout& layout, const uint8_t* row,
-                        float* out);
+  void (*quantize_rest)(const float* x, const ActLayout& layout, const uint8_t* row, float* out);
   void (*norm)(const NormArgs& args, const float* x, float* out);
   void (*activate)(Activation kind, const float* gate, const float* up, float* out, int n);
   /// out (+)= x * scale.
@@ -91,8 +90,8 @@ struct Kernels {
   void (*attend)(const AttentionArgs& args);
 };
 
-/// Bytes of scratch that `linear` needs for a matrix of `cols` inputs: panels of two strips (two
-/// planes of each for AMX), tiles of sums.
+/// Bytes of scratch that `linear` needs for a matrix of `cols` inputs: panels of two strips,
+/// tiles of sums.
 constexpr size_t linear_scratch_bytes(int64_t cols) {
   return static_cast<size_t>(cols + 64) * 4 * kStripRows + 32768;
 }

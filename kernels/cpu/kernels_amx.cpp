@@ -23,9 +23,9 @@ namespace {
 }  // namespace
 
 const Kernels& amx_kernels() {
-  static constexpr Kernels kTable = {CpuIsa::kAmx, "cpu-amx",    amx_linear, quantize, quantize_rest,
-                                     norm,         activate,     scale_add,  softcap,
-                                     rotate,       l2_normalize, store_kv,   attend};
+  static constexpr Kernels kTable = {CpuIsa::kAmx, "cpu-amx", amx_linear, quantize, quantize_rest,
+                                     norm,         activate,  scale_add,  softcap,  rotate,
+                                     l2_normalize, store_kv,  attend};
   return kTable;
 }
 

@@ -19,9 +19,9 @@ namespace {
 }  // namespace
 
 const Kernels& avx2_kernels() {
-  static constexpr Kernels kTable = {CpuIsa::kAvx2, "cpu-avx2",   linear,    quantize, quantize_rest,
-                                     norm,          activate,     scale_add, softcap,
-                                     rotate,        l2_normalize, store_kv,  attend};
+  static constexpr Kernels kTable = {CpuIsa::kAvx2, "cpu-avx2", linear,    quantize, quantize_rest,
+                                     norm,          activate,   scale_add, softcap,  rotate,
+                                     l2_normalize,  store_kv,   attend};
   return kTable;
 }
 

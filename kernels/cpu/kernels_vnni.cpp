@@ -20,9 +20,9 @@ namespace {
 }  // namespace
 
 const Kernels& vnni_kernels() {
-  static constexpr Kernels kTable = {CpuIsa::kVnni, "cpu-vnni",   linear,    quantize, quantize_rest,
-                                     norm,          activate,     scale_add, softcap,
-                                     rotate,        l2_normalize, store_kv,  attend};
+  static constexpr Kernels kTable = {CpuIsa::kVnni, "cpu-vnni", linear,    quantize, quantize_rest,
+                                     norm,          activate,   scale_add, softcap,  rotate,
+                                     l2_normalize,  store_kv,   attend};
   return kTable;
 }
 

@@ -184,7 +184,7 @@ inline void write_scales(const uint8_t* row, int64_t b, int r, uint8_t* out) {
   uint8_t* mins = scales + subs * 16;
   auto put = [&](int s, uint8_t scale, uint8_t min) {
     scales[s * 16 + r] = scale;
-    if (f.has_min) mins[(s / 2) * 32 + 2 * r + (s & 1)] = min;
+    if (f.has_min) mins[s * 16 + r] = min;
   };
   switch (type) {
     case WeightType::kQ2_K:

@@ -5,7 +5,7 @@
 //
 // Quantised formats, per strip:
 //   scales  (per 32 values: half d[16] (, half m[16]);  K formats, per 256 values: half d[16]
-//            (, half dmin[16]), int8 scale[S][16] (, uint8 min[S/2][16][2]), S = sub-blocks)
+//            (, half dmin[16]), int8 scale[S][16] (, uint8 min[S][16]), S = sub-blocks)
 //   quants  per 32 values, as planes of 16 rows x 4 consecutive values (64 bytes, row-major in
 //   dwords):
 //            low 4 bits: 4 planes, plane j = value group j | value group j+4 << 4
@@ -99,13 +99,14 @@ PackedMatrix packed_layout(WeightType type, int64_t rows, int64_t cols);
 /// Fills strips [begin, end) of `packed` from the file's blocks; rows beyond the last are zero.
 void pack_strips(const WeightView& weight, const PackedMatrix& packed, int begin, int end);
 
-/// One row of activations as int8, beside the float row. Two kinds, for the two families:
+/// One row of activations as int8 with one scale per 32 values, beside the float row. Two kinds,
+/// for the two families of formats:
 ///   kBlock32   scale float[cols/32], neg_sum int32[cols/32]
-///   kBlock256  scale float[cols/256], neg_sum int32[cols/16], sum32 int16[cols/32], sum16
-///   int16[cols/16]
-/// (neg_sum: minus the sum of the quantised values of a group; the sums turn offsets and minima of
-/// weights into integer arithmetic).
-enum class ActKind : uint8_t { kBlock32, kBlock256 };
+///   kFormatK   scale float[cols/32], neg_sum int32[cols/16], sum32 float[cols/32], sum16
+///   float[cols/16]
+/// (neg_sum: minus the sum of the quantised values of a group, for offsets of weights; sum32, sum16:
+/// the sum of the values that they stand for, for minima).
+enum class ActKind : uint8_t { kBlock32, kFormatK };
 
 struct ActLayout {
   int64_t cols = 0;
@@ -123,10 +124,10 @@ constexpr ActLayout act_layout(ActKind kind, int64_t cols) {
     a.neg_sum = a.scale + align(n / 32 * 4);
     a.sum32 = a.sum16 = a.stride = a.neg_sum + align(n / 32 * 4);
   } else {
-    a.neg_sum = a.scale + align(n / 256 * 4);
+    a.neg_sum = a.scale + align(n / 32 * 4);
     a.sum32 = a.neg_sum + align(n / 16 * 4);
-    a.sum16 = a.sum32 + align(n / 32 * 2);
-    a.stride = a.sum16 + align(n / 16 * 2);
+    a.sum16 = a.sum32 + align(n / 32 * 4);
+    a.stride = a.sum16 + align(n / 16 * 4);
   }
   // Rows a multiple of 4 KiB apart would share cache sets.
   if (a.stride % 4096 == 0) a.stride += 64;
@@ -134,7 +135,7 @@ constexpr ActLayout act_layout(ActKind kind, int64_t cols) {
 }
 
 constexpr ActKind act_kind(WeightType type) {
-  return format_traits(type).super ? ActKind::kBlock256 : ActKind::kBlock32;
+  return format_traits(type).super ? ActKind::kFormatK : ActKind::kBlock32;
 }
 
 }  // namespace apud::cpu

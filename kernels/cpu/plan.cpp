@@ -274,8 +274,8 @@ class Planner {
   const Weights& weights_;
   Plan plan_;
   size_t at_ = 0;
-  std::set<ValueId> written_, read_;                      // by the current stage
-  std::map<ValueId, std::pair<int, int>> lives_;          // first and last stage
+  std::set<ValueId> written_, read_;                                      // by the current stage
+  std::map<ValueId, std::pair<int, int>> lives_;                          // first and last stage
   std::map<std::pair<ValueId, ActKind>, std::pair<int, int>> quantised_;  // buffer, planes; now
   std::map<int, int> planes_;                                             // most, by buffer
   std::map<std::pair<ValueId, ActKind>, int> buffers_;

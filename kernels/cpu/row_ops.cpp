@@ -132,7 +132,7 @@ void CpuExecutor::apply(const QuantizeOp& op, int r) {
   thread_local std::vector<float> rest;
   for (int p = 1; p < op.planes; ++p) {
     rest.resize(at(cols(op.x)));
-    kernels_.quantize_rest(op.kind, x, layout, to, rest.data());
+    kernels_.quantize_rest(x, layout, to, rest.data());
     x = rest.data();
     to += layout.stride;
     kernels_.quantize(op.kind, x, layout, to);

@@ -128,10 +128,9 @@ TEST_P(CpuPath, LinearStaysWithinTheErrorOfInt8Activations) {
     LinearCase c(type, 80, 1024, x, true, false);
     auto want = c.run(*make_reference_executor(c.m->program, c.m->weights), 0, 7);
     bool tiles = GetParam() == CpuIsa::kAmx && type == WeightType::kBF16;
-    double limit = tiles                      ? test::kActBf16
-                   : block_values(type) == 1  ? test::kFloat
-                   : block_values(type) == 32 ? test::kActBlock32
-                                              : test::kActBlock256;
+    double limit = tiles                     ? test::kActBf16
+                   : block_values(type) == 1 ? test::kFloat
+                                             : test::kActBlock32;
     double error = test::relative_error(c.run(*cpu(*c.m, GetParam()), 0, 7), want);
     EXPECT_LT(error, limit) << weight_type_name(type);
     EXPECT_GT(error, 0) << "the fast path must not be the reference";

@@ -3,6 +3,7 @@ apud_test(NAME sampling_test SOURCES kernels/sampling_test.cpp LIBS apud_kernels
 apud_test(NAME reference_test SOURCES kernels/reference_test.cpp LIBS apud_kernels LABELS unit sanitize)
 apud_test(NAME kernels_cpu_test SOURCES kernels/cpu_test.cpp LIBS apud_kernels LABELS unit sanitize)
 apud_test(NAME load_plan_test SOURCES kernels/load_plan_test.cpp LIBS apud_kernels LABELS unit)
+apud_test(NAME kernels_drift_test SOURCES kernels/drift_test.cpp LIBS apud_models LABELS unit TIMEOUT 900)
 if(APUD_HAVE_CUDA)
   apud_test(NAME kernels_cuda_test SOURCES kernels/cuda_test.cpp LIBS apud_kernels LABELS gpu)
 endif()

@@ -9,8 +9,6 @@ inline constexpr double kExactSums = 3e-6;
 /// Activations rounded to int8 by blocks of 32: a step is 1/127 of the block's largest value, about
 /// 0.9 % of it uniformly distributed; over many terms the relative error of a sum stays below that.
 inline constexpr double kActBlock32 = 0.012;
-/// The same by blocks of 256, whose largest value stands further from the others.
-inline constexpr double kActBlock256 = 0.016;
 /// Activations rounded to bfloat16 (AMX tiles with BF16 weights): 8 bits, at most 1/256 each.
 inline constexpr double kActBf16 = 4e-3;
 /// Float arithmetic throughout (norms, attention over F32 KV, float weights).
