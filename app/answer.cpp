@@ -22,6 +22,7 @@ namespace {
 
 /// Seconds of reading that a prompt's evidence may cost before it is made smaller.
 constexpr double kMostReadingSeconds = 10;
+constexpr int kReadableSteps[] = {256, 512, 1000, 1500, 2000, 4000, 8000, 16000, 32000, 64000, 1 << 20};
 
 int64_t unix_now() {
   return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -42,7 +43,11 @@ Evidence gather_evidence(Runtime& runtime, const Conversation& conversation, con
   int room = limit - fixed;
   evidence.budget = std::min(request.evidence_tokens, room);
   if (double rate = runtime.prefill_rate(); rate > 0) {
-    int readable = static_cast<int>(kMostReadingSeconds * rate);
+    // In coarse steps, so that the same question gives the same prompt from run to run.
+    int readable = kReadableSteps[0];
+    for (int step : kReadableSteps) {
+      if (step <= kMostReadingSeconds * rate) readable = step;
+    }
     if (evidence.budget > readable) {
       evidence.warnings.push_back(fmt::format("evidence limited to {} of {} tokens: reading more would take over {} s here",
                                               readable, evidence.budget, kMostReadingSeconds));

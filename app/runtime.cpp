@@ -260,7 +260,9 @@ void Runtime::note_prefill_rate(const Receipt& receipt) {
     auto text = read_file_if_exists(speeds_path(), 1 << 20);
     auto json = text ? nlohmann::json::parse(*text, nullptr, false) : nlohmann::json::object();
     if (!json.is_object()) json = nlohmann::json::object();
-    json[speed_key()] = receipt.timing.prefill_tokens_per_second;
+    // The best of late counts: a busy moment must not shrink the next question's evidence.
+    double before = json.contains(speed_key()) && json[speed_key()].is_number() ? json[speed_key()].get<double>() : 0;
+    json[speed_key()] = std::max(receipt.timing.prefill_tokens_per_second, 0.8 * before);
     make_private_dir(cache_dir());
     write_file_atomic(speeds_path(), json.dump());
   } catch (const Error&) {
