@@ -22,10 +22,13 @@ namespace {
 
 /// Seconds of reading that a prompt's evidence may cost before it is made smaller.
 constexpr double kMostReadingSeconds = 10;
-constexpr int kReadableSteps[] = {256, 512, 1000, 1500, 2000, 4000, 8000, 16000, 32000, 64000, 1 << 20};
+constexpr int kReadableSteps[] = {256,  512,   1000,  1500,  2000,   4000,
+                                  8000, 16000, 32000, 64000, 1 << 20};
 
 int64_t unix_now() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 std::string place_of(const std::string& path, const Anchor& from) {
@@ -36,7 +39,8 @@ std::string place_of(const std::string& path, const Anchor& from) {
 
 }  // namespace
 
-Evidence gather_evidence(Runtime& runtime, const Conversation& conversation, const EvidenceRequest& request) {
+Evidence gather_evidence(Runtime& runtime, const Conversation& conversation,
+                         const EvidenceRequest& request) {
   Evidence evidence;
   int limit = request.context - request.answer_tokens;
   int fixed = conversation.measure(request.question, "");
@@ -49,8 +53,9 @@ Evidence gather_evidence(Runtime& runtime, const Conversation& conversation, con
       if (step <= kMostReadingSeconds * rate) readable = step;
     }
     if (evidence.budget > readable) {
-      evidence.warnings.push_back(fmt::format("evidence limited to {} of {} tokens: reading more would take over {} s here",
-                                              readable, evidence.budget, kMostReadingSeconds));
+      evidence.warnings.push_back(
+          fmt::format("evidence limited to {} of {} tokens: reading more would take over {} s here",
+                      readable, evidence.budget, kMostReadingSeconds));
       evidence.budget = readable;
     }
   }
@@ -59,8 +64,10 @@ Evidence gather_evidence(Runtime& runtime, const Conversation& conversation, con
     RetrieveOptions retrieve;
     retrieve.k = request.k;
     retrieve.previous_question = request.previous_question;
-    evidence.retrieval = runtime.retriever(request.collections).retrieve(request.question, request.collections, retrieve);
-    for (const std::string& warning : evidence.retrieval->warnings) evidence.warnings.push_back(warning);
+    evidence.retrieval = runtime.retriever(request.collections)
+                             .retrieve(request.question, request.collections, retrieve);
+    for (const std::string& warning : evidence.retrieval->warnings)
+      evidence.warnings.push_back(warning);
     bool nothing = evidence.retrieval->hits.empty() || evidence.retrieval->below_line;
     evidence.abstained = nothing && request.texts.empty();
     if (nothing) search = false;
@@ -68,7 +75,8 @@ Evidence gather_evidence(Runtime& runtime, const Conversation& conversation, con
   if (evidence.abstained || (!search && request.texts.empty())) return evidence;
   if (evidence.budget < 64) {
     throw Error(ErrorKind::kUsage,
-                fmt::format("no room for passages: window {} tokens, answer reserve {}, conversation and question {}",
+                fmt::format("no room for passages: window {} tokens, answer reserve {}, "
+                            "conversation and question {}",
                             request.context, request.answer_tokens, fixed),
                 "raise --ctx, lower --max-tokens, or start a new conversation");
   }
@@ -84,21 +92,24 @@ Evidence gather_evidence(Runtime& runtime, const Conversation& conversation, con
     PackOptions options = pack;
     options.budget = budget;
     for (const NamedText& text : request.texts) {
-      Packed part = runtime.packer(request.collections).pack_text(text.name, text.text, request.question, counter, options);
+      Packed part = runtime.packer(request.collections)
+                        .pack_text(text.name, text.text, request.question, counter, options);
       options.budget -= part.tokens;
       options.first_id += static_cast<int>(part.passages.size());
       for (Passage& passage : part.passages) evidence.packed.passages.push_back(std::move(passage));
       for (LeftOut& left : part.left_out) evidence.packed.left_out.push_back(std::move(left));
     }
     if (search && options.budget > 32) {
-      Packed part = runtime.packer(request.collections).pack(evidence.retrieval->hits, request.question, counter, options);
+      Packed part = runtime.packer(request.collections)
+                        .pack(evidence.retrieval->hits, request.question, counter, options);
       for (Passage& passage : part.passages) evidence.packed.passages.push_back(std::move(passage));
       for (LeftOut& left : part.left_out) evidence.packed.left_out.push_back(std::move(left));
       evidence.packed.referred = part.referred;
     }
     evidence.packed.evidence = render_evidence(evidence.packed.passages);
     evidence.packed.tokens = counter.count(evidence.packed.evidence);
-    evidence.frame = evidence.packed.passages.empty() ? "" : evidence_frame(evidence.packed.evidence);
+    evidence.frame =
+        evidence.packed.passages.empty() ? "" : evidence_frame(evidence.packed.evidence);
     int total = conversation.measure(request.question, evidence.frame);
     if (total <= limit || evidence.packed.passages.empty()) break;
     int over = total - limit;
@@ -116,8 +127,9 @@ Evidence gather_evidence(Runtime& runtime, const Conversation& conversation, con
       if (left.reason == "budget") tokens += left.tokens;
     }
     if (tokens > 0) {
-      evidence.warnings.push_back(fmt::format("{} tokens of lesser passages left out (budget {}); --evidence raises it",
-                                              tokens, evidence.budget));
+      evidence.warnings.push_back(
+          fmt::format("{} tokens of lesser passages left out (budget {}); --evidence raises it",
+                      tokens, evidence.budget));
     }
   }
   return evidence;
@@ -126,7 +138,7 @@ Evidence gather_evidence(Runtime& runtime, const Conversation& conversation, con
 SamplingOptions sampling_options(const Options& options, double default_temperature) {
   const GenerationOptions& g = options.generation;
   SamplingOptions sampling;
-  double temperature = g.temperature ? *g.temperature
+  double temperature = g.temperature                       ? *g.temperature
                        : options.settings.temperature >= 0 ? options.settings.temperature
                                                            : default_temperature;
   sampling.temperature = static_cast<float>(temperature);
@@ -139,7 +151,8 @@ SamplingOptions sampling_options(const Options& options, double default_temperat
   return sampling;
 }
 
-Request make_request(const Options& options, const Prompt& prompt, int answer_tokens, double default_temperature) {
+Request make_request(const Options& options, const Prompt& prompt, int answer_tokens,
+                     double default_temperature) {
   Request request;
   request.prompt = prompt.ids;
   request.sampling = sampling_options(options, default_temperature);
@@ -151,17 +164,20 @@ Request make_request(const Options& options, const Prompt& prompt, int answer_to
   return request;
 }
 
-void check_finished(Finished& finished, const Completion& completion, std::span<const Passage> passages) {
+void check_finished(Finished& finished, const Completion& completion,
+                    std::span<const Passage> passages) {
   finished.reasoning = completion.reasoning;
   if (passages.empty()) {
     finished.checked.text = completion.text;
     return;
   }
   finished.refused = says_not_in_documents(completion.text);
-  finished.checked = check_answer(finished.refused ? completion.text : attribute(completion.text, passages), passages);
+  finished.checked = check_answer(
+      finished.refused ? completion.text : attribute(completion.text, passages), passages);
   if (finished.refused) finished.checked.citations.clear();
   finished.citation_failed = finished.checked.quotes_failed > 0 || finished.checked.invented > 0;
-  for (const Citation& citation : finished.checked.citations) finished.citation_failed |= !citation.verified;
+  for (const Citation& citation : finished.checked.citations)
+    finished.citation_failed |= !citation.verified;
 }
 
 std::string legend_text(const CheckedAnswer& checked) {
@@ -197,8 +213,13 @@ ordered_json citation_json(const Citation& c) {
 }
 
 ordered_json hit_json(const Hit& hit) {
-  // Places, not words: a trace goes with the documents that were in the prompt, not with candidates.
-  ordered_json out = {{"rank", hit.rank}, {"path", hit.path}, {"line", hit.from.line}, {"page", hit.from.page}, {"score", hit.score}};
+  // Places, not words: a trace goes with the documents that were in the prompt, not with
+  // candidates.
+  ordered_json out = {{"rank", hit.rank},
+                      {"path", hit.path},
+                      {"line", hit.from.line},
+                      {"page", hit.from.page},
+                      {"score", hit.score}};
   out["dense"] = hit.dense ? ordered_json(*hit.dense) : ordered_json();
   out["bm25"] = hit.bm25 ? ordered_json(*hit.bm25) : ordered_json();
   return out;
@@ -229,7 +250,8 @@ std::string answer_json(const Finished& f, bool with_reasoning) {
   out["id"] = f.id.empty() ? ordered_json() : ordered_json(f.id);
   out["answer"] = f.checked.text;
   out["citations"] = ordered_json::array();
-  for (const Citation& citation : f.checked.citations) out["citations"].push_back(citation_json(citation));
+  for (const Citation& citation : f.checked.citations)
+    out["citations"].push_back(citation_json(citation));
   out["retrieval"] = retrieval_json(f.evidence);
   ordered_json receipt = parse_json(receipt_json(f.answer.receipt));
   out["usage"] = receipt.value("usage", ordered_json::object());
@@ -243,10 +265,12 @@ std::string answer_json(const Finished& f, bool with_reasoning) {
   if (with_reasoning && !f.reasoning.empty()) out["reasoning"] = f.reasoning;
   if (f.answer.completions.size() > 1) {
     out["samples"] = ordered_json::array();
-    for (const Completion& completion : f.answer.completions) out["samples"].push_back(completion.text);
+    for (const Completion& completion : f.answer.completions)
+      out["samples"].push_back(completion.text);
   }
   ordered_json unsupported = ordered_json::array();
-  for (const Unsupported& u : f.checked.unsupported) unsupported.push_back({{"start", u.begin}, {"end", u.end}, {"reason", u.reason}});
+  for (const Unsupported& u : f.checked.unsupported)
+    unsupported.push_back({{"start", u.begin}, {"end", u.end}, {"reason", u.reason}});
   out["unsupported"] = unsupported;
   out["warnings"] = f.warnings;
   return dump_json(out);
@@ -261,20 +285,31 @@ std::string trace_json(const Finished& f, const std::string& prompt_text) {
   out["candidates"] = candidates;
   ordered_json passages = ordered_json::array();
   for (const Passage& p : f.evidence.packed.passages) {
-    passages.push_back({{"id", p.id}, {"path", p.path}, {"line", p.from.line}, {"page", p.from.page}, {"start", p.begin},
-                        {"end", p.end}, {"score", p.score}, {"rank", p.chunk_rank}, {"text", p.text}});
+    passages.push_back({{"id", p.id},
+                        {"path", p.path},
+                        {"line", p.from.line},
+                        {"page", p.from.page},
+                        {"start", p.begin},
+                        {"end", p.end},
+                        {"score", p.score},
+                        {"rank", p.chunk_rank},
+                        {"text", p.text}});
   }
   out["passages"] = passages;
   ordered_json left = ordered_json::array();
   for (const LeftOut& l : f.evidence.packed.left_out) {
-    left.push_back({{"place", place_of(l.path, l.from)}, {"score", l.score}, {"tokens", l.tokens}, {"reason", l.reason}});
+    left.push_back({{"place", place_of(l.path, l.from)},
+                    {"score", l.score},
+                    {"tokens", l.tokens},
+                    {"reason", l.reason}});
   }
   out["left_out"] = left;
   out["prompt"] = prompt_text;
   return dump_json(out);
 }
 
-std::string keep_answer(Runtime& runtime, Finished& f, const std::string& session, const std::string& prompt_text) {
+std::string keep_answer(Runtime& runtime, Finished& f, const std::string& session,
+                        const std::string& prompt_text) {
   if (!f.evidence.retrieval) return {};
   try {
     Store& store = runtime.writer();
@@ -321,7 +356,9 @@ std::string read_stdin() {
     if (n < 0) throw io_error("cannot read", "standard input", errno);
     if (n == 0) break;
     out.append(buffer, static_cast<size_t>(n));
-    if (out.size() > kMost) throw Error(ErrorKind::kBadData, "standard input: more than 64 MiB", "ingest large texts first");
+    if (out.size() > kMost)
+      throw Error(ErrorKind::kBadData, "standard input: more than 64 MiB",
+                  "ingest large texts first");
   }
   return utf8_repair(out);
 }
@@ -334,9 +371,11 @@ std::vector<NamedText> read_named_texts(const std::vector<std::string>& files) {
     } else {
       LoadedFile loaded = load_file(file);
       if (loaded.document.skipped()) {
-        throw Error(loaded.document.status == LoadStatus::kUnreadable ? ErrorKind::kNoInput : ErrorKind::kBadData,
-                    fmt::format("{}: {}{}{}", file, load_status_name(loaded.document.status), loaded.document.reason.empty() ? "" : ": ",
-                                loaded.document.reason));
+        throw Error(
+            loaded.document.status == LoadStatus::kUnreadable ? ErrorKind::kNoInput
+                                                              : ErrorKind::kBadData,
+            fmt::format("{}: {}{}{}", file, load_status_name(loaded.document.status),
+                        loaded.document.reason.empty() ? "" : ": ", loaded.document.reason));
       }
       out.push_back({file, std::move(loaded.document.text)});
     }

@@ -1,4 +1,5 @@
-// One question to one answer: evidence, prompt, generation, citations. Shared by ask, chat and batch.
+// One question to one answer: evidence, prompt, generation, citations. Shared by ask, chat and
+// batch.
 //
 // Threads: one thread.
 #pragma once
@@ -36,27 +37,29 @@ struct Evidence {
 
 struct EvidenceRequest {
   std::string question;
-  std::string previous_question;       // chat: the user turn before
-  std::vector<NamedText> texts;        // -f
+  std::string previous_question;  // chat: the user turn before
+  std::vector<NamedText> texts;   // -f
   std::vector<std::string> collections;
-  const Ledger* ledger = nullptr;      // what the conversation holds already
+  const Ledger* ledger = nullptr;  // what the conversation holds already
   int evidence_tokens = 2000;
   int answer_tokens = 600;
   int context = 4096;
   int k = 30;
 };
 /// Searches and packs so that conversation + question + evidence + answer reserve fit the window.
-Evidence gather_evidence(Runtime& runtime, const Conversation& conversation, const EvidenceRequest& request);
+Evidence gather_evidence(Runtime& runtime, const Conversation& conversation,
+                         const EvidenceRequest& request);
 
 /// Sampling for an answer: the command line's values, else greedy for ask and batch, 0.7 for chat,
 /// 0.2 for chat with documents.
 SamplingOptions sampling_options(const Options& options, double default_temperature);
 /// A request with everything but the callbacks filled in.
-Request make_request(const Options& options, const Prompt& prompt, int answer_tokens, double default_temperature);
+Request make_request(const Options& options, const Prompt& prompt, int answer_tokens,
+                     double default_temperature);
 
 /// A finished answer with everything that output needs.
 struct Finished {
-  std::string id;                    // of the answer record; empty: not kept
+  std::string id;  // of the answer record; empty: not kept
   std::string question;
   CheckedAnswer checked;
   std::string reasoning;
@@ -64,8 +67,8 @@ struct Finished {
   Evidence evidence;
   std::string model;
   std::vector<std::string> warnings;
-  bool refused = false;              // by the abstain line or by the model: no evidence
-  bool citation_failed = false;      // a quote or citation does not hold
+  bool refused = false;          // by the abstain line or by the model: no evidence
+  bool citation_failed = false;  // a quote or citation does not hold
 };
 
 /// What stands between the model and the reader: marks added where a passage bears a sentence, ids
@@ -90,7 +93,8 @@ class AnswerStream {
 };
 
 /// The same for a finished answer: fills checked, refused and citation_failed.
-void check_finished(Finished& finished, const Completion& completion, std::span<const Passage> passages);
+void check_finished(Finished& finished, const Completion& completion,
+                    std::span<const Passage> passages);
 
 /// The legend after an answer, one line per citation, "" for none.
 std::string legend_text(const CheckedAnswer& checked);
@@ -101,7 +105,8 @@ std::string answer_json(const Finished& finished, bool with_reasoning);
 /// The trace that `apud explain` reads.
 std::string trace_json(const Finished& finished, const std::string& prompt_text);
 /// Keeps the answer in the store; "" when the store is busy or read-only (said as a warning).
-std::string keep_answer(Runtime& runtime, Finished& finished, const std::string& session, const std::string& prompt_text);
+std::string keep_answer(Runtime& runtime, Finished& finished, const std::string& session,
+                        const std::string& prompt_text);
 /// Tags of the pages made from this evidence, for removal with their documents.
 std::vector<std::string> evidence_tags(std::span<const Passage> passages);
 

@@ -8,7 +8,9 @@ namespace apud {
 
 namespace {
 int64_t unix_now() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 }  // namespace
 
@@ -17,7 +19,8 @@ ChatSession::ChatSession(std::shared_ptr<const Model> model, std::string model_i
   session_.info.model = std::move(model_id);
 }
 
-void ChatSession::start(const std::string& name, const std::string& system, const std::vector<std::string>& collections) {
+void ChatSession::start(const std::string& name, const std::string& system,
+                        const std::vector<std::string>& collections) {
   std::string model_id = session_.info.model;
   session_ = store_.create(name, unix_now());
   session_.info.model = model_id;
@@ -42,7 +45,8 @@ void ChatSession::open(const std::string& name_or_id, bool fork) {
 void ChatSession::load_extra() {
   ledger_ = Ledger();
   ordered_json extra = parse_json(session_.extra_json);
-  if (extra.is_object() && extra.contains("ledger")) ledger_ = Ledger::from_json(dump_json(extra["ledger"]));
+  if (extra.is_object() && extra.contains("ledger"))
+    ledger_ = Ledger::from_json(dump_json(extra["ledger"]));
 }
 
 int ChatSession::rounds() const {
@@ -59,13 +63,16 @@ std::string ChatSession::previous_question() const {
   return {};
 }
 
-void ChatSession::finish_round(const Finished& finished, const Completion& completion, const TokenCounter& counter) {
+void ChatSession::finish_round(const Finished& finished, const Completion& completion,
+                               const TokenCounter& counter) {
   int round = rounds();
   const Packed& packed = finished.evidence.packed;
   std::vector<int> tokens;
   for (const Passage& passage : packed.passages) tokens.push_back(counter.count(passage.text));
-  if (!packed.passages.empty() || !packed.referred.empty()) ledger_.add_turn(round, packed.passages, tokens, packed.referred);
-  for (const Citation& citation : finished.checked.citations) ledger_.note_citation(citation.passage);
+  if (!packed.passages.empty() || !packed.referred.empty())
+    ledger_.add_turn(round, packed.passages, tokens, packed.referred);
+  for (const Citation& citation : finished.checked.citations)
+    ledger_.note_citation(citation.passage);
   conversation_->add_answer(completion, answer_json(finished, true), unix_now());
   save();
 }
@@ -83,7 +90,8 @@ bool ChatSession::drop_answer() { return conversation_->drop_answer(); }
 void ChatSession::drop_rounds_before(int first_turn) {
   int first_round = 1;
   const std::vector<Turn>& turns = conversation_->turns();
-  for (int i = 0; i < first_turn && i < static_cast<int>(turns.size()); ++i) first_round += turns[static_cast<size_t>(i)].role == "user";
+  for (int i = 0; i < first_turn && i < static_cast<int>(turns.size()); ++i)
+    first_round += turns[static_cast<size_t>(i)].role == "user";
   Compaction gone;
   for (const LedgerEntry& entry : ledger_.entries()) {
     if (entry.in_prompt && entry.turn < first_round) gone.drop.push_back(entry.passage.id);

@@ -21,7 +21,8 @@ class ChatSession {
   ChatSession(std::shared_ptr<const Model> model, std::string model_id, bool save);
   /// Opens by name or id (locks it; kBusy advises --fork); with `fork` works on a copy.
   void open(const std::string& name_or_id, bool fork);
-  void start(const std::string& name, const std::string& system, const std::vector<std::string>& collections);
+  void start(const std::string& name, const std::string& system,
+             const std::vector<std::string>& collections);
 
   Conversation& conversation() { return *conversation_; }
   Ledger& ledger() { return ledger_; }
@@ -35,13 +36,16 @@ class ChatSession {
   std::vector<Passage> passages() const { return ledger_.passages(); }
 
   /// Notes a finished round: evidence into the ledger, citations counted, file written.
-  void finish_round(const Finished& finished, const Completion& completion, const TokenCounter& counter);
+  void finish_round(const Finished& finished, const Completion& completion,
+                    const TokenCounter& counter);
   bool undo();
   bool drop_answer();
   /// Passages of rounds that left the prompt leave the ledger's prompt side too.
   void drop_rounds_before(int first_turn);
   void save();
-  void set_collections(const std::vector<std::string>& collections) { session_.info.collections = collections; }
+  void set_collections(const std::vector<std::string>& collections) {
+    session_.info.collections = collections;
+  }
   void rename(const std::string& name);
   /// Goes on under a copy; the old session stays as it is.
   void fork(const std::string& name);

@@ -16,13 +16,15 @@ constexpr const char* kDescription =
     "apud: chat with your documents, on this machine.\n"
     "stdout carries the answer only; progress and notes go to stderr.\n"
     "Exit codes: 0 ok, 1 nothing found or no evidence, 2 usage, 3 a citation failed (--strict),\n"
-    "65 bad data, 66 no input, 69 GPU or model unavailable, 70 our bug, 74 I/O, 75 busy, 78 configuration.";
+    "65 bad data, 66 no input, 69 GPU or model unavailable, 70 our bug, 74 I/O, 75 busy, 78 "
+    "configuration.";
 
-// CLI11 splits a word such as "[what, is it]" into a list. A mark in front of it keeps it whole until
-// each option takes the mark off again.
+// CLI11 splits a word such as "[what, is it]" into a list. A mark in front of it keeps it whole
+// until each option takes the mark off again.
 constexpr char kGuard = '\x1f';
 std::string guarded(std::string word) {
-  if (word.size() > 1 && word.front() == '[' && word.back() == ']') word.insert(word.begin(), kGuard);
+  if (word.size() > 1 && word.front() == '[' && word.back() == ']')
+    word.insert(word.begin(), kGuard);
   return word;
 }
 std::string unguarded(std::string word) {
@@ -32,21 +34,25 @@ std::string unguarded(std::string word) {
 
 void add_output(CLI::App* verb, Options& o) {
   verb->add_flag("-q,--quiet", o.common.quiet, "no notes, warnings or receipt on stderr");
-  verb->add_flag("-v,--verbose", o.common.verbose, "more on stderr: sources with scores, timings, cache tiers");
+  verb->add_flag("-v,--verbose", o.common.verbose,
+                 "more on stderr: sources with scores, timings, cache tiers");
 }
 void add_json(CLI::App* verb, Options& o) {
   verb->add_flag("--json", o.common.json, "one JSON document on stdout (docs/json.md)");
 }
 void add_model(CLI::App* verb, Options& o) {
   verb->add_option("-m,--model", o.settings.model, "chat model: catalogue id, added name or path");
-  verb->add_option("--ctx", o.settings.ctx, "context window in tokens (0: 4096 on the CPU, what fits on a GPU)")
+  verb->add_option("--ctx", o.settings.ctx,
+                   "context window in tokens (0: 4096 on the CPU, what fits on a GPU)")
       ->check(CLI::Range(0, 1 << 20));
 }
 void add_device(CLI::App* verb, Options& o) {
-  verb->add_option("--device", o.settings.device, "auto, cuda or cpu")->check(CLI::IsMember({"auto", "cuda", "cpu"}));
+  verb->add_option("--device", o.settings.device, "auto, cuda or cpu")
+      ->check(CLI::IsMember({"auto", "cuda", "cpu"}));
   verb->add_option("--cpu-isa", o.settings.cpu_isa, "force a CPU path")
       ->check(CLI::IsMember({"auto", "avx2", "avx512", "vnni", "amx"}));
-  verb->add_option("--threads", o.settings.threads, "CPU threads (0 or auto: what affinity and cgroup allow)")
+  verb->add_option("--threads", o.settings.threads,
+                   "CPU threads (0 or auto: what affinity and cgroup allow)")
       ->transform(CLI::IsMember({"auto"}) | CLI::Range(0, 1024))
       ->transform([](const std::string& text) { return text == "auto" ? std::string("0") : text; });
 }
@@ -54,31 +60,41 @@ void add_docs(CLI::App* verb, Options& o) {
   verb->add_option("-k,--collection", o.common.collections, "collection to use; repeat for several")
       ->allow_extra_args(false);
   verb->add_flag("--no-docs", o.common.no_docs, "answer without documents");
-  verb->add_option("--evidence", o.settings.evidence, "most tokens of passages in a prompt")->check(CLI::Range(0, 1 << 20));
+  verb->add_option("--evidence", o.settings.evidence, "most tokens of passages in a prompt")
+      ->check(CLI::Range(0, 1 << 20));
 }
 void add_generation(CLI::App* verb, Options& o) {
   GenerationOptions& g = o.generation;
   verb->add_option("-t,--temperature", g.temperature, "0 is greedy")->check(CLI::Range(0.0, 10.0));
-  verb->add_option("--top-k", g.top_k, "keep the k most likely tokens (0: all)")->check(CLI::Range(0, 1 << 20));
-  verb->add_option("--top-p", g.top_p, "keep the smallest set of tokens with this probability")->check(CLI::Range(0.0, 1.0));
-  verb->add_option("--min-p", g.min_p, "keep tokens with at least this share of the best one's probability")
+  verb->add_option("--top-k", g.top_k, "keep the k most likely tokens (0: all)")
+      ->check(CLI::Range(0, 1 << 20));
+  verb->add_option("--top-p", g.top_p, "keep the smallest set of tokens with this probability")
       ->check(CLI::Range(0.0, 1.0));
-  verb->add_option("--repetition-penalty", g.repetition_penalty, "above 1 discourages tokens already there")
+  verb->add_option("--min-p", g.min_p,
+                   "keep tokens with at least this share of the best one's probability")
+      ->check(CLI::Range(0.0, 1.0));
+  verb->add_option("--repetition-penalty", g.repetition_penalty,
+                   "above 1 discourages tokens already there")
       ->check(CLI::Range(0.1, 10.0));
   verb->add_option("--presence-penalty", g.presence_penalty)->check(CLI::Range(-10.0, 10.0));
   verb->add_option("--frequency-penalty", g.frequency_penalty)->check(CLI::Range(-10.0, 10.0));
   verb->add_option("--seed", g.seed, "reproduces a sampled answer");
-  verb->add_option("--stop", g.stop, "text that ends the answer; repeat for several")->allow_extra_args(false);
-  verb->add_option("--max-tokens", g.max_tokens, "longest answer in tokens")->check(CLI::Range(1, 1 << 20));
-  verb->add_option("--think", o.settings.think, "reasoning of thinking models: off, on (hidden), show")
+  verb->add_option("--stop", g.stop, "text that ends the answer; repeat for several")
+      ->allow_extra_args(false);
+  verb->add_option("--max-tokens", g.max_tokens, "longest answer in tokens")
+      ->check(CLI::Range(1, 1 << 20));
+  verb->add_option("--think", o.settings.think,
+                   "reasoning of thinking models: off, on (hidden), show")
       ->check(CLI::IsMember({"off", "on", "show"}));
-  verb->add_flag("--deterministic", g.deterministic, "bit-identical output whatever is cached or batched");
+  verb->add_flag("--deterministic", g.deterministic,
+                 "bit-identical output whatever is cached or batched");
   verb->add_flag("--stats", o.common.stats, "the receipt on stderr, also off a terminal");
 }
 
 struct Table {
   Options& o;
-  std::map<std::string, std::vector<std::string>> actions;  // of verbs with sub-verbs, for completion
+  std::map<std::string, std::vector<std::string>>
+      actions;  // of verbs with sub-verbs, for completion
   CLI::App root{kDescription, "apud"};
 
   explicit Table(Options& options) : o(options) {
@@ -102,109 +118,154 @@ struct Table {
   }
 
   void add_answers() {
-    CLI::App* chat = verb("chat", "talk, with documents where there are some; /help lists the commands");
+    CLI::App* chat =
+        verb("chat", "talk, with documents where there are some; /help lists the commands");
     chat->add_flag("-c,--continue", o.chat.resume_last, "go on with the last session");
-    chat->add_option("-s,--session", o.chat.session, "go on with (or start) the session of this name");
+    chat->add_option("-s,--session", o.chat.session,
+                     "go on with (or start) the session of this name");
     chat->add_flag("--fork", o.chat.fork, "work on a copy of the session");
     chat->add_flag("--no-save", o.chat.no_save, "keep nothing on disk");
     chat->add_option("--system", o.chat.system, "system prompt");
-    add_docs(chat, o), add_model(chat, o), add_device(chat, o), add_generation(chat, o), add_output(chat, o);
+    add_docs(chat, o), add_model(chat, o), add_device(chat, o), add_generation(chat, o),
+        add_output(chat, o);
 
     CLI::App* ask = verb("ask", "one question, one answer with citations");
     ask->add_option("question", o.ask.words, "the question; - reads it from stdin");
-    ask->add_option("-f,--file", o.ask.files, "text to answer from, beside the documents; - is stdin; repeat for several")
+    ask->add_option("-f,--file", o.ask.files,
+                    "text to answer from, beside the documents; - is stdin; repeat for several")
         ->allow_extra_args(false);
-    ask->add_flag("--show-prompt", o.ask.show_prompt, "print the exact prompt instead of answering");
+    ask->add_flag("--show-prompt", o.ask.show_prompt,
+                  "print the exact prompt instead of answering");
     ask->add_flag("--no-sources", o.ask.no_sources, "no legend after the answer");
     ask->add_flag("--only-sources", o.ask.only_sources, "print the passages, ask no model");
     ask->add_flag("--strict", o.ask.strict, "exit 3 when a quote or citation does not hold");
     ask->add_flag("--no-save", o.ask.no_save, "keep nothing on disk (no trace, no cache)");
-    ask->add_option("-n,--samples", o.ask.samples, "answers to draw (above 1 needs a temperature)")->check(CLI::Range(1, 64));
+    ask->add_option("-n,--samples", o.ask.samples, "answers to draw (above 1 needs a temperature)")
+        ->check(CLI::Range(1, 64));
     ask->add_option("--system", o.ask.system, "system prompt");
-    add_docs(ask, o), add_model(ask, o), add_device(ask, o), add_generation(ask, o), add_json(ask, o), add_output(ask, o);
+    add_docs(ask, o), add_model(ask, o), add_device(ask, o), add_generation(ask, o),
+        add_json(ask, o), add_output(ask, o);
 
-    CLI::App* batch = verb("batch", "many questions: lines of text or JSON in, JSON lines out, in order");
+    CLI::App* batch =
+        verb("batch", "many questions: lines of text or JSON in, JSON lines out, in order");
     batch->add_option("-i,--input", o.batch.input, "file of questions (- : stdin)");
     batch->add_option("-o,--output", o.batch.output, "file of answers (- : stdout)");
-    batch->add_flag("--resume", o.batch.resume, "skip questions that the output file answers already");
+    batch->add_flag("--resume", o.batch.resume,
+                    "skip questions that the output file answers already");
     batch->add_option("--jobs", o.batch.jobs, "questions answered at once: a number or auto");
     batch->add_option("--system", o.batch.system, "system prompt");
     batch->add_flag("--no-save", o.batch.no_save, "no cache on disk");
-    add_docs(batch, o), add_model(batch, o), add_device(batch, o), add_generation(batch, o), add_output(batch, o);
+    add_docs(batch, o), add_model(batch, o), add_device(batch, o), add_generation(batch, o),
+        add_output(batch, o);
   }
 
   void add_documents() {
-    CLI::App* search = verb("search", "find passages: path:line: text; exit 1 when nothing is found");
-    search->add_option("query", o.search.words, "words; \"a phrase\", -without, path:GLOB, after:DATE")->required();
-    search->add_option("--mode", o.search.mode, "hybrid, dense or bm25")->check(CLI::IsMember({"hybrid", "dense", "bm25"}));
+    CLI::App* search =
+        verb("search", "find passages: path:line: text; exit 1 when nothing is found");
+    search
+        ->add_option("query", o.search.words,
+                     "words; \"a phrase\", -without, path:GLOB, after:DATE")
+        ->required();
+    search->add_option("--mode", o.search.mode, "hybrid, dense or bm25")
+        ->check(CLI::IsMember({"hybrid", "dense", "bm25"}));
     search->add_option("-n,--count", o.search.count, "results")->check(CLI::Range(1, 1000));
     search->add_flag("-l,--files", o.search.files_only, "file names only");
-    search->add_option("-k,--collection", o.common.collections, "collection; repeat for several")->allow_extra_args(false);
+    search->add_option("-k,--collection", o.common.collections, "collection; repeat for several")
+        ->allow_extra_args(false);
     add_device(search, o), add_json(search, o), add_output(search, o);
 
     CLI::App* ingest = verb("ingest", "take files and folders into a collection");
     IngestVerbOptions& i = o.ingest;
     ingest->add_option("path", i.paths, "files or folders")->required();
-    ingest->add_option("-k,--collection", o.common.collections, "collection to write to")->expected(1);
-    ingest->add_option("--include", i.include, "only files matching this glob; repeat")->allow_extra_args(false);
-    ingest->add_option("--exclude", i.exclude, "no files matching this glob; repeat")->allow_extra_args(false);
+    ingest->add_option("-k,--collection", o.common.collections, "collection to write to")
+        ->expected(1);
+    ingest->add_option("--include", i.include, "only files matching this glob; repeat")
+        ->allow_extra_args(false);
+    ingest->add_option("--exclude", i.exclude, "no files matching this glob; repeat")
+        ->allow_extra_args(false);
     ingest->add_flag("--hidden", i.hidden, "hidden files too");
     ingest->add_flag("--no-ignore", i.no_ignore, "do not honour .gitignore and .ignore");
     ingest->add_flag("-n,--dry-run", i.dry_run, "only show what would be taken");
     ingest->add_flag("--jsonl", i.jsonl, "one JSON line per file on stdout");
     ingest->add_flag("--prune", i.prune, "remove documents whose file is gone");
     ingest->add_flag("--wait", i.wait, "wait for another ingest instead of exit 75");
-    ingest->add_option("--fail-on", i.fail_on, "exit 65 when a file ends so: no-text, bad-encoding, malformed, …")->delimiter(',');
-    ingest->add_option("--jobs", i.jobs, "parser threads (0: one per CPU)")->check(CLI::Range(0, 256));
+    ingest
+        ->add_option("--fail-on", i.fail_on,
+                     "exit 65 when a file ends so: no-text, bad-encoding, malformed, …")
+        ->delimiter(',');
+    ingest->add_option("--jobs", i.jobs, "parser threads (0: one per CPU)")
+        ->check(CLI::Range(0, 256));
     ingest->add_option("--embedder", o.settings.embedder, "embedding model of a new collection");
     add_device(ingest, o), add_output(ingest, o);
 
     CLI::App* eval = verb("eval", "measure retrieval on your own questions");
-    eval->add_option("questions", o.eval.questions, "JSON lines {question, gold: [path or path#text]}")->required();
+    eval->add_option("questions", o.eval.questions,
+                     "JSON lines {question, gold: [path or path#text]}")
+        ->required();
     eval->add_option("--top", o.eval.k, "passages looked at")->check(CLI::Range(1, 100));
-    eval->add_option("--vs", o.eval.versus, "compare with another collection; exit 1 when this one is worse");
+    eval->add_option("--vs", o.eval.versus,
+                     "compare with another collection; exit 1 when this one is worse");
     add_docs(eval, o), add_device(eval, o), add_json(eval, o), add_output(eval, o);
   }
 
-  CLI::App* manage(const char* name, const char* help, std::vector<std::string> actions, const char* names_help) {
+  CLI::App* manage(const char* name, const char* help, std::vector<std::string> actions,
+                   const char* names_help) {
     this->actions[name] = actions;
     CLI::App* app = verb(name, help);
     app->add_option("action", o.manage.action, fmt::format("{}", fmt::join(actions, ", ")))
-        ->required()->check(CLI::IsMember(actions));
+        ->required()
+        ->check(CLI::IsMember(actions));
     app->add_option("name", o.manage.names, names_help);
     add_json(app, o), add_output(app, o);
     return app;
   }
 
   void add_management() {
-    manage("coll", "collections", {"list", "info", "rename", "rm"}, "collection (rename: from, to)");
-    CLI::App* doc = manage("doc", "documents of a collection", {"list", "show", "rm"}, "document path, or its end");
+    manage("coll", "collections", {"list", "info", "rename", "rm"},
+           "collection (rename: from, to)");
+    CLI::App* doc = manage("doc", "documents of a collection", {"list", "show", "rm"},
+                           "document path, or its end");
     doc->add_option("-k,--collection", o.common.collections, "collection")->expected(1);
-    CLI::App* session = manage("session", "saved chats", {"list", "show", "rename", "fork", "export", "rm"}, "session");
-    session->add_option("--format", o.manage.format, "export: md or json")->check(CLI::IsMember({"md", "json"}));
-    CLI::App* cache = manage("cache", "KV pages kept on disk", {"list", "show", "clear", "limit"}, "limit: gigabytes");
+    CLI::App* session = manage("session", "saved chats",
+                               {"list", "show", "rename", "fork", "export", "rm"}, "session");
+    session->add_option("--format", o.manage.format, "export: md or json")
+        ->check(CLI::IsMember({"md", "json"}));
+    CLI::App* cache = manage("cache", "KV pages kept on disk", {"list", "show", "clear", "limit"},
+                             "limit: gigabytes");
     (void)cache;
-    CLI::App* model = manage("model", "models", {"list", "pull", "info", "rm", "add"},
-                             "catalogue id (pull: several; 'default' chooses for this machine; add: NAME PATH)");
-    model->add_option("--accept-licence", o.manage.licence, "id of a model whose licence you accept");
+    CLI::App* model =
+        manage("model", "models", {"list", "pull", "info", "rm", "add"},
+               "catalogue id (pull: several; 'default' chooses for this machine; add: NAME PATH)");
+    model->add_option("--accept-licence", o.manage.licence,
+                      "id of a model whose licence you accept");
     model->add_flag("--ops", o.manage.ops, "info: the op list");
     model->add_flag("--all", o.manage.all, "list: the whole catalogue");
     model->add_option("--ctx", o.settings.ctx, "info: memory at this context");
-    CLI::App* config = manage("config", "settings", {"list", "get", "set", "unset", "path"}, "key, and a value for set");
+    CLI::App* config = manage("config", "settings", {"list", "get", "set", "unset", "path"},
+                              "key, and a value for set");
     (void)config;
-    CLI::App* explain = verb("explain", "how an answer came about: candidates, scores, budget, prompt");
+    CLI::App* explain =
+        verb("explain", "how an answer came about: candidates, scores, budget, prompt");
     explain->add_option("id", o.manage.names, "answer id (default: the last one)");
     add_json(explain, o), add_output(explain, o);
     CLI::App* doctor = verb("doctor", "what this machine, build and data have, and what is wrong");
     add_json(doctor, o), add_device(doctor, o), add_output(doctor, o);
     CLI::App* bench = verb("bench", "speed beside this machine's ceilings");
-    bench->add_option("--prompt", o.bench.prompt_tokens, "prefill lengths")->delimiter(',')->check(CLI::Range(1, 1 << 20));
-    bench->add_option("--context", o.bench.contexts, "decode contexts")->delimiter(',')->check(CLI::Range(1, 1 << 20));
-    bench->add_option("--decode", o.bench.decode_tokens, "tokens decoded")->check(CLI::Range(1, 1 << 16));
-    bench->add_option("--repeats", o.bench.repeats, "runs; the median counts")->check(CLI::Range(1, 100));
+    bench->add_option("--prompt", o.bench.prompt_tokens, "prefill lengths")
+        ->delimiter(',')
+        ->check(CLI::Range(1, 1 << 20));
+    bench->add_option("--context", o.bench.contexts, "decode contexts")
+        ->delimiter(',')
+        ->check(CLI::Range(1, 1 << 20));
+    bench->add_option("--decode", o.bench.decode_tokens, "tokens decoded")
+        ->check(CLI::Range(1, 1 << 16));
+    bench->add_option("--repeats", o.bench.repeats, "runs; the median counts")
+        ->check(CLI::Range(1, 100));
     add_model(bench, o), add_device(bench, o), add_json(bench, o), add_output(bench, o);
     CLI::App* completion = verb("completion", "completion script for a shell");
-    completion->add_option("shell", o.manage.action, "bash, zsh or fish")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
+    completion->add_option("shell", o.manage.action, "bash, zsh or fish")
+        ->required()
+        ->check(CLI::IsMember({"bash", "zsh", "fish"}));
     actions["completion"] = {"bash", "zsh", "fish"};
   }
 };
@@ -231,7 +292,8 @@ Parsed parse_command_line(int argc, const char* const* argv, Settings defaults) 
     return parsed;
   } catch (const CLI::ParseError& e) {
     std::vector<std::string> verbs;
-    for (const CLI::App* app : table.root.get_subcommands([](const CLI::App*) { return true; })) verbs.push_back(app->get_name());
+    for (const CLI::App* app : table.root.get_subcommands([](const CLI::App*) { return true; }))
+      verbs.push_back(app->get_name());
     std::string advice = "see apud --help";
     if (argc > 1 && argv[1][0] != '-') {
       std::string word = argv[1];
@@ -267,14 +329,17 @@ std::string completion_script(const std::string& shell) {
   if (shell == "fish") {
     out = "complete -c apud -f\n";
     for (const CLI::App* verb : verbs) {
-      out += fmt::format("complete -c apud -n __fish_use_subcommand -a {} -d '{}'\n", verb->get_name(),
-                         CLI::detail::find_and_replace(verb->get_description(), "'", "\\'"));
+      out +=
+          fmt::format("complete -c apud -n __fish_use_subcommand -a {} -d '{}'\n", verb->get_name(),
+                      CLI::detail::find_and_replace(verb->get_description(), "'", "\\'"));
       for (const std::string& action : table.actions[verb->get_name()]) {
-        out += fmt::format("complete -c apud -n '__fish_seen_subcommand_from {}' -a {}\n", verb->get_name(), action);
+        out += fmt::format("complete -c apud -n '__fish_seen_subcommand_from {}' -a {}\n",
+                           verb->get_name(), action);
       }
       for (const CLI::Option* option : verb->get_options()) {
         for (const std::string& name : option->get_lnames()) {
-          out += fmt::format("complete -c apud -n '__fish_seen_subcommand_from {}' -l {}\n", verb->get_name(), name);
+          out += fmt::format("complete -c apud -n '__fish_seen_subcommand_from {}' -l {}\n",
+                             verb->get_name(), name);
         }
       }
     }
@@ -282,9 +347,13 @@ std::string completion_script(const std::string& shell) {
   }
   if (shell == "zsh") out = "autoload -U +X bashcompinit && bashcompinit\n";
   out += "_apud() {\n  local word=${COMP_WORDS[COMP_CWORD]}\n  if [ \"$COMP_CWORD\" = 1 ]; then\n";
-  out += fmt::format("    COMPREPLY=($(compgen -W \"{}\" -- \"$word\"))\n    return\n  fi\n  case ${{COMP_WORDS[1]}} in\n", names);
+  out += fmt::format(
+      "    COMPREPLY=($(compgen -W \"{}\" -- \"$word\"))\n    return\n  fi\n  case "
+      "${{COMP_WORDS[1]}} in\n",
+      names);
   for (const CLI::App* verb : verbs) {
-    out += fmt::format("    {}) COMPREPLY=($(compgen -f -W \"{}\" -- \"$word\")) ;;\n", verb->get_name(), flags(verb));
+    out += fmt::format("    {}) COMPREPLY=($(compgen -f -W \"{}\" -- \"$word\")) ;;\n",
+                       verb->get_name(), flags(verb));
   }
   out += "  esac\n}\ncomplete -o filenames -F _apud apud\n";
   return out;

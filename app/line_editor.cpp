@@ -52,7 +52,8 @@ struct LineEditor::Impl {
   bool at_end = false;
   bool interrupted = false;
 
-  /// Own reader: libedit's swallows the first interrupted read, so that Ctrl-C would need two presses.
+  /// Own reader: libedit's swallows the first interrupted read, so that Ctrl-C would need two
+  /// presses.
   static int get_char(EditLine* editor, wchar_t* out) {
     void* data = nullptr;
     el_wget(editor, EL_CLIENTDATA, &data);
@@ -97,7 +98,8 @@ struct LineEditor::Impl {
     // Controls of pasted text would act on the editor's own screen.
     std::wstring clean;
     for (wchar_t w : text) {
-      if (w == L'\n' || w == L'\t' || (w >= 0x20 && w != 0x7F && !(w >= 0x80 && w < 0xA0))) clean += w;
+      if (w == L'\n' || w == L'\t' || (w >= 0x20 && w != 0x7F && !(w >= 0x80 && w < 0xA0)))
+        clean += w;
     }
     el_winsertstr(editor, clean.c_str());
     return CC_REFRESH;

@@ -1,6 +1,6 @@
-// Line input for chat: libedit on a terminal (history, editing, bracketed paste, which libedit lacks
-// and we bind ourselves), plain lines elsewhere. A line ending in a backslash, or text between two
-// lines of """, is one input of several lines.
+// Line input for chat: libedit on a terminal (history, editing, bracketed paste, which libedit
+// lacks and we bind ourselves), plain lines elsewhere. A line ending in a backslash, or text
+// between two lines of """, is one input of several lines.
 //
 // Threads: one thread.
 #pragma once

@@ -21,14 +21,16 @@ uint64_t meminfo(const char* key) {
   std::ifstream in("/proc/meminfo");
   std::string line;
   while (std::getline(in, line)) {
-    if (line.rfind(key, 0) == 0) return std::strtoull(line.c_str() + std::strlen(key), nullptr, 10) * 1024;
+    if (line.rfind(key, 0) == 0)
+      return std::strtoull(line.c_str() + std::strlen(key), nullptr, 10) * 1024;
   }
   return 0;
 }
 
 /// Memory limit of this process's cgroup, if one is set.
 std::optional<uint64_t> cgroup_limit() {
-  for (const char* path : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+  for (const char* path :
+       {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
     std::ifstream in(path);
     uint64_t value = 0;
     if (in >> value && value < (1ull << 60)) return value;
@@ -78,15 +80,16 @@ double measure_read_bandwidth(int threads) {
       for (uint64_t one : sums) sum += one;
       sink += sum;
     });
-    double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     rates.push_back(static_cast<double>(kBytes) / seconds);
   }
   std::sort(rates.begin(), rates.end());
   return rates[1];
 }
 
-Recommendation recommend_model(const std::vector<CatalogueEntry>& entries, uint64_t memory_bytes, double read_bandwidth,
-                               bool hub_reachable) {
+Recommendation recommend_model(const std::vector<CatalogueEntry>& entries, uint64_t memory_bytes,
+                               double read_bandwidth, bool hub_reachable) {
   constexpr double kReadShare = 0.7;
   constexpr double kUsableTokensPerSecond = 6;
   constexpr uint64_t kRoom = 1ull << 30;  // KV, embedder, workspace
@@ -111,9 +114,11 @@ Recommendation recommend_model(const std::vector<CatalogueEntry>& entries, uint6
     }
   }
   if (best.entry) {
-    best.reason = fmt::format("{} ({}): the largest that fits {} of free memory and writes about {:.0f} tok/s or more at {:.0f} GB/s{}",
-                              best.entry->id, human_bytes(best.entry->bytes()), human_bytes(memory_bytes), best_speed, read_bandwidth / 1e9,
-                              hub_reachable ? "" : "; the model hub is not reached from here");
+    best.reason = fmt::format(
+        "{} ({}): the largest that fits {} of free memory and writes about {:.0f} tok/s or more at "
+        "{:.0f} GB/s{}",
+        best.entry->id, human_bytes(best.entry->bytes()), human_bytes(memory_bytes), best_speed,
+        read_bandwidth / 1e9, hub_reachable ? "" : "; the model hub is not reached from here");
   }
   return best;
 }

@@ -19,11 +19,23 @@ namespace {
 
 int run_verb(Runtime& runtime) {
   static const std::map<std::string, std::function<int(Runtime&)>> verbs = {
-      {"ask", verb_ask},         {"chat", verb_chat},       {"batch", verb_batch},   {"search", verb_search},
-      {"ingest", verb_ingest},   {"eval", verb_eval},       {"coll", verb_coll},     {"doc", verb_doc},
-      {"session", verb_session}, {"cache", verb_cache},     {"model", verb_model},   {"config", verb_config},
-      {"explain", verb_explain}, {"doctor", verb_doctor},   {"bench", verb_bench},
-      {"completion", [](Runtime& r) {
+      {"ask", verb_ask},
+      {"chat", verb_chat},
+      {"batch", verb_batch},
+      {"search", verb_search},
+      {"ingest", verb_ingest},
+      {"eval", verb_eval},
+      {"coll", verb_coll},
+      {"doc", verb_doc},
+      {"session", verb_session},
+      {"cache", verb_cache},
+      {"model", verb_model},
+      {"config", verb_config},
+      {"explain", verb_explain},
+      {"doctor", verb_doctor},
+      {"bench", verb_bench},
+      {"completion",
+       [](Runtime& r) {
          r.terminal.out(completion_script(r.options.manage.action));
          r.terminal.flush();
          return 0;
@@ -35,7 +47,10 @@ int run_verb(Runtime& runtime) {
 int report(Terminal& terminal, const Error& e, bool json) {
   terminal.progress("", true);
   if (json) {
-    ordered_json out = {{"schema", kJsonSchema}, {"error", {{"code", error_code_name(e.kind())}, {"message", e.what()}, {"advice", e.advice()}}}};
+    ordered_json out = {
+        {"schema", kJsonSchema},
+        {"error",
+         {{"code", error_code_name(e.kind())}, {"message", e.what()}, {"advice", e.advice()}}}};
     terminal.out(dump_json(out) + "\n");
     try {
       terminal.flush();
@@ -55,7 +70,8 @@ int apud_main(int argc, char** argv) {
   try {
     install_signal_handlers();
     // A broken configuration file must not keep `apud config` from mending it.
-    bool mending = argc > 1 && (std::string_view(argv[1]) == "config" || std::string_view(argv[1]) == "doctor");
+    bool mending = argc > 1 &&
+                   (std::string_view(argv[1]) == "config" || std::string_view(argv[1]) == "doctor");
     // Nor does help need settings.
     for (int i = 1; i < argc; ++i) {
       for (std::string_view flag : {"-h", "--help", "--version"}) mending |= flag == argv[i];
@@ -83,9 +99,13 @@ int apud_main(int argc, char** argv) {
   } catch (const Interrupted&) {
     return ending_signal() ? 128 + ending_signal() : 130;
   } catch (const std::bad_alloc&) {
-    return report(terminal, Error(ErrorKind::kBusy, "out of memory", "use a smaller model or --ctx"), json);
+    return report(terminal,
+                  Error(ErrorKind::kBusy, "out of memory", "use a smaller model or --ctx"), json);
   } catch (const std::exception& e) {
-    return report(terminal, Error(ErrorKind::kInternal, std::string("unexpected: ") + e.what(), "this is a bug of apud"), json);
+    return report(terminal,
+                  Error(ErrorKind::kInternal, std::string("unexpected: ") + e.what(),
+                        "this is a bug of apud"),
+                  json);
   }
 }
 

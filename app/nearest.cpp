@@ -22,7 +22,8 @@ size_t edit_distance(const std::string& a, const std::string& b) {
 }
 }  // namespace
 
-std::vector<std::string> nearest_names(const std::string& name, const std::vector<std::string>& names) {
+std::vector<std::string> nearest_names(const std::string& name,
+                                       const std::vector<std::string>& names) {
   std::vector<std::pair<size_t, std::string>> ranked;
   for (const std::string& candidate : names) {
     // Names are short; a hostile one is cut so that the distance stays cheap.

@@ -6,8 +6,10 @@
 
 namespace apud {
 
-/// At most three of `names`, by edit distance (Levenshtein), nearest first; only near ones (distance
-/// at most half the length, or one contains the other). All of `names` when there are at most three.
-std::vector<std::string> nearest_names(const std::string& name, const std::vector<std::string>& names);
+/// At most three of `names`, by edit distance (Levenshtein), nearest first; only near ones
+/// (distance at most half the length, or one contains the other). All of `names` when there are at
+/// most three.
+std::vector<std::string> nearest_names(const std::string& name,
+                                       const std::vector<std::string>& names);
 
 }  // namespace apud

@@ -35,20 +35,20 @@ struct GenerationOptions {
 };
 
 struct AskOptions {
-  std::vector<std::string> words;   // the question; "-" reads stdin
-  std::vector<std::string> files;   // -f
+  std::vector<std::string> words;  // the question; "-" reads stdin
+  std::vector<std::string> files;  // -f
   bool show_prompt = false;
   bool no_sources = false;
   bool only_sources = false;
   bool strict = false;
   bool no_save = false;
-  int samples = 1;                  // -n
+  int samples = 1;  // -n
   std::string system;
 };
 
 struct ChatOptions {
-  bool resume_last = false;         // -c
-  std::string session;              // -s
+  bool resume_last = false;  // -c
+  std::string session;       // -s
   bool fork = false;
   bool no_save = false;
   std::string system;
@@ -57,8 +57,8 @@ struct ChatOptions {
 struct SearchOptions {
   std::vector<std::string> words;
   std::string mode = "hybrid";
-  int count = 10;                   // -n
-  bool files_only = false;          // -l
+  int count = 10;           // -n
+  bool files_only = false;  // -l
 };
 
 struct IngestVerbOptions {
@@ -67,7 +67,7 @@ struct IngestVerbOptions {
   std::vector<std::string> exclude;
   bool hidden = false;
   bool no_ignore = false;
-  bool dry_run = false;             // -n
+  bool dry_run = false;  // -n
   bool jsonl = false;
   bool prune = false;
   bool wait = false;
@@ -76,8 +76,8 @@ struct IngestVerbOptions {
 };
 
 struct BatchOptions {
-  std::string input = "-";          // -i
-  std::string output = "-";         // -o
+  std::string input = "-";   // -i
+  std::string output = "-";  // -o
   bool resume = false;
   std::string jobs = "auto";
   std::string system;
@@ -102,7 +102,7 @@ struct ManageOptions {
   std::string action;
   std::vector<std::string> names;
   std::string format = "md";
-  std::string licence;              // --accept-licence
+  std::string licence;  // --accept-licence
   bool ops = false;
   bool force = false;
   bool all = false;

@@ -7,7 +7,8 @@
 namespace apud {
 
 std::string with_commas(int64_t number) {
-  std::string digits = std::to_string(number < 0 ? 0 - static_cast<uint64_t>(number) : static_cast<uint64_t>(number));
+  std::string digits = std::to_string(number < 0 ? 0 - static_cast<uint64_t>(number)
+                                                 : static_cast<uint64_t>(number));
   std::string out = number < 0 ? "-" : "";
   for (size_t i = 0; i < digits.size(); ++i) {
     if (i > 0 && (digits.size() - i) % 3 == 0) out += ',';
@@ -42,7 +43,8 @@ void ReadingProgress::begin(int total) {
 
 void ReadingProgress::update(int done, int total) {
   if (!shown_ || total <= 0) return;
-  terminal_.progress(fmt::format("reading {} tokens · {}%", with_commas(total), static_cast<int64_t>(done) * 100 / total));
+  terminal_.progress(fmt::format("reading {} tokens · {}%", with_commas(total),
+                                 static_cast<int64_t>(done) * 100 / total));
 }
 
 void ReadingProgress::end() {

@@ -23,7 +23,8 @@ InstalledModel best_installed_chat_model() {
   }
   if (!best) {
     throw Error(ErrorKind::kUnavailable, "no chat model is installed",
-                "apud model pull default fetches the one that suits this machine; apud model list --all shows more");
+                "apud model pull default fetches the one that suits this machine; apud model list "
+                "--all shows more");
   }
   return *best;
 }
@@ -32,7 +33,8 @@ CpuIsa parse_isa(const std::string& name) {
   for (CpuIsa isa : {CpuIsa::kAuto, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kVnni, CpuIsa::kAmx}) {
     if (name == cpu_isa_name(isa)) return isa;
   }
-  throw Error(ErrorKind::kUsage, "unknown CPU path '" + name + "'", "one of auto, avx2, avx512, vnni, amx");
+  throw Error(ErrorKind::kUsage, "unknown CPU path '" + name + "'",
+              "one of auto, avx2, avx512, vnni, amx");
 }
 
 /// An unknown name is the user's slip (66); a known model that is not here yet makes the work
@@ -41,7 +43,8 @@ InstalledModel require_model(const std::string& name) {
   try {
     return find_model(name);
   } catch (const Error& e) {
-    if (e.kind() == ErrorKind::kNoInput && Catalogue::builtin().find(name)) throw Error(ErrorKind::kUnavailable, e.what(), e.advice());
+    if (e.kind() == ErrorKind::kNoInput && Catalogue::builtin().find(name))
+      throw Error(ErrorKind::kUnavailable, e.what(), e.advice());
     throw;
   }
 }
@@ -66,7 +69,8 @@ struct Runtime::Scratch {
   }
 };
 
-Runtime::Runtime(Options options, Terminal& terminal) : options(std::move(options)), terminal(terminal) {}
+Runtime::Runtime(Options options, Terminal& terminal)
+    : options(std::move(options)), terminal(terminal) {}
 Runtime::~Runtime() = default;
 
 Store& Runtime::store_or_scratch() {
@@ -77,8 +81,9 @@ Store& Runtime::store_or_scratch() {
 
 const ChosenModel& Runtime::chat_model() {
   if (!chat_) {
-    InstalledModel installed = options.settings.model.empty() ? best_installed_chat_model()
-                                                              : require_model(options.settings.model);
+    InstalledModel installed = options.settings.model.empty()
+                                   ? best_installed_chat_model()
+                                   : require_model(options.settings.model);
     ModelOptions load;
     load.context = options.settings.ctx;
     chat_ = ChosenModel{installed, load_model(installed.path, load)};
@@ -91,8 +96,8 @@ int Runtime::context() {
   int own = model.config().context;
   int wanted = options.settings.ctx;
   if (wanted > own) {
-    throw Error(ErrorKind::kUsage, fmt::format("--ctx {}: {} was made for at most {} tokens", wanted,
-                                               chat_model().installed.id, own));
+    throw Error(ErrorKind::kUsage, fmt::format("--ctx {}: {} was made for at most {} tokens",
+                                               wanted, chat_model().installed.id, own));
   }
   return wanted > 0 ? wanted : std::min(own, 4096);
 }
@@ -108,10 +113,12 @@ std::unique_ptr<Executor> Runtime::make_executor(const Model& model, int max_ste
       return make_cuda_executor(model.program(), model.weights(), cuda);
     }
     if (s.device == "cuda") {
-      throw Error(ErrorKind::kUnavailable, "--device cuda: " + reason, "apud doctor tells more; --device cpu runs without it");
+      throw Error(ErrorKind::kUnavailable, "--device cuda: " + reason,
+                  "apud doctor tells more; --device cpu runs without it");
     }
     if (nvidia_card_present()) {
-      terminal.warn("an NVIDIA card is here but not used: " + reason + " (apud doctor tells more; --device cpu silences this)");
+      terminal.warn("an NVIDIA card is here but not used: " + reason +
+                    " (apud doctor tells more; --device cpu silences this)");
     }
   }
   CpuOptions cpu;
@@ -143,7 +150,8 @@ void Runtime::preload_engine(int sequences, bool save) {
   if (engine_ || engine_future_.valid()) return;
   chat_model();  // errors of the user come now, on this thread
   context();
-  engine_future_ = std::async(std::launch::async, [=, this] { return build_engine(sequences, save); });
+  engine_future_ =
+      std::async(std::launch::async, [=, this] { return build_engine(sequences, save); });
 }
 
 Engine& Runtime::engine(int sequences, bool save) {
@@ -158,7 +166,8 @@ bool Runtime::has_store() const { return Store::exists(); }
 
 Store& Runtime::store() {
   if (!store_) {
-    if (!Store::exists()) throw Error(ErrorKind::kNoInput, "no documents yet", "apud ingest FOLDER takes some in");
+    if (!Store::exists())
+      throw Error(ErrorKind::kNoInput, "no documents yet", "apud ingest FOLDER takes some in");
     store_ = std::make_unique<Store>(Store::default_path(), Store::Mode::kReadOnly);
   }
   return *store_;
@@ -177,7 +186,8 @@ EngineEmbedder& Runtime::embedder(const std::string& id) {
   if (!slot) {
     InstalledModel installed = require_model(id);
     std::shared_ptr<const Model> model = load_model(installed.path);
-    slot = std::make_unique<EngineEmbedder>(installed.id, Embedding(model, make_executor(*model, 0)));
+    slot =
+        std::make_unique<EngineEmbedder>(installed.id, Embedding(model, make_executor(*model, 0)));
   }
   return *slot;
 }
@@ -186,8 +196,10 @@ EngineEmbedder& Runtime::embedder_of(const CollectionInfo& collection) {
   EngineEmbedder& found = embedder(collection.embedder.name);
   if (found.fingerprint() != collection.embedder.fingerprint) {
     throw Error(ErrorKind::kUsage,
-                fmt::format("collection {} was made by another version of the embedder {} (fingerprint {}, installed {})",
-                            collection.name, collection.embedder.name, collection.embedder.fingerprint.substr(0, 12),
+                fmt::format("collection {} was made by another version of the embedder {} "
+                            "(fingerprint {}, installed {})",
+                            collection.name, collection.embedder.name,
+                            collection.embedder.fingerprint.substr(0, 12),
                             found.fingerprint().substr(0, 12)),
                 "ingest its folders again into a new collection (apud ingest -k NEW FOLDER)");
   }
@@ -199,7 +211,8 @@ const std::vector<std::string>& Runtime::collections() {
   collections_.emplace();
   if (options.common.no_docs) return *collections_;
   if (!options.common.collections.empty()) {
-    for (const std::string& name : options.common.collections) store().collection(name);  // throws kNoInput
+    for (const std::string& name : options.common.collections)
+      store().collection(name);  // throws kNoInput
     collections_ = options.common.collections;
     return *collections_;
   }
@@ -208,19 +221,22 @@ const std::vector<std::string>& Runtime::collections() {
   std::optional<CollectionInfo> info = store().find_collection(name);
   if (!info || info->documents == 0) return *collections_;
   collections_->push_back(name);
-  terminal.dim(fmt::format("documents: {}, {} file{}", name, info->documents, info->documents == 1 ? "" : "s"));
+  terminal.dim(fmt::format("documents: {}, {} file{}", name, info->documents,
+                           info->documents == 1 ? "" : "s"));
   return *collections_;
 }
 
 Retriever& Runtime::retriever(const std::vector<std::string>& collections) {
-  EngineEmbedder* with = collections.empty() ? nullptr : &embedder_of(store().collection(collections.front()));
+  EngineEmbedder* with =
+      collections.empty() ? nullptr : &embedder_of(store().collection(collections.front()));
   auto& slot = retrievers_[with];
   if (!slot) slot = std::make_unique<Retriever>(store(), with);
   return *slot;
 }
 
 Packer& Runtime::packer(const std::vector<std::string>& collections) {
-  EngineEmbedder* with = collections.empty() ? nullptr : &embedder_of(store().collection(collections.front()));
+  EngineEmbedder* with =
+      collections.empty() ? nullptr : &embedder_of(store().collection(collections.front()));
   auto& slot = packers_[with];
   if (!slot) slot = std::make_unique<Packer>(store_or_scratch(), with);
   return *slot;
@@ -237,7 +253,8 @@ Path speeds_path() { return cache_dir() / "speeds.json"; }
 
 std::string Runtime::speed_key() {
   const Settings& s = options.settings;
-  return fmt::format("{}/{}/{}/{}", chat_model().model->fingerprint().substr(0, 16), s.device, s.cpu_isa, s.threads);
+  return fmt::format("{}/{}/{}/{}", chat_model().model->fingerprint().substr(0, 16), s.device,
+                     s.cpu_isa, s.threads);
 }
 
 double Runtime::prefill_rate() {
@@ -261,7 +278,9 @@ void Runtime::note_prefill_rate(const Receipt& receipt) {
     auto json = text ? nlohmann::json::parse(*text, nullptr, false) : nlohmann::json::object();
     if (!json.is_object()) json = nlohmann::json::object();
     // The best of late counts: a busy moment must not shrink the next question's evidence.
-    double before = json.contains(speed_key()) && json[speed_key()].is_number() ? json[speed_key()].get<double>() : 0;
+    double before = json.contains(speed_key()) && json[speed_key()].is_number()
+                        ? json[speed_key()].get<double>()
+                        : 0;
     json[speed_key()] = std::max(receipt.timing.prefill_tokens_per_second, 0.8 * before);
     make_private_dir(cache_dir());
     write_file_atomic(speeds_path(), json.dump());

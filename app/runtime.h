@@ -34,7 +34,8 @@ struct ChosenModel {
 /// rag's view of an embedding model.
 class EngineEmbedder : public TextEmbedder {
  public:
-  EngineEmbedder(std::string id, Embedding embedding) : id_(std::move(id)), embedding_(std::move(embedding)) {}
+  EngineEmbedder(std::string id, Embedding embedding)
+      : id_(std::move(id)), embedding_(std::move(embedding)) {}
   std::string fingerprint() const override { return embedding_.fingerprint(); }
   std::string name() const override { return id_; }
   int dimension() const override { return embedding_.dimension(); }
@@ -42,7 +43,8 @@ class EngineEmbedder : public TextEmbedder {
   int count_tokens(std::string_view text) const override { return embedding_.count_tokens(text); }
   bool multilingual() const override { return embedding_.multilingual(); }
   void embed(std::span<const std::string> texts, EmbedKind kind, std::span<float> out) override {
-    embedding_.embed(texts, kind == EmbedKind::kQuery ? EmbeddingKind::kQuery : EmbeddingKind::kPassage, out);
+    embedding_.embed(
+        texts, kind == EmbedKind::kQuery ? EmbeddingKind::kQuery : EmbeddingKind::kPassage, out);
   }
 
  private:
@@ -87,8 +89,8 @@ class Runtime {
   /// The embedder of this name, or the one that made these collections.
   EngineEmbedder& embedder(const std::string& id);
   EngineEmbedder& embedder_of(const CollectionInfo& collection);
-  /// Collections in use: -k, else the default one where it exists (said once on a terminal's stderr),
-  /// else none. Unknown names throw kNoInput.
+  /// Collections in use: -k, else the default one where it exists (said once on a terminal's
+  /// stderr), else none. Unknown names throw kNoInput.
   const std::vector<std::string>& collections();
   /// Retriever and packer with the embedder of these collections (none: without one).
   Retriever& retriever(const std::vector<std::string>& collections);

@@ -21,13 +21,15 @@ struct Field {
 };
 
 template <class T>
-std::function<std::string(Settings&, const std::string&)> number(T Settings::*member, double low, double high) {
+std::function<std::string(Settings&, const std::string&)> number(T Settings::*member, double low,
+                                                                 double high) {
   return [=](Settings& s, const std::string& text) -> std::string {
     std::string expected = fmt::format("a number from {} to {}", low, high);
     char* end = nullptr;
     double value = std::strtod(text.c_str(), &end);
     if (text.empty() || *end || !(value >= low && value <= high)) return expected;
-    if (std::is_integral_v<T> && value != static_cast<double>(static_cast<long long>(value))) return "a whole number";
+    if (std::is_integral_v<T> && value != static_cast<double>(static_cast<long long>(value)))
+      return "a whole number";
     s.*member = static_cast<T>(value);
     return {};
   };
@@ -60,29 +62,46 @@ std::function<std::string(const Settings&)> show(T Settings::*member) {
 
 const std::vector<Field>& fields() {
   static const std::vector<Field> table = {
-      {{"model", "chat model: catalogue id, added name or path; empty takes the best installed one"},
-       show(&Settings::model), text(&Settings::model)},
-      {{"embedder", "embedding model for new collections"}, show(&Settings::embedder), text(&Settings::embedder)},
+      {{"model",
+        "chat model: catalogue id, added name or path; empty takes the best installed one"},
+       show(&Settings::model),
+       text(&Settings::model)},
+      {{"embedder", "embedding model for new collections"},
+       show(&Settings::embedder),
+       text(&Settings::embedder)},
       {{"device", "auto, cuda or cpu; auto says so when it takes the CPU although a card is there"},
-       show(&Settings::device), choice(&Settings::device, {"auto", "cuda", "cpu"})},
+       show(&Settings::device),
+       choice(&Settings::device, {"auto", "cuda", "cpu"})},
       {{"cpu_isa", "force a CPU path: auto, avx2, avx512, vnni, amx"},
-       show(&Settings::cpu_isa), choice(&Settings::cpu_isa, {"auto", "avx2", "avx512", "vnni", "amx"})},
+       show(&Settings::cpu_isa),
+       choice(&Settings::cpu_isa, {"auto", "avx2", "avx512", "vnni", "amx"})},
       {{"threads", "CPU threads; 0 takes what affinity and cgroup allow"},
-       show(&Settings::threads), number(&Settings::threads, 0, 1024)},
+       show(&Settings::threads),
+       number(&Settings::threads, 0, 1024)},
       {{"ctx", "context window in tokens; 0 takes 4096 on the CPU and what fits on a GPU"},
-       show(&Settings::ctx), number(&Settings::ctx, 0, 1 << 20)},
+       show(&Settings::ctx),
+       number(&Settings::ctx, 0, 1 << 20)},
       {{"evidence", "tokens of passages in a prompt; more costs reading time"},
-       show(&Settings::evidence), number(&Settings::evidence, 0, 1 << 20)},
-      {{"answer", "tokens kept free for the answer"}, show(&Settings::answer), number(&Settings::answer, 1, 1 << 20)},
-      {{"collection", "collection used without -k"}, show(&Settings::collection), text(&Settings::collection)},
+       show(&Settings::evidence),
+       number(&Settings::evidence, 0, 1 << 20)},
+      {{"answer", "tokens kept free for the answer"},
+       show(&Settings::answer),
+       number(&Settings::answer, 1, 1 << 20)},
+      {{"collection", "collection used without -k"},
+       show(&Settings::collection),
+       text(&Settings::collection)},
       {{"temperature", "sampling temperature; -1 takes each verb's own"},
-       show(&Settings::temperature), number(&Settings::temperature, -1, 10)},
+       show(&Settings::temperature),
+       number(&Settings::temperature, -1, 10)},
       {{"system", "system prompt of chats; empty takes the built-in one"},
-       show(&Settings::system), text(&Settings::system)},
+       show(&Settings::system),
+       text(&Settings::system)},
       {{"think", "reasoning of thinking models: off, on (hidden) or show (on stderr)"},
-       show(&Settings::think), choice(&Settings::think, {"off", "on", "show"})},
+       show(&Settings::think),
+       choice(&Settings::think, {"off", "on", "show"})},
       {{"cache_gb", "most gigabytes of KV pages kept on disk; 0 keeps none"},
-       show(&Settings::cache_gb), number(&Settings::cache_gb, 0, 100000)},
+       show(&Settings::cache_gb),
+       number(&Settings::cache_gb, 0, 100000)},
   };
   return table;
 }
@@ -98,8 +117,10 @@ const Field& require_field(const std::string& key, bool from_file) {
   if (const Field* field = find_field(key)) return *field;
   std::vector<std::string> names;
   for (const Field& field : fields()) names.push_back(field.key.name);
-  throw Error(from_file ? ErrorKind::kConfig : ErrorKind::kUsage, fmt::format("unknown setting '{}'", key),
-              fmt::format("nearest: {}; `apud config list` shows all", fmt::join(nearest_names(key, names), ", ")));
+  throw Error(from_file ? ErrorKind::kConfig : ErrorKind::kUsage,
+              fmt::format("unknown setting '{}'", key),
+              fmt::format("nearest: {}; `apud config list` shows all",
+                          fmt::join(nearest_names(key, names), ", ")));
 }
 
 }  // namespace
@@ -117,7 +138,8 @@ std::string setting_text(const Settings& settings, const std::string& key) {
   return require_field(key, false).get(settings);
 }
 
-void set_setting(Settings& settings, const std::string& key, const std::string& value, bool from_file) {
+void set_setting(Settings& settings, const std::string& key, const std::string& value,
+                 bool from_file) {
   std::string expected = require_field(key, from_file).set(settings, value);
   if (!expected.empty()) {
     throw Error(from_file ? ErrorKind::kConfig : ErrorKind::kUsage,
@@ -133,9 +155,10 @@ toml::table parse_file(const std::string& content) {
   try {
     return toml::parse(content, settings_path().string());
   } catch (const toml::parse_error& e) {
-    throw Error(ErrorKind::kConfig,
-                fmt::format("{}:{}: {}", settings_path().string(), e.source().begin.line, e.description()),
-                "mend the line or remove the file");
+    throw Error(
+        ErrorKind::kConfig,
+        fmt::format("{}:{}: {}", settings_path().string(), e.source().begin.line, e.description()),
+        "mend the line or remove the file");
   }
 }
 }  // namespace
@@ -154,13 +177,17 @@ Settings load_settings() {
     } else if (auto d = node.value<double>()) {
       value = fmt::format("{}", *d);
     } else {
-      throw Error(ErrorKind::kConfig, fmt::format("{}:{}: setting {}: expected a string or a number",
-                                                  settings_path().string(), node.source().begin.line, key.str()));
+      throw Error(ErrorKind::kConfig,
+                  fmt::format("{}:{}: setting {}: expected a string or a number",
+                              settings_path().string(), node.source().begin.line, key.str()));
     }
     try {
       set_setting(settings, std::string(key.str()), value, true);
     } catch (const Error& e) {
-      throw Error(e.kind(), fmt::format("{}:{}: {}", settings_path().string(), key.source().begin.line, e.what()), e.advice());
+      throw Error(
+          e.kind(),
+          fmt::format("{}:{}: {}", settings_path().string(), key.source().begin.line, e.what()),
+          e.advice());
     }
   }
   return settings;

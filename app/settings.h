@@ -1,5 +1,5 @@
-// Settings: defaults, then the configuration file (config_dir()/config.toml), then the command line.
-// One table names every key; `apud config`, the file's checker and the documentation read it.
+// Settings: defaults, then the configuration file (config_dir()/config.toml), then the command
+// line. One table names every key; `apud config`, the file's checker and the documentation read it.
 //
 // Threads: values.
 #pragma once
@@ -13,19 +13,19 @@
 namespace apud {
 
 struct Settings {
-  std::string model = "";          // catalogue id, added name or path; empty: best installed
+  std::string model = "";  // catalogue id, added name or path; empty: best installed
   std::string embedder = "e5-small-q4";
-  std::string device = "auto";     // auto, cuda, cpu
+  std::string device = "auto";  // auto, cuda, cpu
   std::string cpu_isa = "auto";
-  int threads = 0;                 // 0: what the machine gives
-  int ctx = 0;                     // tokens; 0: 4096 on the CPU, what fits on a GPU
-  int evidence = 2000;             // tokens of passages in a prompt
-  int answer = 600;                // tokens of an answer
+  int threads = 0;      // 0: what the machine gives
+  int ctx = 0;          // tokens; 0: 4096 on the CPU, what fits on a GPU
+  int evidence = 2000;  // tokens of passages in a prompt
+  int answer = 600;     // tokens of an answer
   std::string collection = "default";
-  double temperature = -1;         // <0: 0 for ask and batch, 0.7 for chat, 0.2 with documents
-  std::string system;              // system prompt; empty: the built-in one
-  std::string think = "off";       // on, off, show
-  double cache_gb = 10;            // disk tier of the prefix cache
+  double temperature = -1;    // <0: 0 for ask and batch, 0.7 for chat, 0.2 with documents
+  std::string system;         // system prompt; empty: the built-in one
+  std::string think = "off";  // on, off, show
+  double cache_gb = 10;       // disk tier of the prefix cache
 };
 
 struct SettingKey {
@@ -37,7 +37,8 @@ const std::vector<SettingKey>& setting_keys();
 /// Text of a key's value in `settings`.
 std::string setting_text(const Settings& settings, const std::string& key);
 /// Parses and checks one value; throws kConfig (from a file) or kUsage naming key and value.
-void set_setting(Settings& settings, const std::string& key, const std::string& value, bool from_file);
+void set_setting(Settings& settings, const std::string& key, const std::string& value,
+                 bool from_file);
 
 Path settings_path();
 /// Reads the file if it is there; throws kConfig with line, key and the nearest known keys.

@@ -20,8 +20,8 @@ std::atomic<int> g_ending{0};
 std::atomic<long> g_last_interrupt_ms{-10000};
 struct termios g_modes;
 std::atomic<bool> g_have_modes{false};
-// A signal may be handled on any thread, and just before a read begins: a byte in this pipe ends the
-// wait for input in both cases.
+// A signal may be handled on any thread, and just before a read begins: a byte in this pipe ends
+// the wait for input in both cases.
 int g_wake[2] = {-1, -1};
 
 long now_ms() {

@@ -1,6 +1,6 @@
 // Signals: SIGINT stops the answer in progress (a second one within two seconds, or one at the
-// prompt, leaves with 130), SIGTERM and SIGHUP ask for an orderly end (143, 129). Handlers only raise
-// flags and restore the terminal.
+// prompt, leaves with 130), SIGTERM and SIGHUP ask for an orderly end (143, 129). Handlers only
+// raise flags and restore the terminal.
 #pragma once
 
 #include "base/cancel.h"
@@ -19,8 +19,8 @@ int last_signal();
 void begin_interruptible();
 /// Thrown where waiting for input was cut short; main turns it into 130, 143 or 129.
 struct Interrupted {};
-/// Waits until `fd` can be read (or is at its end); false when a signal came first, whichever thread it
-/// was delivered to.
+/// Waits until `fd` can be read (or is at its end); false when a signal came first, whichever
+/// thread it was delivered to.
 bool wait_readable(int fd);
 /// Remembers the terminal modes of stdin so that a fatal signal can put them back.
 void remember_terminal_modes();

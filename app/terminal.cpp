@@ -20,7 +20,8 @@ TerminalState inspect_terminal() {
   const char* term = std::getenv("TERM");
   state.colour = !(no_colour && *no_colour) && term && *term && std::strcmp(term, "dumb") != 0;
   struct winsize size {};
-  if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 20) state.columns = size.ws_col;
+  if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 20)
+    state.columns = size.ws_col;
   return state;
 }
 
@@ -78,7 +79,8 @@ void Terminal::dim(std::string_view line) {
 }
 
 void Terminal::progress(std::string_view line, bool force) {
-  if (!state_.stderr_tty || quiet_ || !state_.colour) return;  // a dumb terminal cannot clear a line
+  if (!state_.stderr_tty || quiet_ || !state_.colour)
+    return;  // a dumb terminal cannot clear a line
   auto now = std::chrono::steady_clock::now();
   if (!force && progress_shown_ && now - last_progress_ < std::chrono::milliseconds(100)) return;
   if (line.empty() && !progress_shown_) return;

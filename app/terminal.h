@@ -17,7 +17,7 @@ struct TerminalState {
   bool stdin_tty = false;
   bool stdout_tty = false;
   bool stderr_tty = false;
-  bool colour = false;   // on stderr and stdout where they are terminals; NO_COLOR and TERM=dumb win
+  bool colour = false;  // on stderr and stdout where they are terminals; NO_COLOR and TERM=dumb win
   int columns = 80;
 };
 /// Looks at the file descriptors, NO_COLOR, TERM and the window size.

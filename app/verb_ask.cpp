@@ -16,36 +16,49 @@ namespace apud {
 namespace {
 
 int64_t unix_now() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 std::string question_text(const AskOptions& ask, const Terminal& terminal) {
   if (ask.words.size() == 1 && ask.words[0] == "-") {
     for (const std::string& file : ask.files) {
-      if (file == "-") throw Error(ErrorKind::kUsage, "both the question and -f read standard input", "give one of them otherwise");
+      if (file == "-")
+        throw Error(ErrorKind::kUsage, "both the question and -f read standard input",
+                    "give one of them otherwise");
     }
     std::string text = read_stdin();
     while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.pop_back();
-    if (text.find_first_not_of(" \t\r\n") == std::string::npos) throw Error(ErrorKind::kUsage, "the question on standard input is empty");
+    if (text.find_first_not_of(" \t\r\n") == std::string::npos)
+      throw Error(ErrorKind::kUsage, "the question on standard input is empty");
     return text;
   }
   std::string text;
   for (const std::string& word : ask.words) text += (text.empty() ? "" : " ") + word;
   text = utf8_repair(text);
   if (text.find_first_not_of(" \t\r\n") == std::string::npos) {
-    throw Error(ErrorKind::kUsage, "no question", terminal.state().stdin_tty ? "apud ask \"...\"; apud chat to talk"
-                                                                             : "apud ask \"...\", or apud ask - to read it from standard input");
+    throw Error(ErrorKind::kUsage, "no question",
+                terminal.state().stdin_tty
+                    ? "apud ask \"...\"; apud chat to talk"
+                    : "apud ask \"...\", or apud ask - to read it from standard input");
   }
   return text;
 }
 
 /// What `--show-prompt --json` prints: the prompt with its length and what of it is evidence.
-std::string prompt_json(const Evidence& evidence, const std::string& text, int tokens, const EvidenceRequest& request) {
-  ordered_json out = {{"schema", kJsonSchema}, {"prompt", text}, {"tokens", tokens}, {"context", request.context},
-                      {"reserve", request.answer_tokens}, {"evidence_tokens", evidence.packed.tokens}};
+std::string prompt_json(const Evidence& evidence, const std::string& text, int tokens,
+                        const EvidenceRequest& request) {
+  ordered_json out = {{"schema", kJsonSchema},
+                      {"prompt", text},
+                      {"tokens", tokens},
+                      {"context", request.context},
+                      {"reserve", request.answer_tokens},
+                      {"evidence_tokens", evidence.packed.tokens}};
   out["passages"] = ordered_json::array();
   for (const Passage& p : evidence.packed.passages) {
-    out["passages"].push_back({{"id", p.id}, {"path", p.path}, {"rank", p.chunk_rank}, {"text", p.text}});
+    out["passages"].push_back(
+        {{"id", p.id}, {"path", p.path}, {"rank", p.chunk_rank}, {"text", p.text}});
   }
   return dump_json(out);
 }
@@ -69,8 +82,8 @@ int refuse(Runtime& runtime, Finished& finished) {
 void print_sources(Runtime& runtime, const Finished& finished) {
   Terminal& terminal = runtime.terminal;
   for (const Passage& p : finished.evidence.packed.passages) {
-    terminal.note(fmt::format("  passage [{}] {} score {:.3f} rank {}: {}", p.id, p.path, p.score, p.chunk_rank,
-                              p.heading_path.empty() ? p.title : p.heading_path));
+    terminal.note(fmt::format("  passage [{}] {} score {:.3f} rank {}: {}", p.id, p.path, p.score,
+                              p.chunk_rank, p.heading_path.empty() ? p.title : p.heading_path));
   }
 }
 
@@ -82,7 +95,9 @@ int verb_ask(Runtime& runtime) {
   Finished finished;
   finished.question = question_text(o.ask, terminal);
   if (o.ask.samples > 1 && sampling_options(o, 0).temperature <= 0) {
-    throw Error(ErrorKind::kUsage, fmt::format("--samples {}: greedy answers are all the same", o.ask.samples), "add --temperature");
+    throw Error(ErrorKind::kUsage,
+                fmt::format("--samples {}: greedy answers are all the same", o.ask.samples),
+                "add --temperature");
   }
   std::vector<NamedText> texts = read_named_texts(o.ask.files);
   std::vector<std::string> collections = runtime.collections();
@@ -95,10 +110,10 @@ int verb_ask(Runtime& runtime) {
   bool needs_model = !o.ask.only_sources && !o.ask.show_prompt;
   if (needs_model) runtime.preload_engine(o.ask.samples, !o.ask.no_save);
 
-  std::string system = !o.ask.system.empty()          ? o.ask.system
-                       : !o.settings.system.empty()   ? o.settings.system
-                       : documents                    ? std::string(system_with_documents())
-                                                      : std::string(system_without_documents());
+  std::string system = !o.ask.system.empty()        ? o.ask.system
+                       : !o.settings.system.empty() ? o.settings.system
+                       : documents                  ? std::string(system_with_documents())
+                                                    : std::string(system_without_documents());
   Conversation conversation = Conversation::start(chosen.model, system, unix_now());
   EvidenceRequest request;
   request.question = finished.question;
@@ -127,7 +142,9 @@ int verb_ask(Runtime& runtime) {
   if (o.ask.show_prompt) {
     std::string text = tokenizer.decode(prompt.ids, true);
     if (o.common.json) {
-      terminal.out(prompt_json(finished.evidence, text, static_cast<int>(prompt.ids.size()), request) + "\n");
+      terminal.out(
+          prompt_json(finished.evidence, text, static_cast<int>(prompt.ids.size()), request) +
+          "\n");
     } else {
       terminal.out_text(text + "\n");
     }
@@ -186,13 +203,17 @@ int verb_ask(Runtime& runtime) {
   }
   terminal.flush();
   for (const std::string& warning : finished.warnings) terminal.warn(warning);
-  if (best.finish_reason == FinishReason::kLength) terminal.warn(fmt::format("the answer was cut at {} tokens (--max-tokens)", request.answer_tokens));
+  if (best.finish_reason == FinishReason::kLength)
+    terminal.warn(
+        fmt::format("the answer was cut at {} tokens (--max-tokens)", request.answer_tokens));
   report_receipt(runtime, finished.answer.receipt);
   if (o.common.verbose) {
-    if (!finished.id.empty()) terminal.note("  answer " + finished.id + " (apud explain " + finished.id + ")");
+    if (!finished.id.empty())
+      terminal.note("  answer " + finished.id + " (apud explain " + finished.id + ")");
     print_sources(runtime, finished);
   }
-  if (best.finish_reason == FinishReason::kCancelled) return ending_signal() ? 128 + ending_signal() : 130;
+  if (best.finish_reason == FinishReason::kCancelled)
+    return ending_signal() ? 128 + ending_signal() : 130;
   if (finished.refused) return 1;
   if (o.ask.strict && finished.citation_failed) return 3;
   return 0;

@@ -26,7 +26,9 @@ constexpr size_t kMaxLine = 16u << 20;
 constexpr int kAutoJobsCpu = 4;
 
 int64_t unix_now() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 /// Lines of a descriptor, one at a time, however long the input is.
@@ -53,14 +55,16 @@ class LineReader {
         scanned_ = 0;
         return line;
       }
-      if (buffer_.size() > kMaxLine) throw Error(ErrorKind::kBadData, name_ + ": a line of more than 16 MiB");
+      if (buffer_.size() > kMaxLine)
+        throw Error(ErrorKind::kBadData, name_ + ": a line of more than 16 MiB");
       if (!wait_readable(fd_)) return std::nullopt;
       read_some();
     }
   }
   /// Whether next() returns without waiting for whoever writes the input.
   bool ready() {
-    while (!end_ && buffer_.find('\n', scanned_) == std::string::npos && buffer_.size() <= kMaxLine) {
+    while (!end_ && buffer_.find('\n', scanned_) == std::string::npos &&
+           buffer_.size() <= kMaxLine) {
       struct pollfd input = {fd_, POLLIN, 0};
       if (::poll(&input, 1, 0) <= 0) return false;
       scanned_ = buffer_.size();
@@ -91,8 +95,8 @@ class LineReader {
 
 /// A question of the input.
 struct Item {
-  int64_t index = 0;       // 0-based line of the input, empty lines counted
-  ordered_json id;         // echoed; null where the line gave none
+  int64_t index = 0;  // 0-based line of the input, empty lines counted
+  ordered_json id;    // echoed; null where the line gave none
   std::string question;
   std::string system;
   std::vector<std::string> collections;
@@ -104,15 +108,16 @@ struct Item {
 /// A line's place in the output order: running, or its text.
 struct Slot {
   Item item;
-  std::optional<uint64_t> request;   // running in the engine
+  std::optional<uint64_t> request;  // running in the engine
   Finished finished;
-  std::string line;                  // JSON when done
+  std::string line;  // JSON when done
   bool done = false;
 };
 
 class BatchRun {
  public:
-  explicit BatchRun(Runtime& runtime) : runtime_(runtime), options_(runtime.options), terminal_(runtime.terminal) {}
+  explicit BatchRun(Runtime& runtime)
+      : runtime_(runtime), options_(runtime.options), terminal_(runtime.terminal) {}
   int run();
 
  private:
@@ -138,7 +143,9 @@ class BatchRun {
   std::vector<std::string> default_collections_;
 };
 
-std::string item_key(const ordered_json& id, int64_t index) { return id.is_null() ? fmt::format("#{}", index) : dump_json(id); }
+std::string item_key(const ordered_json& id, int64_t index) {
+  return id.is_null() ? fmt::format("#{}", index) : dump_json(id);
+}
 
 void BatchRun::parse(const std::string& raw, int64_t index, Item& item) {
   item.index = index;
@@ -155,7 +162,9 @@ void BatchRun::parse(const std::string& raw, int64_t index, Item& item) {
     if (json.contains("id")) item.id = json["id"];
     auto text = [&](const char* key, std::string& out) {
       if (!json.contains(key)) return;
-      if (!json[key].is_string()) throw Error(ErrorKind::kBadData, fmt::format("line {}: field {}: expected a string", index + 1, key));
+      if (!json[key].is_string())
+        throw Error(ErrorKind::kBadData,
+                    fmt::format("line {}: field {}: expected a string", index + 1, key));
       out = json[key].get<std::string>();
     };
     text("question", item.question);
@@ -164,32 +173,47 @@ void BatchRun::parse(const std::string& raw, int64_t index, Item& item) {
       const auto& k = json["k"];
       if (k.is_string()) {
         item.collections = {k.get<std::string>()};
-      } else if (k.is_array() && std::all_of(k.begin(), k.end(), [](const auto& one) { return one.is_string(); })) {
+      } else if (k.is_array() &&
+                 std::all_of(k.begin(), k.end(), [](const auto& one) { return one.is_string(); })) {
         item.collections = k.get<std::vector<std::string>>();
       } else {
-        throw Error(ErrorKind::kBadData, fmt::format("line {}: field k: expected a collection name or a list of names", index + 1));
+        throw Error(ErrorKind::kBadData,
+                    fmt::format("line {}: field k: expected a collection name or a list of names",
+                                index + 1));
       }
     }
     if (json.contains("max_tokens")) {
-      if (!json["max_tokens"].is_number_integer() || json["max_tokens"].get<int64_t>() < 1 || json["max_tokens"].get<int64_t>() > (1 << 20)) {
-        throw Error(ErrorKind::kBadData, fmt::format("line {}: field max_tokens: expected a whole number from 1", index + 1));
+      if (!json["max_tokens"].is_number_integer() || json["max_tokens"].get<int64_t>() < 1 ||
+          json["max_tokens"].get<int64_t>() > (1 << 20)) {
+        throw Error(
+            ErrorKind::kBadData,
+            fmt::format("line {}: field max_tokens: expected a whole number from 1", index + 1));
       }
       item.max_tokens = json["max_tokens"].get<int>();
     }
     if (json.contains("temperature")) {
-      if (!json["temperature"].is_number() || json["temperature"].get<double>() < 0 || json["temperature"].get<double>() > 10) {
-        throw Error(ErrorKind::kBadData, fmt::format("line {}: field temperature: expected a number from 0 to 10", index + 1));
+      if (!json["temperature"].is_number() || json["temperature"].get<double>() < 0 ||
+          json["temperature"].get<double>() > 10) {
+        throw Error(
+            ErrorKind::kBadData,
+            fmt::format("line {}: field temperature: expected a number from 0 to 10", index + 1));
       }
       item.temperature = json["temperature"].get<double>();
     }
     if (json.contains("seed")) {
-      if (!json["seed"].is_number_unsigned()) throw Error(ErrorKind::kBadData, fmt::format("line {}: field seed: expected a whole number", index + 1));
+      if (!json["seed"].is_number_unsigned())
+        throw Error(ErrorKind::kBadData,
+                    fmt::format("line {}: field seed: expected a whole number", index + 1));
       item.seed = json["seed"].get<uint64_t>();
     }
-    static const std::set<std::string> known = {"id", "question", "system", "k", "max_tokens", "temperature", "seed"};
+    static const std::set<std::string> known = {"id",         "question",    "system", "k",
+                                                "max_tokens", "temperature", "seed"};
     for (const auto& [key, value] : json.items()) {
       if (!known.contains(key)) {
-        throw Error(ErrorKind::kBadData, fmt::format("line {}: unknown field '{}' (known: id question system k max_tokens temperature seed)", index + 1, printable(key, true)));
+        throw Error(ErrorKind::kBadData,
+                    fmt::format("line {}: unknown field '{}' (known: id question system k "
+                                "max_tokens temperature seed)",
+                                index + 1, printable(key, true)));
       }
     }
   } else {
@@ -197,7 +221,8 @@ void BatchRun::parse(const std::string& raw, int64_t index, Item& item) {
   }
   item.question = utf8_repair(item.question);
   if (item.question.find_first_not_of(" \t\n") == std::string::npos) {
-    throw Error(ErrorKind::kBadData, fmt::format("line {}: field question: empty or missing", index + 1));
+    throw Error(ErrorKind::kBadData,
+                fmt::format("line {}: field question: empty or missing", index + 1));
   }
 }
 
@@ -225,14 +250,19 @@ std::set<std::string> BatchRun::answered() {
       ordered_json json = parse_json(*line);
       bool whole = json.is_object() && json.contains("index");
       if (!whole && reader.torn()) break;
-      if (!whole) throw Error(ErrorKind::kBadData, fmt::format("{}:{}: not an answer line of apud batch", path, number), "choose another -o file");
+      if (!whole)
+        throw Error(ErrorKind::kBadData,
+                    fmt::format("{}:{}: not an answer line of apud batch", path, number),
+                    "choose another -o file");
       good += static_cast<off_t>(line->size()) + 1;
       if (reader.torn()) --good;
       // A question that failed is asked again.
-      if (!json.contains("error")) keys.insert(item_key(json.value("id", ordered_json()), json["index"].get<int64_t>()));
+      if (!json.contains("error"))
+        keys.insert(item_key(json.value("id", ordered_json()), json["index"].get<int64_t>()));
     }
   }
-  if (::ftruncate(output_.get(), good) != 0 || ::lseek(output_.get(), 0, SEEK_END) < 0) throw io_error("cannot continue", path, errno);
+  if (::ftruncate(output_.get(), good) != 0 || ::lseek(output_.get(), 0, SEEK_END) < 0)
+    throw io_error("cannot continue", path, errno);
   if (good > 0) {
     char last = 0;
     if (::pread(in.get(), &last, 1, good - 1) == 1 && last != '\n') write_line("");
@@ -270,21 +300,22 @@ void BatchRun::start(Slot& slot) {
   const Item& item = slot.item;
   slot.finished.question = item.question;
   slot.finished.model = runtime_.chat_model().installed.id;
-  std::vector<std::string> collections = options_.common.no_docs     ? std::vector<std::string>{}
+  std::vector<std::string> collections = options_.common.no_docs    ? std::vector<std::string>{}
                                          : item.collections.empty() ? default_collections_
                                                                     : item.collections;
   for (const std::string& name : item.collections) runtime_.store().collection(name);
-  std::string system = !item.system.empty()              ? item.system
-                       : !options_.batch.system.empty()  ? options_.batch.system
+  std::string system = !item.system.empty()                ? item.system
+                       : !options_.batch.system.empty()    ? options_.batch.system
                        : !options_.settings.system.empty() ? options_.settings.system
-                       : collections.empty()             ? std::string(system_without_documents())
-                                                         : std::string(system_with_documents());
+                       : collections.empty()               ? std::string(system_without_documents())
+                                                           : std::string(system_with_documents());
   Conversation conversation = Conversation::start(runtime_.chat_model().model, system, unix_now());
   EvidenceRequest request;
   request.question = item.question;
   request.collections = collections;
   request.evidence_tokens = options_.settings.evidence;
-  request.answer_tokens = item.max_tokens.value_or(options_.generation.max_tokens.value_or(options_.settings.answer));
+  request.answer_tokens =
+      item.max_tokens.value_or(options_.generation.max_tokens.value_or(options_.settings.answer));
   request.context = runtime_.context();
   slot.finished.evidence = gather_evidence(runtime_, conversation, request);
   slot.finished.warnings = slot.finished.evidence.warnings;
@@ -295,7 +326,8 @@ void BatchRun::start(Slot& slot) {
     return;
   }
   conversation.add_user(item.question, slot.finished.evidence.frame, unix_now());
-  Prompt prompt = conversation.prompt(request.context - request.answer_tokens, options_.settings.think == "off" ? Think::kOff : Think::kOn);
+  Prompt prompt = conversation.prompt(request.context - request.answer_tokens,
+                                      options_.settings.think == "off" ? Think::kOff : Think::kOn);
   Request generate = make_request(options_, prompt, request.answer_tokens, 0);
   if (item.temperature) generate.sampling.temperature = static_cast<float>(*item.temperature);
   if (item.seed) generate.seed = item.seed;
@@ -341,7 +373,8 @@ int BatchRun::run() {
     char* end = nullptr;
     long value = std::strtol(options_.batch.jobs.c_str(), &end, 10);
     if (*end || value < 1 || value > 256) {
-      throw Error(ErrorKind::kUsage, "--jobs " + options_.batch.jobs + ": expected auto or a number from 1 to 256");
+      throw Error(ErrorKind::kUsage,
+                  "--jobs " + options_.batch.jobs + ": expected auto or a number from 1 to 256");
     }
     jobs = static_cast<int>(value);
   }
@@ -353,7 +386,8 @@ int BatchRun::run() {
     // Reading blocks like any file from here on.
     ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) & ~O_NONBLOCK);
   } else if (terminal_.state().stdin_tty) {
-    throw Error(ErrorKind::kUsage, "batch reads questions from a pipe or a file", "apud batch -i questions.jsonl");
+    throw Error(ErrorKind::kUsage, "batch reads questions from a pipe or a file",
+                "apud batch -i questions.jsonl");
   }
   open_output();
   std::set<std::string> have = answered();
@@ -367,8 +401,10 @@ int BatchRun::run() {
   int running = 0;
   while (more || !slots_.empty()) {
     // A finished answer behind a slow one waits in memory: the window bounds how many.
-    while (more && running < jobs && slots_.size() < static_cast<size_t>(4 * jobs) && !cancel_flag().raised()) {
-      // While answers are being written, only what is there already is read: `tail -f | apud batch`.
+    while (more && running < jobs && slots_.size() < static_cast<size_t>(4 * jobs) &&
+           !cancel_flag().raised()) {
+      // While answers are being written, only what is there already is read: `tail -f | apud
+      // batch`.
       if (running > 0 && !reader.ready()) break;
       auto line = reader.next();
       if (!line) {
@@ -404,7 +440,8 @@ int BatchRun::run() {
       if (!slot.request) continue;
       if (auto answer = runtime_.engine().take(*slot.request)) {
         --running;
-        bool cancelled = !answer->completions.empty() && answer->best().finish_reason == FinishReason::kCancelled;
+        bool cancelled = !answer->completions.empty() &&
+                         answer->best().finish_reason == FinishReason::kCancelled;
         if (cancelled) {
           slot.request.reset();
           slot.done = false;
@@ -420,12 +457,17 @@ int BatchRun::run() {
   }
   terminal_.progress("", true);
   terminal_.flush();
-  double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
   if (options_.common.stats || terminal_.state().stderr_tty) {
-    std::string line = fmt::format("{} answered in {:.1f} s · {:.1f} tok/s · {} at once{}", answered_count_, seconds,
-                                   static_cast<double>(generated_tokens_) / std::max(seconds, 1e-9), jobs,
-                                   skipped ? fmt::format(" · {} already there", skipped) : "");
-    if (options_.common.stats && !terminal_.state().stderr_tty) terminal_.error(line); else terminal_.dim(line);
+    std::string line =
+        fmt::format("{} answered in {:.1f} s · {:.1f} tok/s · {} at once{}", answered_count_,
+                    seconds, static_cast<double>(generated_tokens_) / std::max(seconds, 1e-9), jobs,
+                    skipped ? fmt::format(" · {} already there", skipped) : "");
+    if (options_.common.stats && !terminal_.state().stderr_tty)
+      terminal_.error(line);
+    else
+      terminal_.dim(line);
   }
   if (cancel_flag().raised()) return ending_signal() ? 128 + ending_signal() : 130;
   if (some_bad_) return 65;

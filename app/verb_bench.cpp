@@ -19,9 +19,9 @@ namespace {
 struct Row {
   std::string work;
   int context = 0;
-  double value = 0;       // median
+  double value = 0;  // median
   std::string unit = "tok/s";
-  double rate = 0;        // GB/s or TFLOP/s behind it
+  double rate = 0;  // GB/s or TFLOP/s behind it
   std::string rate_unit;
   std::optional<double> share;  // of the ceiling
 };
@@ -111,7 +111,8 @@ int verb_bench(Runtime& runtime) {
 
   int longest = *std::max_element(o.bench.prompt_tokens.begin(), o.bench.prompt_tokens.end());
   int deepest = *std::max_element(o.bench.contexts.begin(), o.bench.contexts.end());
-  int room = std::max(longest, deepest) + o.bench.decode_tokens * (o.bench.repeats + 1) + kKvPageTokens;
+  int room =
+      std::max(longest, deepest) + o.bench.decode_tokens * (o.bench.repeats + 1) + kKvPageTokens;
   SingleSequence sequence(*executor, room);
   std::vector<int32_t> ids = random_tokens(room, model->config().vocab);
   std::string hash;
@@ -123,9 +124,12 @@ int verb_bench(Runtime& runtime) {
       if (i > 0) times.push_back(t);
     }
     double t = median(times);
-    double flops = static_cast<double>(cost.flops_per_token) * tokens + static_cast<double>(cost.attention_flops_per_kv) * tokens * tokens / 2;
-    rows.push_back({fmt::format("prefill {}", tokens), tokens, tokens / t, "tok/s", flops / t / 1e12, "TFLOP/s", std::nullopt});
-    hash = fmt::format("{:016x}", xxh3_64(sequence.logits().data(), sequence.logits().size() * sizeof(float)));
+    double flops = static_cast<double>(cost.flops_per_token) * tokens +
+                   static_cast<double>(cost.attention_flops_per_kv) * tokens * tokens / 2;
+    rows.push_back({fmt::format("prefill {}", tokens), tokens, tokens / t, "tok/s",
+                    flops / t / 1e12, "TFLOP/s", std::nullopt});
+    hash = fmt::format("{:016x}",
+                       xxh3_64(sequence.logits().data(), sequence.logits().size() * sizeof(float)));
   }
   for (int context : o.bench.contexts) {
     sequence.run({ids.data(), static_cast<size_t>(context)}, 0);
@@ -134,13 +138,21 @@ int verb_bench(Runtime& runtime) {
     for (int i = 0; i <= o.bench.repeats; ++i) {
       terminal.progress(fmt::format("decode at {} · run {}", context, i), true);
       double t = seconds_of([&] {
-        for (int j = 0; j < o.bench.decode_tokens; ++j, ++position) sequence.run({ids.data() + position, 1}, position);
+        for (int j = 0; j < o.bench.decode_tokens; ++j, ++position)
+          sequence.run({ids.data() + position, 1}, position);
       });
       if (i > 0) times.push_back(t / o.bench.decode_tokens);
     }
     double t = median(times);
-    double bytes = static_cast<double>(cost.read_bytes_per_token) + static_cast<double>(cost.kv_values_per_token) * 2 * context;
-    Row row{fmt::format("decode at {}", context), context, 1 / t, "tok/s", bytes / t / 1e9, "GB/s", std::nullopt};
+    double bytes = static_cast<double>(cost.read_bytes_per_token) +
+                   static_cast<double>(cost.kv_values_per_token) * 2 * context;
+    Row row{fmt::format("decode at {}", context),
+            context,
+            1 / t,
+            "tok/s",
+            bytes / t / 1e9,
+            "GB/s",
+            std::nullopt};
     if (cpu) row.share = bytes / t / read;
     rows.push_back(row);
   }
@@ -148,26 +160,36 @@ int verb_bench(Runtime& runtime) {
 
   if (o.common.json) {
     ordered_json out = {{"schema", kJsonSchema},
-                        {"machine", {{"cpu", facts.cpu}, {"threads", threads}, {"memory_bytes", facts.memory_bytes}, {"executor", executor->name()}}},
+                        {"machine",
+                         {{"cpu", facts.cpu},
+                          {"threads", threads},
+                          {"memory_bytes", facts.memory_bytes},
+                          {"executor", executor->name()}}},
                         {"ceilings", {{"read", {{"value", read / 1e9}, {"unit", "GB/s"}}}}},
                         {"rows", ordered_json::array()},
                         {"logits_hash", hash}};
     for (const Row& row : rows) {
-      ordered_json one = {{"work", row.work}, {"model", name}, {"context", row.context}, {"value", row.value}, {"unit", row.unit}};
+      ordered_json one = {{"work", row.work},
+                          {"model", name},
+                          {"context", row.context},
+                          {"value", row.value},
+                          {"unit", row.unit}};
       if (!row.rate_unit.empty()) one["rate"] = {{"value", row.rate}, {"unit", row.rate_unit}};
       one["share"] = row.share ? ordered_json(*row.share) : ordered_json();
       out["rows"].push_back(one);
     }
     terminal.out(dump_json(out) + "\n");
   } else {
-    terminal.out(fmt::format("{} · {} · {} threads · {}\nceiling: memory read {:.1f} GB/s\n", name, facts.cpu, threads, executor->name(), read / 1e9));
+    terminal.out(fmt::format("{} · {} · {} threads · {}\nceiling: memory read {:.1f} GB/s\n", name,
+                             facts.cpu, threads, executor->name(), read / 1e9));
     for (const Row& row : rows) {
       std::string line = fmt::format("{:<16} {:>10.2f} {}", row.work, row.value, row.unit);
       if (!row.rate_unit.empty()) line += fmt::format("  {:>8.2f} {}", row.rate, row.rate_unit);
       if (row.share) line += fmt::format("  {:.0f}% of read", *row.share * 100);
       terminal.out(line + "\n");
     }
-    terminal.out(fmt::format("logits {}  · executor memory {}\n", hash, human_bytes(executor->memory_bytes())));
+    terminal.out(fmt::format("logits {}  · executor memory {}\n", hash,
+                             human_bytes(executor->memory_bytes())));
   }
   terminal.flush();
   return 0;

@@ -20,7 +20,9 @@ namespace apud {
 namespace {
 
 int64_t unix_now() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 /// Pages go to disk while the user reads; a prompt typed at once waits no longer than this.
@@ -32,7 +34,8 @@ class Chat {
       : runtime_(runtime),
         terminal_(runtime.terminal),
         options_(runtime.options),
-        session_(runtime.chat_model().model, runtime.chat_model().installed.id, !runtime.options.chat.no_save) {}
+        session_(runtime.chat_model().model, runtime.chat_model().installed.id,
+                 !runtime.options.chat.no_save) {}
 
   int run();
 
@@ -48,9 +51,12 @@ class Chat {
   /// False: leave the loop.
   bool handle(const std::string& input);
   Think think() const { return options_.settings.think == "off" ? Think::kOff : Think::kOn; }
-  /// Tokens of evidence for this turn of a window of `limit`: a third for the first round, a seventh
-  /// for later ones, so that a conversation of several rounds fits before the oldest must leave.
-  int evidence_share(int limit) { return std::max(256, session_.rounds() == 0 ? limit / 3 : limit / 7); }
+  /// Tokens of evidence for this turn of a window of `limit`: a third for the first round, a
+  /// seventh for later ones, so that a conversation of several rounds fits before the oldest must
+  /// leave.
+  int evidence_share(int limit) {
+    return std::max(256, session_.rounds() == 0 ? limit / 3 : limit / 7);
+  }
   void turn(const std::string& question, bool again);
   Finished answer_turn(const std::string& question, bool again);
   std::vector<Command> commands();
@@ -84,8 +90,8 @@ void Chat::open_session() {
   }
   const std::string system = !options_.chat.system.empty()       ? options_.chat.system
                              : !options_.settings.system.empty() ? options_.settings.system
-                             : collections_.empty()              ? std::string(system_without_documents())
-                                                                 : std::string(system_with_documents());
+                             : collections_.empty() ? std::string(system_without_documents())
+                                                    : std::string(system_with_documents());
   if (wanted.empty() || (!known && !options_.chat.resume_last)) {
     session_.start(wanted, system, collections_);
     return;
@@ -93,10 +99,12 @@ void Chat::open_session() {
   std::string model_now = session_.session().info.model;
   session_.open(wanted, options_.chat.fork);
   const SessionInfo& info = session_.session().info;
-  terminal_.note(fmt::format("session {} ({} turns), model {}, documents: {}", info.name, info.turns, model_now,
-                             info.collections.empty() ? "none" : fmt::format("{}", fmt::join(info.collections, ", "))));
+  terminal_.note(fmt::format(
+      "session {} ({} turns), model {}, documents: {}", info.name, info.turns, model_now,
+      info.collections.empty() ? "none" : fmt::format("{}", fmt::join(info.collections, ", "))));
   if (session_.conversation().other_model()) {
-    terminal_.warn("this session was made with another model: its text is kept, its cache cannot be used");
+    terminal_.warn(
+        "this session was made with another model: its text is kept, its cache cannot be used");
   }
   // The session's own collections, unless the command line names others.
   if (options_.common.collections.empty() && !options_.common.no_docs) {
@@ -105,7 +113,8 @@ void Chat::open_session() {
       if (runtime_.has_store() && runtime_.store().find_collection(name)) {
         there.push_back(name);
       } else {
-        terminal_.warn(fmt::format("collection {} of this session no longer exists: going on without it", name));
+        terminal_.warn(fmt::format(
+            "collection {} of this session no longer exists: going on without it", name));
       }
     }
     collections_ = there;
@@ -115,7 +124,8 @@ void Chat::open_session() {
 
 void Chat::greet() {
   if (!terminal_.state().stdin_tty) return;
-  terminal_.dim(fmt::format("{} · /help lists the commands, /exit leaves", runtime_.chat_model().installed.id));
+  terminal_.dim(fmt::format("{} · /help lists the commands, /exit leaves",
+                            runtime_.chat_model().installed.id));
 }
 
 void Chat::sources() {
@@ -126,9 +136,12 @@ void Chat::sources() {
   }
   for (const auto& citation : data["citations"]) {
     std::string place = citation.value("path", "");
-    if (citation["page"].is_number()) place += fmt::format(" p. {}", citation["page"].get<int>());
-    else if (citation["line"].is_number()) place += fmt::format(":{}", citation["line"].get<int>());
-    terminal_.note(fmt::format("[{}] {}{}", citation.value("id", 0), place, citation.value("verified", false) ? "" : "  (not verified)"));
+    if (citation["page"].is_number())
+      place += fmt::format(" p. {}", citation["page"].get<int>());
+    else if (citation["line"].is_number())
+      place += fmt::format(":{}", citation["line"].get<int>());
+    terminal_.note(fmt::format("[{}] {}{}", citation.value("id", 0), place,
+                               citation.value("verified", false) ? "" : "  (not verified)"));
     std::string quote = citation.value("quote", "");
     if (!quote.empty()) terminal_.note("    " + quote);
   }
@@ -140,8 +153,9 @@ void Chat::show_evidence() {
     return;
   }
   for (const LedgerEntry& e : session_.ledger().entries()) {
-    terminal_.note(fmt::format("[{}] {} · turn {} · {} tokens · found {}× · cited {}×{}", e.passage.id, e.passage.path, e.turn,
-                               e.tokens, e.hits, e.citations, e.in_prompt ? "" : " · left the prompt"));
+    terminal_.note(fmt::format("[{}] {} · turn {} · {} tokens · found {}× · cited {}×{}",
+                               e.passage.id, e.passage.path, e.turn, e.tokens, e.hits, e.citations,
+                               e.in_prompt ? "" : " · left the prompt"));
   }
 }
 
@@ -149,8 +163,10 @@ void Chat::set_docs(const std::string& names) {
   if (names.empty()) {
     if (runtime_.has_store()) {
       for (const CollectionInfo& info : runtime_.store().collections()) {
-        bool used = std::find(collections_.begin(), collections_.end(), info.name) != collections_.end();
-        terminal_.note(fmt::format("{} {} · {} files", used ? "*" : " ", info.name, info.documents));
+        bool used =
+            std::find(collections_.begin(), collections_.end(), info.name) != collections_.end();
+        terminal_.note(
+            fmt::format("{} {} · {} files", used ? "*" : " ", info.name, info.documents));
       }
     } else {
       terminal_.note("no documents yet: apud ingest FOLDER");
@@ -176,50 +192,64 @@ void Chat::set_docs(const std::string& names) {
 
 std::vector<Chat::Command> Chat::commands() {
   return {
-      {"help", "this list", [this](const std::string&) {
-         for (const Command& command : commands()) terminal_.note(fmt::format("  /{:<10} {}", command.name, command.help));
-         terminal_.note("  a line ending in \\ goes on; \"\"\" … \"\"\" holds several lines; Ctrl-C stops an answer");
+      {"help", "this list",
+       [this](const std::string&) {
+         for (const Command& command : commands())
+           terminal_.note(fmt::format("  /{:<10} {}", command.name, command.help));
+         terminal_.note(
+             "  a line ending in \\ goes on; \"\"\" … \"\"\" holds several lines; Ctrl-C stops an "
+             "answer");
        }},
-      {"undo", "take the last question and answer back", [this](const std::string&) {
+      {"undo", "take the last question and answer back",
+       [this](const std::string&) {
          terminal_.note(session_.undo() ? "taken back" : "nothing to take back");
        }},
-      {"regen", "answer the last question again", [this](const std::string&) {
+      {"regen", "answer the last question again",
+       [this](const std::string&) {
          if (!session_.drop_answer()) return terminal_.note("no answer yet");
          turn(session_.conversation().turns().back().content, true);
        }},
-      {"edit", "TEXT: ask this instead of the last question", [this](const std::string& rest) {
+      {"edit", "TEXT: ask this instead of the last question",
+       [this](const std::string& rest) {
          if (rest.empty()) return terminal_.note("/edit TEXT");
          if (!session_.undo()) return terminal_.note("no question yet");
          turn(rest, false);
        }},
-      {"fork", "[NAME]: go on in a copy of this chat", [this](const std::string& rest) {
+      {"fork", "[NAME]: go on in a copy of this chat",
+       [this](const std::string& rest) {
          if (!session_.saving()) return terminal_.note("this chat is not saved (--no-save)");
          session_.fork(rest);
          terminal_.note("now in " + session_.session().info.name);
        }},
       {"sources", "what the last answer cites", [this](const std::string&) { sources(); }},
       {"evidence", "the passages of this chat", [this](const std::string&) { show_evidence(); }},
-      {"stats", "what the last answer cost and reused", [this](const std::string&) {
+      {"stats", "what the last answer cost and reused",
+       [this](const std::string&) {
          terminal_.note(last_receipt_ ? receipt_details(*last_receipt_) : "no answer yet");
        }},
-      {"docs", "[NAME …]: list collections, or choose", [this](const std::string& rest) { set_docs(rest); }},
-      {"nodocs", "talk without documents", [this](const std::string&) {
+      {"docs", "[NAME …]: list collections, or choose",
+       [this](const std::string& rest) { set_docs(rest); }},
+      {"nodocs", "talk without documents",
+       [this](const std::string&) {
          collections_.clear();
          session_.set_collections({});
          terminal_.note("documents: none");
        }},
-      {"system", "TEXT: change the system prompt", [this](const std::string& rest) {
+      {"system", "TEXT: change the system prompt",
+       [this](const std::string& rest) {
          if (rest.empty()) return terminal_.note(session_.conversation().data().system);
          session_.conversation().set_system(rest);
          terminal_.note("system prompt changed (the cached prefix starts anew)");
        }},
-      {"save", "NAME: name this chat", [this](const std::string& rest) {
+      {"save", "NAME: name this chat",
+       [this](const std::string& rest) {
          if (!session_.saving()) return terminal_.note("this chat is not saved (--no-save)");
          if (rest.empty()) return terminal_.note("/save NAME");
          session_.rename(rest);
          terminal_.note("saved as " + rest);
        }},
-      {"export", "FILE.md or FILE.json: write this chat", [this](const std::string& rest) {
+      {"export", "FILE.md or FILE.json: write this chat",
+       [this](const std::string& rest) {
          if (rest.empty()) return terminal_.note("/export FILE.md or FILE.json");
          session_.save();
          write_file_atomic(rest, session_.export_text(Path(rest).extension() == ".json"));
@@ -232,12 +262,15 @@ std::vector<Chat::Command> Chat::commands() {
 bool Chat::handle(const std::string& input) {
   if (input.find_first_not_of(" \t\n") == std::string::npos) return true;
   try {
-    if (input[0] == '/' && input.size() > 1 && input[1] != '/' && input.find('\n') == std::string::npos) {
+    if (input[0] == '/' && input.size() > 1 && input[1] != '/' &&
+        input.find('\n') == std::string::npos) {
       size_t space = input.find(' ');
       std::string name = input.substr(1, space == std::string::npos ? space : space - 1);
-      std::string rest = space == std::string::npos ? "" : input.substr(input.find_first_not_of(' ', space) == std::string::npos
-                                                                            ? input.size()
-                                                                            : input.find_first_not_of(' ', space));
+      std::string rest = space == std::string::npos
+                             ? ""
+                             : input.substr(input.find_first_not_of(' ', space) == std::string::npos
+                                                ? input.size()
+                                                : input.find_first_not_of(' ', space));
       if (name == "quit") name = "exit";
       for (const Command& command : commands()) {
         if (name == command.name) {
@@ -275,10 +308,12 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
       request.previous_question = session_.previous_question();
       request.collections = collections_;
       request.ledger = &session_.ledger();
-      request.evidence_tokens = std::min(options_.settings.evidence, evidence_share(context - answer_tokens));
+      request.evidence_tokens =
+          std::min(options_.settings.evidence, evidence_share(context - answer_tokens));
       request.answer_tokens = answer_tokens;
       request.context = context;
-      // Old rounds leave before packing, so that the ledger does not refer to passages that are gone.
+      // Old rounds leave before packing, so that the ledger does not refer to passages that are
+      // gone.
       conversation.make_room(question, request.evidence_tokens, context - answer_tokens, think());
       session_.drop_rounds_before(conversation.data().first_turn);
       terminal_.progress("searching the documents", true);
@@ -291,7 +326,9 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
   Prompt prompt = conversation.prompt(context - answer_tokens, think());
   if (prompt.newly_dropped > 0) {
     session_.drop_rounds_before(conversation.data().first_turn);
-    finished.warnings.push_back(fmt::format("window full: the oldest {} turns left the prompt (the history keeps them)", prompt.newly_dropped));
+    finished.warnings.push_back(
+        fmt::format("window full: the oldest {} turns left the prompt (the history keeps them)",
+                    prompt.newly_dropped));
   }
   if (finished.evidence.abstained) {
     finished.refused = true;
@@ -343,7 +380,9 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
   terminal_.flush();
   runtime_.note_prefill_rate(finished.answer.receipt);
   if (session_.saving()) {
-    keep_answer(runtime_, finished, session_.session().info.name.empty() ? session_.session().info.id : session_.session().info.name,
+    keep_answer(runtime_, finished,
+                session_.session().info.name.empty() ? session_.session().info.id
+                                                     : session_.session().info.name,
                 runtime_.chat_model().model->tokenizer().decode(prompt.ids, true));
   }
   session_.finish_round(finished, best, runtime_.counter());
@@ -391,7 +430,8 @@ int Chat::run() {
     if (!handle(input.text)) break;
     terminal_.out(terminal_.state().stdout_tty ? "\n" : "");
     terminal_.flush();
-    if (last_receipt_ && session_.saving()) runtime_.engine(1, true).save_pending(kSaveBetweenTurnsMs);
+    if (last_receipt_ && session_.saving())
+      runtime_.engine(1, true).save_pending(kSaveBetweenTurnsMs);
   }
   if (int number = ending_signal()) return 128 + number;
   return 0;

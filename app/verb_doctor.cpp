@@ -24,31 +24,42 @@ int verb_doctor(Runtime& runtime) {
   Terminal& terminal = runtime.terminal;
   MachineFacts facts = machine_facts();
   std::vector<Finding> findings;
-  auto add = [&](const char* what, std::string state, std::string advice = {}) { findings.push_back({what, std::move(state), std::move(advice)}); };
+  auto add = [&](const char* what, std::string state, std::string advice = {}) {
+    findings.push_back({what, std::move(state), std::move(advice)});
+  };
 
   add("version", std::string("apud ") + APUD_VERSION);
   add("cpu", fmt::format("{}, {} usable", facts.cpu, facts.cpus));
   std::string isas;
-  for (CpuIsa isa : available_cpu_isas()) isas += (isas.empty() ? "" : ", ") + std::string(cpu_isa_name(isa));
-  add("cpu paths", isas.empty() ? "none" : isas, isas.empty() ? "this CPU lacks AVX2, FMA or F16C: the engine cannot run here" : "");
-  add("memory", fmt::format("{} of {} available, read at {:.1f} GB/s", human_bytes(facts.available_bytes), human_bytes(facts.memory_bytes),
-                            measure_read_bandwidth(facts.cpus) / 1e9));
+  for (CpuIsa isa : available_cpu_isas())
+    isas += (isas.empty() ? "" : ", ") + std::string(cpu_isa_name(isa));
+  add("cpu paths", isas.empty() ? "none" : isas,
+      isas.empty() ? "this CPU lacks AVX2, FMA or F16C: the engine cannot run here" : "");
+  add("memory",
+      fmt::format("{} of {} available, read at {:.1f} GB/s", human_bytes(facts.available_bytes),
+                  human_bytes(facts.memory_bytes), measure_read_bandwidth(facts.cpus) / 1e9));
   std::string reason = cuda_unavailable_reason();
   if (reason.empty()) {
     add("gpu", "usable");
   } else if (facts.nvidia_card && !cuda_compiled()) {
     add("gpu", "a card is here, but this build has no CUDA",
-        "install the CUDA toolkit (nvcc on PATH or in /usr/local/cuda/bin) and run scripts/quickstart again");
+        "install the CUDA toolkit (nvcc on PATH or in /usr/local/cuda/bin) and run "
+        "scripts/quickstart again");
   } else if (facts.nvidia_card) {
     add("gpu", reason, "check the driver with nvidia-smi");
   } else {
     add("gpu", "no NVIDIA card (" + reason + ")");
   }
   bool pdftotext = find_program("pdftotext").has_value();
-  add("pdftotext", pdftotext ? "found" : "missing", pdftotext ? "" : "apt-get install poppler-utils (PDFs are skipped without it)");
-  for (const auto& [what, path] : {std::pair<const char*, Path>{"data", data_dir()}, {"cache", cache_dir()}, {"state", state_dir()}, {"config", config_dir()}}) {
+  add("pdftotext", pdftotext ? "found" : "missing",
+      pdftotext ? "" : "apt-get install poppler-utils (PDFs are skipped without it)");
+  for (const auto& [what, path] : {std::pair<const char*, Path>{"data", data_dir()},
+                                   {"cache", cache_dir()},
+                                   {"state", state_dir()},
+                                   {"config", config_dir()}}) {
     uint64_t room = free_space(path);
-    add(what, fmt::format("{} ({} free)", path.string(), human_bytes(room)), room < (1ull << 30) ? "less than 1 GB free: free some space" : "");
+    add(what, fmt::format("{} ({} free)", path.string(), human_bytes(room)),
+        room < (1ull << 30) ? "less than 1 GB free: free some space" : "");
   }
   size_t chat = 0, embed = 0;
   for (const InstalledModel& model : installed_models()) {
@@ -62,8 +73,11 @@ int verb_doctor(Runtime& runtime) {
       std::vector<std::string> damage = runtime.store().check();
       int64_t documents = 0;
       for (const CollectionInfo& c : runtime.store().collections()) documents += c.documents;
-      add("store", damage.empty() ? fmt::format("sound, {} files", with_commas(documents)) : damage.front(),
-          damage.empty() ? "" : "keep a copy of " + Store::default_path().string() + ", remove it, and ingest again");
+      add("store",
+          damage.empty() ? fmt::format("sound, {} files", with_commas(documents)) : damage.front(),
+          damage.empty() ? ""
+                         : "keep a copy of " + Store::default_path().string() +
+                               ", remove it, and ingest again");
     } catch (const Error& e) {
       add("store", e.what(), e.advice());
     }
@@ -75,10 +89,15 @@ int verb_doctor(Runtime& runtime) {
   for (const Finding& finding : findings) {
     sound &= finding.advice.empty();
     if (runtime.options.common.json) {
-      out["findings"].push_back({{"what", finding.what}, {"state", finding.state}, {"ok", finding.advice.empty()}, {"advice", finding.advice}});
+      out["findings"].push_back({{"what", finding.what},
+                                 {"state", finding.state},
+                                 {"ok", finding.advice.empty()},
+                                 {"advice", finding.advice}});
     } else {
-      terminal.out_text(fmt::format("{} {:<10} {}\n", finding.advice.empty() ? "  " : "! ", finding.what, finding.state));
-      if (!finding.advice.empty()) terminal.out_text(fmt::format("             → {}\n", finding.advice));
+      terminal.out_text(fmt::format("{} {:<10} {}\n", finding.advice.empty() ? "  " : "! ",
+                                    finding.what, finding.state));
+      if (!finding.advice.empty())
+        terminal.out_text(fmt::format("             → {}\n", finding.advice));
     }
   }
   if (runtime.options.common.json) terminal.out(dump_json(out) + "\n");

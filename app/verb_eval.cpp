@@ -23,7 +23,8 @@ class PlainCounter : public TokenCounter {
   const TextEmbedder& embedder_;
 };
 
-RetrievalScores evaluate(Runtime& runtime, const std::vector<EvalQuestion>& questions, const std::string& collection) {
+RetrievalScores evaluate(Runtime& runtime, const std::vector<EvalQuestion>& questions,
+                         const std::string& collection) {
   const Options& o = runtime.options;
   EngineEmbedder& embedder = runtime.embedder_of(runtime.store().collection(collection));
   Retriever retriever(runtime.store(), &embedder);
@@ -40,7 +41,8 @@ RetrievalScores evaluate(Runtime& runtime, const std::vector<EvalQuestion>& ques
     pack.budget = o.settings.evidence;
     Packed packed = packer.pack(found.hits, question.question, counter, pack);
     Judged one;
-    one.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    one.milliseconds =
+        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
     one.gold_total = static_cast<int>(question.gold.size());
     for (const EvalQuestion::Gold& gold : question.gold) {
       for (const Hit& hit : found.hits) {
@@ -49,7 +51,8 @@ RetrievalScores evaluate(Runtime& runtime, const std::vector<EvalQuestion>& ques
           break;
         }
       }
-      for (const Passage& passage : packed.passages) one.packed |= gold_matches(gold, passage.path, passage.source_text);
+      for (const Passage& passage : packed.passages)
+        one.packed |= gold_matches(gold, passage.path, passage.source_text);
     }
     std::sort(one.gold_ranks.begin(), one.gold_ranks.end());
     one.tokens = packed.tokens;
@@ -60,9 +63,11 @@ RetrievalScores evaluate(Runtime& runtime, const std::vector<EvalQuestion>& ques
 
 const std::vector<std::pair<const char*, Interval RetrievalScores::*>>& measures() {
   static const std::vector<std::pair<const char*, Interval RetrievalScores::*>> all = {
-      {"hit@1", &RetrievalScores::hit_at_1},         {"hit@5", &RetrievalScores::hit_at_5},     {"hit@10", &RetrievalScores::hit_at_10},
-      {"recall@10", &RetrievalScores::recall_at_10}, {"mrr@10", &RetrievalScores::mrr_at_10},   {"ndcg@10", &RetrievalScores::ndcg_at_10},
-      {"packed", &RetrievalScores::packed},          {"ms", &RetrievalScores::milliseconds},    {"tokens", &RetrievalScores::tokens}};
+      {"hit@1", &RetrievalScores::hit_at_1},   {"hit@5", &RetrievalScores::hit_at_5},
+      {"hit@10", &RetrievalScores::hit_at_10}, {"recall@10", &RetrievalScores::recall_at_10},
+      {"mrr@10", &RetrievalScores::mrr_at_10}, {"ndcg@10", &RetrievalScores::ndcg_at_10},
+      {"packed", &RetrievalScores::packed},    {"ms", &RetrievalScores::milliseconds},
+      {"tokens", &RetrievalScores::tokens}};
   return all;
 }
 
@@ -71,19 +76,24 @@ const std::vector<std::pair<const char*, Interval RetrievalScores::*>>& measures
 int verb_eval(Runtime& runtime) {
   const Options& o = runtime.options;
   Terminal& terminal = runtime.terminal;
-  std::vector<EvalQuestion> questions = parse_eval_questions(read_file(o.eval.questions, 256u << 20));
+  std::vector<EvalQuestion> questions =
+      parse_eval_questions(read_file(o.eval.questions, 256u << 20));
   if (questions.empty()) throw Error(ErrorKind::kBadData, o.eval.questions + ": no questions");
   std::vector<std::string> names = runtime.collections();
-  if (names.size() != 1) throw Error(ErrorKind::kUsage, "eval measures one collection", "name it with -k");
+  if (names.size() != 1)
+    throw Error(ErrorKind::kUsage, "eval measures one collection", "name it with -k");
   RetrievalScores mine = evaluate(runtime, questions, names[0]);
   std::optional<RetrievalScores> other;
-  if (!o.eval.versus.empty()) other = evaluate(runtime, questions, runtime.store().collection(o.eval.versus).name);
-  ordered_json out = {{"schema", kJsonSchema}, {"collection", names[0]}, {"questions", mine.questions}};
+  if (!o.eval.versus.empty())
+    other = evaluate(runtime, questions, runtime.store().collection(o.eval.versus).name);
+  ordered_json out = {
+      {"schema", kJsonSchema}, {"collection", names[0]}, {"questions", mine.questions}};
   bool worse = false;
   for (const auto& [name, member] : measures()) {
     const Interval& value = mine.*member;
     ordered_json row = {{"mean", value.mean}, {"low", value.low}, {"high", value.high}};
-    std::string line = fmt::format("{:<10} {:>8.3f}  [{:.3f}, {:.3f}]", name, value.mean, value.low, value.high);
+    std::string line =
+        fmt::format("{:<10} {:>8.3f}  [{:.3f}, {:.3f}]", name, value.mean, value.low, value.high);
     if (other) {
       const Interval& there = (*other).*member;
       row["versus"] = {{"mean", there.mean}, {"low", there.low}, {"high", there.high}};

@@ -21,12 +21,17 @@ LoadStatus parse_load_status(const std::string& name) {
     if (name == load_status_name(status)) return status;
     names.push_back(load_status_name(status));
   }
-  throw Error(ErrorKind::kUsage, "--fail-on " + name + ": unknown kind", fmt::format("one of {}", fmt::join(names, ", ")));
+  throw Error(ErrorKind::kUsage, "--fail-on " + name + ": unknown kind",
+              fmt::format("one of {}", fmt::join(names, ", ")));
 }
 
 std::string event_json(const FileEvent& event) {
-  ordered_json out = {{"path", event.path}, {"outcome", file_outcome_name(event.outcome)}, {"status", load_status_name(event.status)},
-                      {"reason", event.reason}, {"chunks", event.chunks}, {"tokens", event.tokens}};
+  ordered_json out = {{"path", event.path},
+                      {"outcome", file_outcome_name(event.outcome)},
+                      {"status", load_status_name(event.status)},
+                      {"reason", event.reason},
+                      {"chunks", event.chunks},
+                      {"tokens", event.tokens}};
   if (!event.pages_without_text.empty()) out["pages_without_text"] = event.pages_without_text;
   return dump_json(out);
 }
@@ -43,7 +48,8 @@ int verb_ingest(Runtime& runtime) {
   const Options& o = runtime.options;
   Terminal& terminal = runtime.terminal;
   IngestOptions ingest_options;
-  ingest_options.collection = o.common.collections.empty() ? o.settings.collection : o.common.collections.front();
+  ingest_options.collection =
+      o.common.collections.empty() ? o.settings.collection : o.common.collections.front();
   ingest_options.jobs = o.ingest.jobs;
   ingest_options.prune = o.ingest.prune;
   ingest_options.dry_run = o.ingest.dry_run;
@@ -52,14 +58,16 @@ int verb_ingest(Runtime& runtime) {
   ingest_options.walk.exclude = o.ingest.exclude;
   ingest_options.walk.hidden = o.ingest.hidden;
   ingest_options.walk.no_ignore = o.ingest.no_ignore;
-  for (const std::string& name : o.ingest.fail_on) ingest_options.fail_on.push_back(parse_load_status(name));
+  for (const std::string& name : o.ingest.fail_on)
+    ingest_options.fail_on.push_back(parse_load_status(name));
   std::vector<Path> paths(o.ingest.paths.begin(), o.ingest.paths.end());
 
   Store& store = runtime.writer();
   std::optional<CollectionInfo> known = store.find_collection(ingest_options.collection);
   // An existing collection keeps its embedder; a new one takes the configured one.
-  EngineEmbedder& embedder = known && !known->embedder.name.empty() ? runtime.embedder_of(*known)
-                                                                   : runtime.embedder(o.settings.embedder);
+  EngineEmbedder& embedder = known && !known->embedder.name.empty()
+                                 ? runtime.embedder_of(*known)
+                                 : runtime.embedder(o.settings.embedder);
   IngestReport report = ingest(
       store, embedder, paths, ingest_options,
       [&](const IngestProgress& progress) {
@@ -70,18 +78,22 @@ int verb_ingest(Runtime& runtime) {
             terminal.flush();
           }
           if (o.common.verbose || o.ingest.dry_run) {
-            std::string line = fmt::format("{:<9} {}", file_outcome_name(event.outcome), event.path);
+            std::string line =
+                fmt::format("{:<9} {}", file_outcome_name(event.outcome), event.path);
             if (!event.reason.empty()) line += " (" + event.reason + ")";
             terminal.note(line);
           }
         }
         double seconds = std::max(progress.seconds, 1e-3);
         double files_per_s = static_cast<double>(progress.files_done) / seconds;
-        std::string line = fmt::format("{}/{} files · {:.1f} files/s · {:.1f} chunks/s", with_commas(progress.files_done),
-                                       with_commas(progress.files_total), files_per_s,
-                                       static_cast<double>(progress.chunks_done) / seconds);
+        std::string line =
+            fmt::format("{}/{} files · {:.1f} files/s · {:.1f} chunks/s",
+                        with_commas(progress.files_done), with_commas(progress.files_total),
+                        files_per_s, static_cast<double>(progress.chunks_done) / seconds);
         if (progress.files_done > 0 && progress.files_total > progress.files_done) {
-          line += fmt::format(" · {} left", time_left(static_cast<double>(progress.files_total - progress.files_done) / files_per_s));
+          line += fmt::format(" · {} left", time_left(static_cast<double>(progress.files_total -
+                                                                          progress.files_done) /
+                                                      files_per_s));
         }
         terminal.progress(line);
       },
@@ -90,7 +102,8 @@ int verb_ingest(Runtime& runtime) {
 
   std::string summary;
   auto add = [&](FileOutcome outcome, const char* word) {
-    if (int64_t n = report.count(outcome)) summary += fmt::format("{}{} {}", summary.empty() ? "" : ", ", with_commas(n), word);
+    if (int64_t n = report.count(outcome))
+      summary += fmt::format("{}{} {}", summary.empty() ? "" : ", ", with_commas(n), word);
   };
   add(FileOutcome::kIndexed, "new");
   add(FileOutcome::kReplaced, "changed");
@@ -101,12 +114,15 @@ int verb_ingest(Runtime& runtime) {
   add(FileOutcome::kVanished, "vanished");
   add(FileOutcome::kPruned, "pruned");
   if (summary.empty()) summary = "no files";
-  terminal.note(fmt::format("{}{}: {} · {} chunks · {} tokens · {:.1f} s", o.ingest.dry_run ? "(dry run) " : "",
-                            ingest_options.collection, summary, with_commas(report.chunks), with_commas(report.tokens), report.seconds));
+  terminal.note(fmt::format("{}{}: {} · {} chunks · {} tokens · {:.1f} s",
+                            o.ingest.dry_run ? "(dry run) " : "", ingest_options.collection,
+                            summary, with_commas(report.chunks), with_commas(report.tokens),
+                            report.seconds));
   if (!report.skips.empty()) {
     std::string skips;
     for (const IngestReport::SkipCount& skip : report.skips) {
-      skips += fmt::format("{}{} {}", skips.empty() ? "" : ", ", with_commas(skip.files), skip.reason);
+      skips +=
+          fmt::format("{}{} {}", skips.empty() ? "" : ", ", with_commas(skip.files), skip.reason);
     }
     terminal.note("skipped: " + skips + (o.common.verbose ? "" : " (-v names them)"));
   }
@@ -115,8 +131,10 @@ int verb_ingest(Runtime& runtime) {
   }
   for (const std::string& warning : report.warnings) terminal.warn(warning);
   if (!embedder.multilingual() && report.cjk_share > 0.05) {
-    terminal.warn(fmt::format("{:.0f}% of this text is Chinese, Japanese or Korean, and {} knows English only: use --embedder e5-small-q4 with a new -k",
-                              report.cjk_share * 100, embedder.name()));
+    terminal.warn(
+        fmt::format("{:.0f}% of this text is Chinese, Japanese or Korean, and {} knows English "
+                    "only: use --embedder e5-small-q4 with a new -k",
+                    report.cjk_share * 100, embedder.name()));
   }
   terminal.flush();
   if (report.cancelled) return ending_signal() ? 128 + ending_signal() : 130;

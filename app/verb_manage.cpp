@@ -18,7 +18,9 @@ namespace apud {
 namespace {
 
 int64_t unix_now() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 std::string date(int64_t seconds) {
@@ -38,7 +40,9 @@ const std::string& need_name(const ManageOptions& m, size_t index, const char* w
 }
 
 void say_sessions(Terminal& terminal, const std::vector<std::string>& sessions) {
-  if (!sessions.empty()) terminal.warn(fmt::format("sessions that quote it keep their text: {}", fmt::join(sessions, ", ")));
+  if (!sessions.empty())
+    terminal.warn(
+        fmt::format("sessions that quote it keep their text: {}", fmt::join(sessions, ", ")));
 }
 
 }  // namespace
@@ -53,10 +57,15 @@ int verb_coll(Runtime& runtime) {
     ordered_json out = {{"schema", kJsonSchema}, {"collections", ordered_json::array()}};
     for (const CollectionInfo& c : all) {
       if (json) {
-        out["collections"].push_back({{"name", c.name}, {"documents", c.documents}, {"chunks", c.chunks}, {"tokens", c.tokens},
-                                      {"embedder", c.embedder.name}, {"changed", c.changed}});
+        out["collections"].push_back({{"name", c.name},
+                                      {"documents", c.documents},
+                                      {"chunks", c.chunks},
+                                      {"tokens", c.tokens},
+                                      {"embedder", c.embedder.name},
+                                      {"changed", c.changed}});
       } else {
-        terminal.out_text(fmt::format("{:<20} {:>7} files {:>9} chunks  {}  {}\n", c.name, with_commas(c.documents), with_commas(c.chunks),
+        terminal.out_text(fmt::format("{:<20} {:>7} files {:>9} chunks  {}  {}\n", c.name,
+                                      with_commas(c.documents), with_commas(c.chunks),
                                       c.embedder.name, date(c.changed)));
       }
     }
@@ -69,18 +78,37 @@ int verb_coll(Runtime& runtime) {
   if (m.action == "info") {
     CollectionInfo c = runtime.store().collection(name);
     if (json) {
-      terminal.out(dump_json({{"schema", kJsonSchema}, {"name", c.name}, {"uuid", c.uuid}, {"documents", c.documents}, {"vanished", c.vanished},
-                              {"chunks", c.chunks}, {"tokens", c.tokens}, {"text_bytes", c.text_bytes},
-                              {"embedder", {{"name", c.embedder.name}, {"dimension", c.embedder.dimension}, {"fingerprint", c.embedder.fingerprint}}},
-                              {"chunker", c.chunker}, {"roots", c.roots}, {"generation", c.generation},
-                              {"calibration", {{"dense_weight", c.calibration.dense_weight}, {"abstain_line", c.calibration.abstain_line}, {"queries", c.calibration.queries}}}}) + "\n");
+      terminal.out(dump_json({{"schema", kJsonSchema},
+                              {"name", c.name},
+                              {"uuid", c.uuid},
+                              {"documents", c.documents},
+                              {"vanished", c.vanished},
+                              {"chunks", c.chunks},
+                              {"tokens", c.tokens},
+                              {"text_bytes", c.text_bytes},
+                              {"embedder",
+                               {{"name", c.embedder.name},
+                                {"dimension", c.embedder.dimension},
+                                {"fingerprint", c.embedder.fingerprint}}},
+                              {"chunker", c.chunker},
+                              {"roots", c.roots},
+                              {"generation", c.generation},
+                              {"calibration",
+                               {{"dense_weight", c.calibration.dense_weight},
+                                {"abstain_line", c.calibration.abstain_line},
+                                {"queries", c.calibration.queries}}}}) +
+                   "\n");
     } else {
-      terminal.out_text(fmt::format("name        {}\nfiles       {} ({} vanished)\nchunks      {}\ntokens      {}\ntext        {}\nembedder    {} ({} dimensions)\n"
-                                    "chunker     {}\nfusion      dense {:.2f}, keywords {:.2f}\nabstains    below cosine {:.3f} ({} heading queries)\nroots       {}\nchanged     {}\n",
-                                    c.name, with_commas(c.documents), with_commas(c.vanished), with_commas(c.chunks), with_commas(c.tokens),
-                                    human_bytes(static_cast<uint64_t>(c.text_bytes)), c.embedder.name, c.embedder.dimension, c.chunker,
-                                    c.calibration.dense_weight, 1 - c.calibration.dense_weight, c.calibration.abstain_line, c.calibration.queries,
-                                    fmt::join(c.roots, ", "), date(c.changed)));
+      terminal.out_text(fmt::format(
+          "name        {}\nfiles       {} ({} vanished)\nchunks      {}\ntokens      {}\ntext      "
+          "  {}\nembedder    {} ({} dimensions)\n"
+          "chunker     {}\nfusion      dense {:.2f}, keywords {:.2f}\nabstains    below cosine "
+          "{:.3f} ({} heading queries)\nroots       {}\nchanged     {}\n",
+          c.name, with_commas(c.documents), with_commas(c.vanished), with_commas(c.chunks),
+          with_commas(c.tokens), human_bytes(static_cast<uint64_t>(c.text_bytes)), c.embedder.name,
+          c.embedder.dimension, c.chunker, c.calibration.dense_weight,
+          1 - c.calibration.dense_weight, c.calibration.abstain_line, c.calibration.queries,
+          fmt::join(c.roots, ", "), date(c.changed)));
     }
     terminal.flush();
     return 0;
@@ -107,7 +135,8 @@ int verb_coll(Runtime& runtime) {
 namespace {
 
 /// Documents whose path is `wanted`, ends with it, or lies below it.
-std::vector<DocumentInfo> match_documents(Store& store, const CollectionInfo& collection, const std::string& wanted) {
+std::vector<DocumentInfo> match_documents(Store& store, const CollectionInfo& collection,
+                                          const std::string& wanted) {
   std::vector<DocumentInfo> exact, ending;
   std::string absolute = std::filesystem::absolute(wanted).lexically_normal().string();
   for (DocumentInfo& document : store.documents(collection.id)) {
@@ -119,7 +148,9 @@ std::vector<DocumentInfo> match_documents(Store& store, const CollectionInfo& co
   }
   if (!exact.empty()) return exact;
   if (ending.empty()) {
-    throw Error(ErrorKind::kNoInput, fmt::format("no document '{}' in collection {}", wanted, collection.name), "apud doc list shows them");
+    throw Error(ErrorKind::kNoInput,
+                fmt::format("no document '{}' in collection {}", wanted, collection.name),
+                "apud doc list shows them");
   }
   return ending;
 }
@@ -130,16 +161,25 @@ int verb_doc(Runtime& runtime) {
   const ManageOptions& m = runtime.options.manage;
   const CommonOptions& common = runtime.options.common;
   Terminal& terminal = runtime.terminal;
-  std::string name = common.collections.empty() ? runtime.options.settings.collection : common.collections.front();
+  std::string name =
+      common.collections.empty() ? runtime.options.settings.collection : common.collections.front();
   CollectionInfo collection = runtime.store().collection(name);
   if (m.action == "list") {
     ordered_json out = {{"schema", kJsonSchema}, {"documents", ordered_json::array()}};
     for (const DocumentInfo& d : runtime.store().documents(collection.id)) {
       if (common.json) {
-        out["documents"].push_back({{"path", d.path}, {"title", d.title}, {"loader", d.loader}, {"status", load_status_name(d.status)},
-                                    {"reason", d.reason}, {"chunks", d.chunks}, {"tokens", d.tokens}, {"size", d.size}, {"vanished", d.vanished}});
+        out["documents"].push_back({{"path", d.path},
+                                    {"title", d.title},
+                                    {"loader", d.loader},
+                                    {"status", load_status_name(d.status)},
+                                    {"reason", d.reason},
+                                    {"chunks", d.chunks},
+                                    {"tokens", d.tokens},
+                                    {"size", d.size},
+                                    {"vanished", d.vanished}});
       } else {
-        terminal.out_text(fmt::format("{:>6} chunks  {}{}\n", with_commas(d.chunks), d.path, d.vanished ? "  (vanished)" : ""));
+        terminal.out_text(fmt::format("{:>6} chunks  {}{}\n", with_commas(d.chunks), d.path,
+                                      d.vanished ? "  (vanished)" : ""));
       }
     }
     if (common.json) terminal.out(dump_json(out) + "\n");
@@ -180,14 +220,21 @@ int verb_session(Runtime& runtime) {
     ordered_json out = {{"schema", kJsonSchema}, {"sessions", ordered_json::array()}};
     for (const SessionInfo& s : all) {
       if (json) {
-        out["sessions"].push_back({{"id", s.id}, {"name", s.name}, {"model", s.model}, {"collections", s.collections}, {"turns", s.turns}, {"updated", s.updated}});
+        out["sessions"].push_back({{"id", s.id},
+                                   {"name", s.name},
+                                   {"model", s.model},
+                                   {"collections", s.collections},
+                                   {"turns", s.turns},
+                                   {"updated", s.updated}});
       } else {
-        terminal.out_text(fmt::format("{}  {:>3} turns  {}  {}\n", date(s.updated), s.turns, s.id, printable(s.name, true)));
+        terminal.out_text(fmt::format("{}  {:>3} turns  {}  {}\n", date(s.updated), s.turns, s.id,
+                                      printable(s.name, true)));
       }
     }
     if (json) terminal.out(dump_json(out) + "\n");
     terminal.flush();
-    for (const std::string& file : damaged) terminal.warn("damaged session file, left alone: " + file);
+    for (const std::string& file : damaged)
+      terminal.warn("damaged session file, left alone: " + file);
     return 0;
   }
   const std::string& name = need_name(m, 0, "session");
@@ -197,7 +244,8 @@ int verb_session(Runtime& runtime) {
     terminal.flush();
   } else if (m.action == "export") {
     Session session = sessions.load(name);
-    terminal.out_text(m.format == "json" ? export_session_json(session) : export_session_markdown(session));
+    terminal.out_text(m.format == "json" ? export_session_json(session)
+                                         : export_session_markdown(session));
     terminal.flush();
   } else if (m.action == "rename") {
     sessions.rename(name, need_name(m, 1, "new name"));
@@ -234,11 +282,17 @@ int verb_cache(Runtime& runtime) {
     for (const CacheFolderInfo& info : list_kv_cache(folder)) {
       total += info.bytes;
       if (json) {
-        out["caches"].push_back({{"key", info.key}, {"model", info.model}, {"layout", info.layout}, {"executor", info.executor},
-                                 {"pages", info.pages}, {"bytes", info.bytes}, {"last_used", info.last_used}});
+        out["caches"].push_back({{"key", info.key},
+                                 {"model", info.model},
+                                 {"layout", info.layout},
+                                 {"executor", info.executor},
+                                 {"pages", info.pages},
+                                 {"bytes", info.bytes},
+                                 {"last_used", info.last_used}});
       } else {
-        terminal.out_text(fmt::format("{}  {:>7} pages  {:>8}  {}  {}  {}\n", info.key.substr(0, 12), with_commas(info.pages), human_bytes(info.bytes),
-                                      info.executor, info.model, date(info.last_used)));
+        terminal.out_text(fmt::format(
+            "{}  {:>7} pages  {:>8}  {}  {}  {}\n", info.key.substr(0, 12), with_commas(info.pages),
+            human_bytes(info.bytes), info.executor, info.model, date(info.last_used)));
       }
     }
     if (json) {
@@ -246,7 +300,9 @@ int verb_cache(Runtime& runtime) {
       terminal.out(dump_json(out) + "\n");
     }
     terminal.flush();
-    if (!json) terminal.note(fmt::format("{} of at most {} GB", human_bytes(total), runtime.options.settings.cache_gb));
+    if (!json)
+      terminal.note(fmt::format("{} of at most {} GB", human_bytes(total),
+                                runtime.options.settings.cache_gb));
     return 0;
   }
   if (m.action == "show") {
@@ -254,7 +310,8 @@ int verb_cache(Runtime& runtime) {
     for (const CacheFolderInfo& info : list_kv_cache(folder)) {
       if (!key.empty() && !info.key.starts_with(key)) continue;
       for (const CachePageInfo& page : show_kv_cache(folder, info.key)) {
-        terminal.out_text(fmt::format("{}  {:>3} tokens  {:>8}  {}  {}\n", page.file, page.tokens, human_bytes(page.bytes), date(page.last_used),
+        terminal.out_text(fmt::format("{}  {:>3} tokens  {:>8}  {}  {}\n", page.file, page.tokens,
+                                      human_bytes(page.bytes), date(page.last_used),
                                       fmt::join(page.tags, " ")));
       }
     }
@@ -270,7 +327,9 @@ int verb_cache(Runtime& runtime) {
   Settings probe;
   set_setting(probe, "cache_gb", text, false);
   save_setting("cache_gb", text);
-  terminal.note(fmt::format("limit {} GB; freed {}", text, human_bytes(limit_kv_cache(folder, static_cast<uint64_t>(probe.cache_gb * 1e9)))));
+  terminal.note(fmt::format(
+      "limit {} GB; freed {}", text,
+      human_bytes(limit_kv_cache(folder, static_cast<uint64_t>(probe.cache_gb * 1e9)))));
   return 0;
 }
 
@@ -286,7 +345,8 @@ int verb_config(Runtime& runtime) {
       if (runtime.options.common.json) {
         out["settings"][key.name] = setting_text(settings, key.name);
       } else {
-        terminal.out_text(fmt::format("{:<12} {:<16} {}\n", key.name, setting_text(settings, key.name), key.help));
+        terminal.out_text(fmt::format("{:<12} {:<16} {}\n", key.name,
+                                      setting_text(settings, key.name), key.help));
       }
     }
     if (runtime.options.common.json) terminal.out(dump_json(out) + "\n");
@@ -311,7 +371,8 @@ int verb_explain(Runtime& runtime) {
   } else {
     record = store.answer(runtime.options.manage.names[0]);
   }
-  if (!record) throw Error(ErrorKind::kNoInput, "no such answer", "apud ask -v prints the id of each answer");
+  if (!record)
+    throw Error(ErrorKind::kNoInput, "no such answer", "apud ask -v prints the id of each answer");
   ordered_json trace = parse_json(record->trace);
   if (runtime.options.common.json) {
     trace["id"] = record->id;
@@ -320,29 +381,40 @@ int verb_explain(Runtime& runtime) {
     terminal.flush();
     return 0;
   }
-  std::string out = fmt::format("answer    {}  ({})\nquestion  {}\n", record->id, date(record->created), record->question);
+  std::string out = fmt::format("answer    {}  ({})\nquestion  {}\n", record->id,
+                                date(record->created), record->question);
   const auto& retrieval = trace["retrieval"];
   if (retrieval.is_object() && !retrieval.empty()) {
     out += fmt::format("searched  {}\n", retrieval.value("query", ""));
-    if (retrieval.contains("joined_query")) out += fmt::format("     and  {}\n", retrieval.value("joined_query", ""));
-    out += fmt::format("best      cosine {:.3f}, abstain line {:.3f}{}\n", retrieval.value("best_dense", 0.0), retrieval.value("abstain_line", 0.0),
+    if (retrieval.contains("joined_query"))
+      out += fmt::format("     and  {}\n", retrieval.value("joined_query", ""));
+    out += fmt::format("best      cosine {:.3f}, abstain line {:.3f}{}\n",
+                       retrieval.value("best_dense", 0.0), retrieval.value("abstain_line", 0.0),
                        retrieval.value("below_line", false) ? " (below: refused)" : "");
-    out += fmt::format("budget    {} of {} tokens, {} passages\n", retrieval.value("evidence_tokens", 0), retrieval.value("budget", 0), retrieval.value("passages", 0));
+    out += fmt::format("budget    {} of {} tokens, {} passages\n",
+                       retrieval.value("evidence_tokens", 0), retrieval.value("budget", 0),
+                       retrieval.value("passages", 0));
   }
   out += "\ncandidates (rank, fused, dense, bm25)\n";
   for (const auto& hit : trace["candidates"]) {
-    auto number = [&](const char* key) { return hit[key].is_number() ? fmt::format("{:.3f}", hit[key].get<double>()) : std::string("-"); };
-    out += fmt::format("  {:>3}  {:>6} {:>6} {:>7}  {}:{}\n", hit.value("rank", 0), number("score"), number("dense"), number("bm25"),
-                       hit.value("path", ""), hit.value("line", 0));
+    auto number = [&](const char* key) {
+      return hit[key].is_number() ? fmt::format("{:.3f}", hit[key].get<double>())
+                                  : std::string("-");
+    };
+    out +=
+        fmt::format("  {:>3}  {:>6} {:>6} {:>7}  {}:{}\n", hit.value("rank", 0), number("score"),
+                    number("dense"), number("bm25"), hit.value("path", ""), hit.value("line", 0));
   }
   out += "\npassages in the prompt\n";
   for (const auto& p : trace["passages"]) {
-    out += fmt::format("  [{}] {}:{}  score {:.3f}\n", p.value("id", 0), p.value("path", ""), p.value("line", 0), p.value("score", 0.0));
+    out += fmt::format("  [{}] {}:{}  score {:.3f}\n", p.value("id", 0), p.value("path", ""),
+                       p.value("line", 0), p.value("score", 0.0));
   }
   if (!trace["left_out"].empty()) {
     out += "\nleft out\n";
     for (const auto& l : trace["left_out"]) {
-      out += fmt::format("  {}  score {:.3f}, {} tokens: {}\n", l.value("place", ""), l.value("score", 0.0), l.value("tokens", 0), l.value("reason", ""));
+      out += fmt::format("  {}  score {:.3f}, {} tokens: {}\n", l.value("place", ""),
+                         l.value("score", 0.0), l.value("tokens", 0), l.value("reason", ""));
     }
   }
   out += "\nanswer\n" + record->answer + "\n";

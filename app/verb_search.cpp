@@ -35,7 +35,8 @@ int verb_search(Runtime& runtime) {
   std::string query;
   for (const std::string& word : o.search.words) query += (query.empty() ? "" : " ") + word;
   query = utf8_repair(query);
-  if (query.find_first_not_of(" \t\n") == std::string::npos) throw Error(ErrorKind::kUsage, "empty query", "apud search \"words\"");
+  if (query.find_first_not_of(" \t\n") == std::string::npos)
+    throw Error(ErrorKind::kUsage, "empty query", "apud search \"words\"");
   std::vector<std::string> names = runtime.collections();
   if (names.empty()) {
     throw Error(ErrorKind::kNoInput, "no documents yet", "apud ingest FOLDER takes some in");
@@ -58,8 +59,12 @@ int verb_search(Runtime& runtime) {
     out["query"] = found.query;
     out["results"] = ordered_json::array();
     for (const Hit& hit : found.hits) {
-      ordered_json one = {{"path", hit.path}, {"line", hit.from.line}, {"page", hit.from.page}, {"collection", hit.collection_name},
-                          {"heading", hit.heading_path}, {"score", hit.score}};
+      ordered_json one = {{"path", hit.path},
+                          {"line", hit.from.line},
+                          {"page", hit.from.page},
+                          {"collection", hit.collection_name},
+                          {"heading", hit.heading_path},
+                          {"score", hit.score}};
       one["dense"] = hit.dense ? ordered_json(*hit.dense) : ordered_json();
       one["bm25"] = hit.bm25 ? ordered_json(*hit.bm25) : ordered_json();
       one["text"] = hit.text;
@@ -79,15 +84,17 @@ int verb_search(Runtime& runtime) {
       if (o.common.verbose) {
         terminal.note(fmt::format("    score {:.3f} dense {} bm25 {} · {}", hit.score,
                                   hit.dense ? fmt::format("{:.3f}", *hit.dense) : "-",
-                                  hit.bm25 ? fmt::format("{:.2f}", *hit.bm25) : "-", hit.heading_path));
+                                  hit.bm25 ? fmt::format("{:.2f}", *hit.bm25) : "-",
+                                  hit.heading_path));
       }
     }
   }
   terminal.flush();
   for (const std::string& warning : found.warnings) terminal.warn(warning);
   if (o.common.verbose) {
-    terminal.note(fmt::format("embed {:.1f} ms · search {:.1f} ms · best cosine {:.3f}, abstain line {:.3f}", found.embed_ms,
-                              found.search_ms, found.best_dense, found.abstain_line));
+    terminal.note(
+        fmt::format("embed {:.1f} ms · search {:.1f} ms · best cosine {:.3f}, abstain line {:.3f}",
+                    found.embed_ms, found.search_ms, found.best_dense, found.abstain_line));
   }
   return found.hits.empty() ? 1 : 0;
 }

@@ -3,7 +3,8 @@
 #pragma once
 
 namespace apud {
-[[noreturn]] void check_failed(const char* file, int line, const char* expression, const char* note);
+[[noreturn]] void check_failed(const char* file, int line, const char* expression,
+                               const char* note);
 }
 
 #define APUD_CHECK(condition, note) \

@@ -29,8 +29,8 @@ namespace apud {
 namespace {
 
 constexpr size_t kDiagnosticBytes = 4096;
-constexpr int kExitMemory = 71;    // of our own children: std::bad_alloc
-constexpr int kExitFailed = 72;    // of our own children: an exception
+constexpr int kExitMemory = 71;  // of our own children: std::bad_alloc
+constexpr int kExitFailed = 72;  // of our own children: an exception
 constexpr const char* kInChild = "APUD_CHILD=1";
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -105,7 +105,8 @@ std::vector<std::string> child_environment() {
   std::vector<std::string> environment = {"LC_ALL=C.UTF-8", "HOME=/nonexistent",
                                           "OPENBLAS_NUM_THREADS=1", "OMP_NUM_THREADS=1", kInChild};
   for (const char* name : {"LD_LIBRARY_PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS"}) {
-    if (const char* value = std::getenv(name)) environment.push_back(std::string(name) + "=" + value);
+    if (const char* value = std::getenv(name))
+      environment.push_back(std::string(name) + "=" + value);
   }
   return environment;
 }
@@ -142,8 +143,8 @@ class Running {
     return ::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
            info.si_pid == pid_;
   }
-  // Kills the group, stragglers of a leader that has exited included (its pid stays ours until it is
-  // reaped), and reaps.
+  // Kills the group, stragglers of a leader that has exited included (its pid stays ours until it
+  // is reaped), and reaps.
   void finish() {
     if (reaped_) return;
     ::kill(-pid_, SIGKILL);
@@ -182,7 +183,8 @@ bool drain(int fd, std::string& out, size_t cap, bool& over) {
 }
 
 ChildResult run(const Path& program, std::vector<std::string> argv, int input_fd, bool own_binary,
-                const std::vector<Path>& readable, const ChildLimits& limits, const CancelFlag* cancel) {
+                const std::vector<Path>& readable, const ChildLimits& limits,
+                const CancelFlag* cancel) {
   APUD_CHECK(std::getenv("APUD_CHILD") == nullptr, "a child may not start children");
   FileDescriptor out_read, out_write, err_read, err_write;
   make_pipe(out_read, out_write);
@@ -219,7 +221,8 @@ ChildResult run(const Path& program, std::vector<std::string> argv, int input_fd
                                      std::chrono::duration<double>(limits.wall_seconds));
   bool out_open = true, err_open = true, over = false, ignored = false;
   for (bool exited = false; !exited;) {
-    auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
+    auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
     if (left <= 0) {
       result.end = ChildEnd::kTime;
       break;
@@ -259,11 +262,13 @@ ChildResult run(const Path& program, std::vector<std::string> argv, int input_fd
     return result;
   }
   child.finish();
-  bool near_limit = static_cast<uint64_t>(child.usage.ru_maxrss) * 1024 > limits.memory_bytes / 10 * 6;
+  bool near_limit =
+      static_cast<uint64_t>(child.usage.ru_maxrss) * 1024 > limits.memory_bytes / 10 * 6;
   if (WIFSIGNALED(child.status)) {
     result.code = WTERMSIG(child.status);
-    bool cpu = result.code == SIGXCPU || (result.code == SIGKILL && child.usage.ru_utime.tv_sec +
-                                              child.usage.ru_stime.tv_sec >= limits.cpu_seconds);
+    bool cpu = result.code == SIGXCPU ||
+               (result.code == SIGKILL &&
+                child.usage.ru_utime.tv_sec + child.usage.ru_stime.tv_sec >= limits.cpu_seconds);
     result.end = cpu ? ChildEnd::kTime : near_limit ? ChildEnd::kMemory : ChildEnd::kSignal;
   } else if ((result.code = WEXITSTATUS(child.status)) != 0) {
     bool memory = (own_binary && result.code == kExitMemory) || near_limit;
@@ -277,9 +282,14 @@ ChildResult run(const Path& program, std::vector<std::string> argv, int input_fd
 std::string describe(const ChildResult& result, const ChildLimits& limits) {
   char text[96];
   switch (result.end) {
-    case ChildEnd::kOk: return "finished";
-    case ChildEnd::kExit: std::snprintf(text, sizeof text, "failed with status %d", result.code); break;
-    case ChildEnd::kSignal: std::snprintf(text, sizeof text, "died of signal %d", result.code); break;
+    case ChildEnd::kOk:
+      return "finished";
+    case ChildEnd::kExit:
+      std::snprintf(text, sizeof text, "failed with status %d", result.code);
+      break;
+    case ChildEnd::kSignal:
+      std::snprintf(text, sizeof text, "died of signal %d", result.code);
+      break;
     case ChildEnd::kTime:
       std::snprintf(text, sizeof text, "stopped at its time limit (%d s of CPU, %.0f s in all)",
                     limits.cpu_seconds, limits.wall_seconds);
@@ -292,7 +302,8 @@ std::string describe(const ChildResult& result, const ChildLimits& limits) {
       std::snprintf(text, sizeof text, "stopped after %llu MiB of output",
                     static_cast<unsigned long long>(limits.output_bytes >> 20));
       break;
-    case ChildEnd::kCancelled: return "cancelled";
+    case ChildEnd::kCancelled:
+      return "cancelled";
   }
   return text;
 }
@@ -315,21 +326,28 @@ std::optional<Path> find_program(std::string_view name) {
   return std::nullopt;
 }
 
-ChildResult run_program(const Path& program, const std::vector<std::string>& arguments, int input_fd,
-                        const ChildLimits& limits, const CancelFlag* cancel) {
+ChildResult run_program(const Path& program, const std::vector<std::string>& arguments,
+                        int input_fd, const ChildLimits& limits, const CancelFlag* cancel) {
   std::vector<std::string> argv = {program.filename().string()};
   argv.insert(argv.end(), arguments.begin(), arguments.end());
   Path folder = program.parent_path();
   std::error_code ignored;
   Path real = std::filesystem::canonical(program, ignored);  // programs are often links
-  std::vector<Path> readable = {"/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/nix/store", folder,
-                                folder.parent_path() / "lib", folder.parent_path() / "share",
+  std::vector<Path> readable = {"/usr",
+                                "/lib",
+                                "/lib64",
+                                "/etc/ld.so.cache",
+                                "/nix/store",
+                                folder,
+                                folder.parent_path() / "lib",
+                                folder.parent_path() / "share",
                                 ignored ? program : real};
   return run(program, std::move(argv), input_fd, false, readable, limits, cancel);
 }
 
 FileDescriptor memory_file(std::string_view content) {
-  FileDescriptor fd(static_cast<int>(::syscall(SYS_memfd_create, "apud-child-input", 1u /* CLOEXEC */)));
+  FileDescriptor fd(
+      static_cast<int>(::syscall(SYS_memfd_create, "apud-child-input", 1u /* CLOEXEC */)));
   if (!fd.valid()) throw io_error("cannot create", "a memory file", errno);
   for (size_t done = 0; done < content.size();) {
     ssize_t n = ::write(fd.get(), content.data() + done, content.size() - done);

@@ -21,27 +21,28 @@
 namespace apud {
 
 struct ChildLimits {
-  uint64_t memory_bytes = 1ull << 30;  // address space; not applied to sanitized builds of ourselves
+  uint64_t memory_bytes =
+      1ull << 30;  // address space; not applied to sanitized builds of ourselves
   int cpu_seconds = 20;
   double wall_seconds = 30;
   size_t output_bytes = 256u << 20;
 };
 
 enum class ChildEnd {
-  kOk,         // exit status 0
-  kExit,       // another exit status
-  kSignal,     // died of a signal
-  kTime,       // CPU or wall limit
-  kMemory,     // memory limit (as far as it can be told)
-  kOutput,     // wrote more than output_bytes
+  kOk,      // exit status 0
+  kExit,    // another exit status
+  kSignal,  // died of a signal
+  kTime,    // CPU or wall limit
+  kMemory,  // memory limit (as far as it can be told)
+  kOutput,  // wrote more than output_bytes
   kCancelled,
 };
 
 struct ChildResult {
   ChildEnd end = ChildEnd::kOk;
-  int code = 0;              // exit status or signal number
-  std::string output;        // standard output; partial unless kOk or kExit
-  std::string diagnostics;   // the first 4 KiB of standard error: untrusted text
+  int code = 0;             // exit status or signal number
+  std::string output;       // standard output; partial unless kOk or kExit
+  std::string diagnostics;  // the first 4 KiB of standard error: untrusted text
 };
 
 /// "stopped after 20 s", "died of signal 11": one line without the diagnostics.
@@ -52,8 +53,9 @@ std::optional<Path> find_program(std::string_view name);
 
 /// Runs `program` with `arguments` (argv[1]…) and `input_fd` as its standard input.
 /// Throws kIo when the process cannot be started.
-ChildResult run_program(const Path& program, const std::vector<std::string>& arguments, int input_fd,
-                        const ChildLimits& limits, const CancelFlag* cancel = nullptr);
+ChildResult run_program(const Path& program, const std::vector<std::string>& arguments,
+                        int input_fd, const ChildLimits& limits,
+                        const CancelFlag* cancel = nullptr);
 
 /// An anonymous file in memory that holds `content`, read from its start: input for run_program.
 FileDescriptor memory_file(std::string_view content);
@@ -72,8 +74,8 @@ struct ChildEntry {
 ChildResult run_in_child(const char* name, std::string_view input, const ChildLimits& limits,
                          const CancelFlag* cancel = nullptr);
 
-/// First line of every main() that may reach run_in_child. Serves `PROGRAM --child NAME` and does not
-/// return from it; returns at once in any other process.
+/// First line of every main() that may reach run_in_child. Serves `PROGRAM --child NAME` and does
+/// not return from it; returns at once in any other process.
 void child_main(int argc, char** argv);
 
 }  // namespace apud

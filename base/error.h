@@ -27,9 +27,9 @@ int exit_code(ErrorKind kind);
 /// Stable lower-case name of a kind, used as `error.code` in JSON.
 const char* error_code_name(ErrorKind kind);
 
-/// `message` names file, field and value and says what was expected (one line, no full stop needed);
-/// `advice` says what to do about it, or is empty. Both may hold untrusted text: whoever prints them
-/// filters them.
+/// `message` names file, field and value and says what was expected (one line, no full stop
+/// needed); `advice` says what to do about it, or is empty. Both may hold untrusted text: whoever
+/// prints them filters them.
 class Error : public std::runtime_error {
  public:
   Error(ErrorKind kind, const std::string& message, std::string advice = {})

@@ -99,7 +99,8 @@ std::string read_file(const Path& path, uint64_t limit) {
     out.resize(old + n);
     if (n < chunk) return out;
     if (out.size() > limit) {
-      throw Error(ErrorKind::kBadData, path.string() + ": more than " + std::to_string(limit) + " bytes");
+      throw Error(ErrorKind::kBadData,
+                  path.string() + ": more than " + std::to_string(limit) + " bytes");
     }
     chunk = 1 << 16;
   }
@@ -113,8 +114,8 @@ std::optional<std::string> read_file_if_exists(const Path& path, uint64_t limit)
 
 AtomicFileWriter::AtomicFileWriter(const Path& path, unsigned mode) : path_(path) {
   static std::atomic<unsigned> counter{0};
-  temporary_ = path.parent_path() / ("." + path.filename().string() + ".tmp" + std::to_string(::getpid()) +
-                                     "." + std::to_string(counter++));
+  temporary_ = path.parent_path() / ("." + path.filename().string() + ".tmp" +
+                                     std::to_string(::getpid()) + "." + std::to_string(counter++));
   fd_ = FileDescriptor(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));
   if (!fd_.valid()) throw io_error("cannot create", temporary_.string(), errno);
 }
@@ -197,7 +198,8 @@ uint64_t free_space(const Path& path) {
   Path probe = std::filesystem::absolute(path);
   struct statvfs st {};
   while (::statvfs(probe.c_str(), &st) != 0) {
-    if (!probe.has_relative_path()) throw io_error("cannot stat file system of", path.string(), errno);
+    if (!probe.has_relative_path())
+      throw io_error("cannot stat file system of", path.string(), errno);
     probe = probe.parent_path();
   }
   return static_cast<uint64_t>(st.f_bavail) * st.f_frsize;

@@ -63,7 +63,8 @@ class FileReader {
 };
 
 /// A whole regular file mapped read-only. The map stays valid when the object is moved. A file that
-/// is cut while mapped raises SIGBUS in readers: model files are replaced by rename, never in place.
+/// is cut while mapped raises SIGBUS in readers: model files are replaced by rename, never in
+/// place.
 class MappedFile {
  public:
   MappedFile() = default;
@@ -87,8 +88,9 @@ std::string read_file(const Path& path, uint64_t limit = 1ull << 30);
 /// As read_file, but absent when the file does not exist.
 std::optional<std::string> read_file_if_exists(const Path& path, uint64_t limit = 1ull << 30);
 
-/// Replaces `path` as a whole: temporary file in the same folder (O_EXCL, `mode`), written, fsynced,
-/// renamed, folder fsynced. On any failure the old file stays and the temporary one is gone.
+/// Replaces `path` as a whole: temporary file in the same folder (O_EXCL, `mode`), written,
+/// fsynced, renamed, folder fsynced. On any failure the old file stays and the temporary one is
+/// gone.
 void write_file_atomic(const Path& path, std::string_view content, unsigned mode = 0600);
 
 /// As write_file_atomic, in pieces. Not committed = removed by the destructor.

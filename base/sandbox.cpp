@@ -29,24 +29,77 @@ constexpr unsigned kArch = 0;
 constexpr long kLandlockCreate = 444, kLandlockAdd = 445, kLandlockRestrict = 446;
 
 const long kRefused[] = {
-    SYS_socket, SYS_socketpair, SYS_connect, SYS_bind, SYS_listen, SYS_accept, SYS_accept4,
-    SYS_sendto, SYS_sendmsg, SYS_sendmmsg, SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev,
-    SYS_kill, SYS_tkill, SYS_mount, SYS_umount2, SYS_pivot_root, SYS_chroot, SYS_setns, SYS_unshare,
-    SYS_bpf, SYS_perf_event_open, SYS_userfaultfd, SYS_keyctl, SYS_add_key, SYS_request_key,
-    SYS_init_module, SYS_finit_module, SYS_delete_module, SYS_kexec_load, SYS_reboot, SYS_swapon,
-    SYS_swapoff, SYS_io_setup, SYS_unlinkat, SYS_renameat2, SYS_linkat, SYS_symlinkat, SYS_mknodat,
-    SYS_mkdirat, SYS_fchmodat, SYS_fchownat, SYS_truncate, SYS_setsid, SYS_setpgid,
-    425 /* io_uring_setup */, 434 /* pidfd_open */, 438 /* pidfd_getfd */,
+    SYS_socket,
+    SYS_socketpair,
+    SYS_connect,
+    SYS_bind,
+    SYS_listen,
+    SYS_accept,
+    SYS_accept4,
+    SYS_sendto,
+    SYS_sendmsg,
+    SYS_sendmmsg,
+    SYS_ptrace,
+    SYS_process_vm_readv,
+    SYS_process_vm_writev,
+    SYS_kill,
+    SYS_tkill,
+    SYS_mount,
+    SYS_umount2,
+    SYS_pivot_root,
+    SYS_chroot,
+    SYS_setns,
+    SYS_unshare,
+    SYS_bpf,
+    SYS_perf_event_open,
+    SYS_userfaultfd,
+    SYS_keyctl,
+    SYS_add_key,
+    SYS_request_key,
+    SYS_init_module,
+    SYS_finit_module,
+    SYS_delete_module,
+    SYS_kexec_load,
+    SYS_reboot,
+    SYS_swapon,
+    SYS_swapoff,
+    SYS_io_setup,
+    SYS_unlinkat,
+    SYS_renameat2,
+    SYS_linkat,
+    SYS_symlinkat,
+    SYS_mknodat,
+    SYS_mkdirat,
+    SYS_fchmodat,
+    SYS_fchownat,
+    SYS_truncate,
+    SYS_setsid,
+    SYS_setpgid,
+    425 /* io_uring_setup */,
+    434 /* pidfd_open */,
+    438 /* pidfd_getfd */,
 #if defined(__x86_64__)
-    SYS_fork, SYS_vfork, SYS_unlink, SYS_rename, SYS_renameat, SYS_link, SYS_symlink, SYS_mknod,
-    SYS_mkdir, SYS_rmdir, SYS_chmod, SYS_chown, SYS_lchown, SYS_setrlimit,
+    SYS_fork,
+    SYS_vfork,
+    SYS_unlink,
+    SYS_rename,
+    SYS_renameat,
+    SYS_link,
+    SYS_symlink,
+    SYS_mknod,
+    SYS_mkdir,
+    SYS_rmdir,
+    SYS_chmod,
+    SYS_chown,
+    SYS_lchown,
+    SYS_setrlimit,
 #endif
 };
 
 const long kSealed[] = {
-    SYS_openat, 437 /* openat2 */, SYS_execve, SYS_execveat, SYS_getdents64, SYS_memfd_create,
+    SYS_openat, 437 /* openat2 */, SYS_execve,   SYS_execveat, SYS_getdents64, SYS_memfd_create,
 #if defined(__x86_64__)
-    SYS_open, SYS_creat, SYS_getdents,
+    SYS_open,   SYS_creat,         SYS_getdents,
 #endif
 };
 
@@ -100,8 +153,8 @@ FileDescriptor landlock_domain(const std::vector<Path>& readable) {
       LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_DIR |
       LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_MAKE_FIFO |
       LANDLOCK_ACCESS_FS_MAKE_BLOCK | LANDLOCK_ACCESS_FS_MAKE_SYM;
-  FileDescriptor ruleset(static_cast<int>(::syscall(kLandlockCreate, &attributes,
-                                                    sizeof(attributes.handled_access_fs), 0)));
+  FileDescriptor ruleset(static_cast<int>(
+      ::syscall(kLandlockCreate, &attributes, sizeof(attributes.handled_access_fs), 0)));
   if (!ruleset.valid()) return {};
   for (const Path& path : readable) {
     FileDescriptor parent(::open(path.c_str(), O_PATH | O_CLOEXEC));
@@ -111,7 +164,8 @@ FileDescriptor landlock_domain(const std::vector<Path>& readable) {
     landlock_path_beneath_attr rule{};
     rule.parent_fd = parent.get();
     rule.allowed_access = S_ISDIR(st.st_mode) ? kRead : kRead & ~LANDLOCK_ACCESS_FS_READ_DIR;
-    if (::syscall(kLandlockAdd, ruleset.get(), LANDLOCK_RULE_PATH_BENEATH, &rule, 0) != 0) return {};
+    if (::syscall(kLandlockAdd, ruleset.get(), LANDLOCK_RULE_PATH_BENEATH, &rule, 0) != 0)
+      return {};
   }
   return ruleset;
 }

@@ -1,5 +1,5 @@
-// Thread pool for the CPU executor and for ingest. Workers sleep when idle (no spinning beyond a few
-// microseconds after the last job) and the calling thread takes part in the work.
+// Thread pool for the CPU executor and for ingest. Workers sleep when idle (no spinning beyond a
+// few microseconds after the last job) and the calling thread takes part in the work.
 //
 // Threads: one job at a time; run() may be called from one thread at a time.
 #pragma once
@@ -10,8 +10,8 @@
 
 namespace apud {
 
-/// Number of CPUs this process may really use: affinity mask and cgroup quota (v1 and v2) respected,
-/// at least 1.
+/// Number of CPUs this process may really use: affinity mask and cgroup quota (v1 and v2)
+/// respected, at least 1.
 int usable_cpus();
 
 class ThreadPool {
@@ -23,12 +23,13 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const { return threads_; }
-  /// Calls job(worker) once on every worker 0..threads-1 and returns when all are done. The caller is
-  /// worker 0. `job` must not throw.
+  /// Calls job(worker) once on every worker 0..threads-1 and returns when all are done. The caller
+  /// is worker 0. `job` must not throw.
   void run(const std::function<void(int worker)>& job);
-  /// Calls body(begin, end) over [0, count) cut in pieces of at least `grain`, handed out dynamically.
-  /// The cut positions are multiples of `grain`, whatever the number of threads.
-  void parallel_for(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& body);
+  /// Calls body(begin, end) over [0, count) cut in pieces of at least `grain`, handed out
+  /// dynamically. The cut positions are multiples of `grain`, whatever the number of threads.
+  void parallel_for(int64_t count, int64_t grain,
+                    const std::function<void(int64_t, int64_t)>& body);
   /// Barrier for all workers inside one run(): returns when every worker has called it.
   void barrier();
 

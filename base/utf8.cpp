@@ -88,7 +88,10 @@ size_t utf8_incomplete_tail(std::string_view text) {
   for (size_t back = 1; back <= 3 && back <= text.size(); ++back) {
     unsigned char b = static_cast<unsigned char>(text[text.size() - back]);
     if (b >= 0x80 && b < 0xC0) continue;  // continuation: look further back
-    size_t need = b >= 0xF0 && b <= 0xF4 ? 4 : b >= 0xE0 && b < 0xF0 ? 3 : b >= 0xC2 && b < 0xE0 ? 2 : 1;
+    size_t need = b >= 0xF0 && b <= 0xF4  ? 4
+                  : b >= 0xE0 && b < 0xF0 ? 3
+                  : b >= 0xC2 && b < 0xE0 ? 2
+                                          : 1;
     if (need <= back) return 0;
     // Only a well-formed prefix waits; anything else is ill-formed already.
     Utf8Char c = utf8_decode(text, text.size() - back);
@@ -114,11 +117,11 @@ std::string Utf8Stream::finish() {
 namespace {
 bool is_unsafe(char32_t c) {
   if (c < 0x20 || c == 0x7F || (c >= 0x80 && c < 0xA0)) return true;
-  if (c == 0x061C || c == 0x200E || c == 0x200F) return true;   // Arabic letter mark, LRM, RLM
-  if (c >= 0x202A && c <= 0x202E) return true;                  // bidi embeddings and overrides
-  if (c >= 0x2066 && c <= 0x2069) return true;                  // bidi isolates
-  if (c >= 0xE0000 && c <= 0xE007F) return true;                // tag characters
-  return c == 0x2028 || c == 0x2029;                            // line and paragraph separators
+  if (c == 0x061C || c == 0x200E || c == 0x200F) return true;  // Arabic letter mark, LRM, RLM
+  if (c >= 0x202A && c <= 0x202E) return true;                 // bidi embeddings and overrides
+  if (c >= 0x2066 && c <= 0x2069) return true;                 // bidi isolates
+  if (c >= 0xE0000 && c <= 0xE007F) return true;               // tag characters
+  return c == 0x2028 || c == 0x2029;                           // line and paragraph separators
 }
 }  // namespace
 
@@ -152,20 +155,22 @@ std::string printable(std::string_view text, bool one_line) {
 }
 
 bool is_cjk(char32_t c) {
-  return (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3400 && c <= 0x4DBF) || (c >= 0x3040 && c <= 0x30FF) ||
-         (c >= 0xAC00 && c <= 0xD7AF) || (c >= 0xF900 && c <= 0xFAFF) || (c >= 0x20000 && c <= 0x323AF) ||
-         c == 0x3005 || c == 0x3007 || (c >= 0x31F0 && c <= 0x31FF) || (c >= 0x1100 && c <= 0x11FF);
+  return (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3400 && c <= 0x4DBF) ||
+         (c >= 0x3040 && c <= 0x30FF) || (c >= 0xAC00 && c <= 0xD7AF) ||
+         (c >= 0xF900 && c <= 0xFAFF) || (c >= 0x20000 && c <= 0x323AF) || c == 0x3005 ||
+         c == 0x3007 || (c >= 0x31F0 && c <= 0x31FF) || (c >= 0x1100 && c <= 0x11FF);
 }
 
 int display_width(char32_t c) {
-  if (c == 0 || (c >= 0x300 && c <= 0x36F) || (c >= 0x200B && c <= 0x200F) || (c >= 0xFE00 && c <= 0xFE0F) ||
-      (c >= 0x20D0 && c <= 0x20FF)) {
+  if (c == 0 || (c >= 0x300 && c <= 0x36F) || (c >= 0x200B && c <= 0x200F) ||
+      (c >= 0xFE00 && c <= 0xFE0F) || (c >= 0x20D0 && c <= 0x20FF)) {
     return 0;
   }
-  if ((c >= 0x1100 && c <= 0x115F) || (c >= 0x2E80 && c <= 0x303E) || (c >= 0x3041 && c <= 0xA4CF) ||
-      (c >= 0xAC00 && c <= 0xD7A3) || (c >= 0xF900 && c <= 0xFAFF) || (c >= 0xFE30 && c <= 0xFE6F) ||
-      (c >= 0xFF00 && c <= 0xFF60) || (c >= 0xFFE0 && c <= 0xFFE6) || (c >= 0x1F300 && c <= 0x1FAFF) ||
-      (c >= 0x20000 && c <= 0x3FFFD)) {
+  if ((c >= 0x1100 && c <= 0x115F) || (c >= 0x2E80 && c <= 0x303E) ||
+      (c >= 0x3041 && c <= 0xA4CF) || (c >= 0xAC00 && c <= 0xD7A3) ||
+      (c >= 0xF900 && c <= 0xFAFF) || (c >= 0xFE30 && c <= 0xFE6F) ||
+      (c >= 0xFF00 && c <= 0xFF60) || (c >= 0xFFE0 && c <= 0xFFE6) ||
+      (c >= 0x1F300 && c <= 0x1FAFF) || (c >= 0x20000 && c <= 0x3FFFD)) {
     return 2;
   }
   return 1;

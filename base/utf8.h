@@ -11,8 +11,8 @@ namespace apud {
 
 inline constexpr char32_t kReplacement = 0xFFFD;
 
-/// One decoded scalar value. `valid` is false for a maximal ill-formed subpart, which then counts as
-/// one U+FFFD (Unicode 15, section 3.9, "substitution of maximal subparts"). size is 1..4 bytes.
+/// One decoded scalar value. `valid` is false for a maximal ill-formed subpart, which then counts
+/// as one U+FFFD (Unicode 15, section 3.9, "substitution of maximal subparts"). size is 1..4 bytes.
 struct Utf8Char {
   char32_t code;
   uint8_t size;

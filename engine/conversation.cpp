@@ -64,7 +64,8 @@ Conversation::Conversation(std::shared_ptr<const Model> model, ConversationData 
   if (std::any_of(data_.sent.begin(), data_.sent.end(), bad)) data_.sent.clear();
 }
 
-Conversation Conversation::start(std::shared_ptr<const Model> model, std::string system, int64_t now) {
+Conversation Conversation::start(std::shared_ptr<const Model> model, std::string system,
+                                 int64_t now) {
   ConversationData data;
   data.system = std::move(system);
   data.template_now = now;
@@ -87,7 +88,8 @@ bool Conversation::always_thinks() const {
 }
 
 void Conversation::add_user(std::string content, std::string evidence, int64_t time) {
-  APUD_CHECK(data_.turns.empty() || data_.turns.back().role != "user", "users and answers alternate");
+  APUD_CHECK(data_.turns.empty() || data_.turns.back().role != "user",
+             "users and answers alternate");
   Turn turn;
   turn.role = "user";
   turn.content = std::move(content);
@@ -100,8 +102,8 @@ void Conversation::set_turn_data(int index, std::string json) {
   data_.turns.at(static_cast<size_t>(index)).data_json = std::move(json);
 }
 
-/// Ids of the prompt from `first_turn` on. Answers that the template renders as they were written are
-/// represented by the ids that were generated.
+/// Ids of the prompt from `first_turn` on. Answers that the template renders as they were written
+/// are represented by the ids that were generated.
 std::vector<int32_t> Conversation::render(int first_turn, Think think, bool* starts_open) const {
   const ChatTemplate& chat = *model_->chat_template();
   const Tokenizer& tokenizer = model_->tokenizer();
@@ -128,8 +130,8 @@ std::vector<int32_t> Conversation::render(int first_turn, Think think, bool* sta
   const std::string& text = rendered.text();
 
   std::vector<int32_t> ids;
-  size_t done = 0;       // bytes of the text that have ids
-  size_t next = 0;       // message whose content may come next
+  size_t done = 0;  // bytes of the text that have ids
+  size_t next = 0;  // message whose content may come next
   for (size_t at = 0; at < text.size();) {
     if (rendered.scaffold_at(at)) {
       ++at;
@@ -157,7 +159,8 @@ std::vector<int32_t> Conversation::render(int first_turn, Think think, bool* sta
   std::vector<int32_t> rest = tokenizer.encode(rendered.substr(done, text.size()));
   ids.insert(ids.end(), rest.begin(), rest.end());
   std::optional<int32_t> bos = tokenizer.bos();
-  if (tokenizer.add_bos() && bos && (ids.empty() || ids.front() != *bos)) ids.insert(ids.begin(), *bos);
+  if (tokenizer.add_bos() && bos && (ids.empty() || ids.front() != *bos))
+    ids.insert(ids.begin(), *bos);
   if (starts_open) *starts_open = trimmed(text).ends_with(kOpenThink);
   return ids;
 }
@@ -230,7 +233,8 @@ void Conversation::add_answer(const Completion& completion, std::string data_jso
   turn.finish_reason = finish_reason_name(completion.finish_reason);
   turn.data_json = std::move(data_json);
   turn.time = time;
-  // The ids of the answer: without reasoning, and up to a stop string when that falls between tokens.
+  // The ids of the answer: without reasoning, and up to a stop string when that falls between
+  // tokens.
   auto answer = std::span(completion.tokens).subspan(static_cast<size_t>(completion.answer_begin));
   std::string bytes;
   size_t count = 0;
@@ -249,7 +253,8 @@ void Conversation::add_answer(const Completion& completion, std::string data_jso
   other_model_ = false;
 }
 
-int Conversation::measure(const std::string& content, const std::string& evidence, Think think) const {
+int Conversation::measure(const std::string& content, const std::string& evidence,
+                          Think think) const {
   Conversation next = *this;
   next.add_user(content, evidence, 0);
   return static_cast<int>(next.render(next.data_.first_turn, think).size());

@@ -4,8 +4,8 @@
 // through the chat template yields text with origins, and where an answer's text appears in it the
 // stored ids are put in its place, never a new tokenisation (generated ids need not be the
 // tokenisation of their text). The template's clock is frozen per conversation. So turn N+1 begins
-// with the very tokens of turn N, and its KV is reused; where a template rewrites earlier turns, the
-// prompt says where and why.
+// with the very tokens of turn N, and its KV is reused; where a template rewrites earlier turns,
+// the prompt says where and why.
 //
 // When the window is full, the oldest rounds leave the prompt, never the history; once dropped they
 // stay out, and enough leave at once that it happens rarely.
@@ -26,34 +26,34 @@
 namespace apud {
 
 struct Turn {
-  std::string role;             // "user" or "assistant"
-  std::string content;          // what was typed or answered
-  std::string evidence;         // user: text put before `content` in the prompt, verbatim
-  std::string reasoning;        // assistant: kept for display, never in a later prompt
-  std::vector<int32_t> ids;     // assistant: generated ids of `content`; empty: tokenise
-  std::string finish_reason;    // assistant
-  std::string data_json;        // opaque to the engine: citations, retrieval (a JSON value or empty)
-  int64_t time = 0;             // seconds since the epoch
+  std::string role;           // "user" or "assistant"
+  std::string content;        // what was typed or answered
+  std::string evidence;       // user: text put before `content` in the prompt, verbatim
+  std::string reasoning;      // assistant: kept for display, never in a later prompt
+  std::vector<int32_t> ids;   // assistant: generated ids of `content`; empty: tokenise
+  std::string finish_reason;  // assistant
+  std::string data_json;      // opaque to the engine: citations, retrieval (a JSON value or empty)
+  int64_t time = 0;           // seconds since the epoch
 };
 
 struct ConversationData {
   std::string system;
   std::vector<Turn> turns;
-  int64_t template_now = 0;          // the template's clock
-  int first_turn = 0;                // turns before it have left the prompt
-  std::vector<int32_t> sent;         // ids of the last prompt and its answer: what a cache may hold
-  std::string model_fingerprint;     // of the model that made `sent` and the ids
+  int64_t template_now = 0;       // the template's clock
+  int first_turn = 0;             // turns before it have left the prompt
+  std::vector<int32_t> sent;      // ids of the last prompt and its answer: what a cache may hold
+  std::string model_fingerprint;  // of the model that made `sent` and the ids
 };
 
-enum class Think { kOff, kOn };      // reasoning of models whose template knows the switch
+enum class Think { kOff, kOn };  // reasoning of models whose template knows the switch
 
 struct Prompt {
   std::vector<int32_t> ids;
-  int dropped_turns = 0;             // turns of the history that are not in it
-  int newly_dropped = 0;             // of these, since the last prompt
-  int expected_reuse = 0;            // tokens it shares with the last prompt and answer
-  std::optional<CacheBreak> cache_break;           // where it does not simply continue
-  std::optional<ReasoningMarkers> reasoning;       // for Request::reasoning
+  int dropped_turns = 0;                      // turns of the history that are not in it
+  int newly_dropped = 0;                      // of these, since the last prompt
+  int expected_reuse = 0;                     // tokens it shares with the last prompt and answer
+  std::optional<CacheBreak> cache_break;      // where it does not simply continue
+  std::optional<ReasoningMarkers> reasoning;  // for Request::reasoning
 };
 
 class Conversation {
@@ -77,14 +77,14 @@ class Conversation {
   /// Replaces data_json of a turn (index in turns()).
   void set_turn_data(int index, std::string json);
   /// The prompt for an answer to the last turn, at most `limit` tokens (context - answer reserve);
-  /// drops old rounds where it must. Throws kUsage with the numbers when the last round alone is too
-  /// long. REQUIRES: the last turn is a user turn.
+  /// drops old rounds where it must. Throws kUsage with the numbers when the last round alone is
+  /// too long. REQUIRES: the last turn is a user turn.
   Prompt prompt(int limit, Think think = Think::kOff);
   /// Adds the answer to the prompt that prompt() returned last.
   void add_answer(const Completion& completion, std::string data_json, int64_t time);
 
-  /// Tokens that the prompt would have were `content` with `evidence` the next user turn; no turn is
-  /// dropped or added. For packing: limit - measure(question, "") is left for evidence.
+  /// Tokens that the prompt would have were `content` with `evidence` the next user turn; no turn
+  /// is dropped or added. For packing: limit - measure(question, "") is left for evidence.
   int measure(const std::string& content, const std::string& evidence,
               Think think = Think::kOff) const;
 
@@ -113,8 +113,8 @@ class Conversation {
   int reported_first_turn_ = 0;               // dropped turns that a Prompt has told of
 };
 
-/// Puts what the prompt knows into the answer's receipt: dropped turns, and why a reuse broke. Tokens
-/// that the last prompt shared and that were computed all the same are reported as evicted.
+/// Puts what the prompt knows into the answer's receipt: dropped turns, and why a reuse broke.
+/// Tokens that the last prompt shared and that were computed all the same are reported as evicted.
 void complete_receipt(Receipt& receipt, const Prompt& prompt);
 
 }  // namespace apud

@@ -53,7 +53,7 @@ struct DiskCache::Impl {
   };
 
   std::string key;
-  Path folder;       // of all keys
+  Path folder;  // of all keys
   Path key_folder;
   DiskCacheOptions options;
   size_t page_bytes = 0;
@@ -181,8 +181,12 @@ DiskCache::DiskCache(const DiskCacheKey& key, const DiskCacheOptions& options, s
   if (options.write) {
     make_private_dir(impl_->key_folder);
     if (!std::filesystem::exists(about)) {
-      Json json = {{"version", 1},           {"model", key.model},     {"fingerprint", key.fingerprint},
-                   {"layout", key.layout},   {"program", key.program}, {"executor", key.executor},
+      Json json = {{"version", 1},
+                   {"model", key.model},
+                   {"fingerprint", key.fingerprint},
+                   {"layout", key.layout},
+                   {"program", key.program},
+                   {"executor", key.executor},
                    {"page_bytes", page_bytes}};
       write_file_atomic(about, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
     }
@@ -258,7 +262,8 @@ std::optional<DiskCache::Page> DiskCache::read(std::span<const int32_t> tokens, 
   std::optional<KvFileHead> head = read_kv_file(path, result.bytes);
   bool gone = !head && !std::filesystem::exists(path);
   if (head) {
-    auto differ = std::mismatch(head->tokens.begin(), head->tokens.end(), wanted.begin(), wanted.end());
+    auto differ =
+        std::mismatch(head->tokens.begin(), head->tokens.end(), wanted.begin(), wanted.end());
     result.valid_tokens = static_cast<int>(differ.first - head->tokens.begin());
   }
   std::lock_guard lock(impl_->mutex);
@@ -457,8 +462,9 @@ void DiskCache::Impl::make_room(uint64_t bytes) {
   double share = options.free_share * static_cast<double>(free_space(folder) + used);
   uint64_t limit = std::min(options.limit_bytes, static_cast<uint64_t>(share));
   if (bytes > limit) {
-    throw Error(ErrorKind::kIo, "the KV cache may hold " + std::to_string(limit >> 20) +
-                                    " MiB on this disk: too little for a page",
+    throw Error(ErrorKind::kIo,
+                "the KV cache may hold " + std::to_string(limit >> 20) +
+                    " MiB on this disk: too little for a page",
                 "free some disk space or raise the limit (apud cache limit)");
   }
   if (used + bytes > limit) {
@@ -507,8 +513,8 @@ std::vector<CachePageInfo> show_kv_cache(const Path& folder, const std::string& 
     if (path.filename() != key) continue;
     known = true;
     for (const KvFileEntry& entry : list_kv_files(path)) {
-      CachePageInfo info{entry.path.filename().string(), entry.name.tokens, entry.bytes,
-                         entry.last_used, {}};
+      CachePageInfo info{
+          entry.path.filename().string(), entry.name.tokens, entry.bytes, entry.last_used, {}};
       if (auto head = read_kv_head(entry.path)) info.tags = head->tags;
       out.push_back(std::move(info));
     }

@@ -1,5 +1,5 @@
-// The disk tier of the prefix cache: KV pages as checksummed files, found by the hash chain of their
-// tokens. docs/formats.md describes the files.
+// The disk tier of the prefix cache: KV pages as checksummed files, found by the hash chain of
+// their tokens. docs/formats.md describes the files.
 //
 // A page file is keyed by model, KV layout and rope settings (one folder per key) and by the chain
 // of all tokens before it, and states its own tokens: a look-up compares tokens, so a page that
@@ -24,22 +24,22 @@
 namespace apud {
 
 struct DiskCacheOptions {
-  Path folder;                            // empty: no disk tier
-  uint64_t limit_bytes = 10ull << 30;     // of all keys together
-  double free_share = 0.1;                // and never more than this share of the free space
-  uint64_t queue_bytes = 256ull << 20;    // pages waiting to be written; more are not taken
-  bool write = true;                      // false: read only (--no-save)
-  bool always_restore = false;            // also where recomputing is predicted to be faster
+  Path folder;                          // empty: no disk tier
+  uint64_t limit_bytes = 10ull << 30;   // of all keys together
+  double free_share = 0.1;              // and never more than this share of the free space
+  uint64_t queue_bytes = 256ull << 20;  // pages waiting to be written; more are not taken
+  bool write = true;                    // false: read only (--no-save)
+  bool always_restore = false;          // also where recomputing is predicted to be faster
 };
 
 /// Everything that decides whether pages made there may be used here.
 struct DiskCacheKey {
-  std::string model;        // name, for people
-  std::string fingerprint;  // of weights, tokenizer, template
-  std::string layout;       // KvStore::layout_id()
-  std::string program;      // hash of the op list: rope, scales, windows
-  std::string executor;     // numbers differ between executors
-  std::string hash() const; // 32 hex digits
+  std::string model;         // name, for people
+  std::string fingerprint;   // of weights, tokenizer, template
+  std::string layout;        // KvStore::layout_id()
+  std::string program;       // hash of the op list: rope, scales, windows
+  std::string executor;      // numbers differ between executors
+  std::string hash() const;  // 32 hex digits
 };
 
 /// Hash of a chain of blocks: SHA-256 cut to 32 hex digits. `parent` is empty for the first block.
@@ -77,8 +77,9 @@ class DiskCache {
 
   struct Counters {
     int64_t pages_read = 0, pages_written = 0, pages_rejected = 0, pages_dropped = 0;
-    double read_seconds = 0;   // of pages_read
-    std::string write_error;   // last failure of writing ("No space left on device"), for the receipt
+    double read_seconds = 0;  // of pages_read
+    std::string
+        write_error;  // last failure of writing ("No space left on device"), for the receipt
   };
   Counters counters() const;
 
@@ -95,13 +96,14 @@ class DiskCache {
   std::unique_ptr<Impl> impl_;
 };
 
-// --- `apud cache list|show|clear|limit`, `doc rm`, `session rm` -----------------------------------
+// --- `apud cache list|show|clear|limit`, `doc rm`, `session rm`
+// -----------------------------------
 
 /// cache_dir()/kv
 Path default_kv_cache_dir();
 
 struct CacheFolderInfo {
-  std::string key;     // folder name
+  std::string key;  // folder name
   std::string model, layout, executor;
   int64_t pages = 0;
   uint64_t bytes = 0;

@@ -27,7 +27,8 @@ Embedding::Embedding(std::shared_ptr<const Model> model, std::unique_ptr<Executo
   const ModelConfig& config = model_->config();
   const Tokenizer& tokenizer = model_->tokenizer();
   if (!model_->program().is_encoder()) {
-    throw Error(ErrorKind::kUsage, config.name + " is no embedding model", "apud model list --embed");
+    throw Error(ErrorKind::kUsage, config.name + " is no embedding model",
+                "apud model list --embed");
   }
   if (config.architecture == "bert") {
     first_token_ = special(tokenizer, config.name, "[CLS]", tokenizer.bos());
@@ -39,20 +40,22 @@ Embedding::Embedding(std::shared_ptr<const Model> model, std::unique_ptr<Executo
     first_token_ = special(tokenizer, config.name, "<bos>", tokenizer.bos());
     last_token_ = special(tokenizer, config.name, "<eos>", tokenizer.eos());
   } else {
-    throw Error(ErrorKind::kBadData, config.name + ": no special tokens known for architecture " +
-                                         config.architecture);
+    throw Error(ErrorKind::kBadData,
+                config.name + ": no special tokens known for architecture " + config.architecture);
   }
   int full = model_->program().values[static_cast<size_t>(model_->program().result)].cols;
   dimension_ = options.dimension == 0 ? full : options.dimension;
-  if (dimension_ != full && std::find(config.matryoshka.begin(), config.matryoshka.end(), dimension_) ==
-                                config.matryoshka.end()) {
+  if (dimension_ != full && std::find(config.matryoshka.begin(), config.matryoshka.end(),
+                                      dimension_) == config.matryoshka.end()) {
     std::string known = std::to_string(full);
     for (int size : config.matryoshka) known += ", " + std::to_string(size);
     throw Error(ErrorKind::kUsage, config.name + " has no vectors of dimension " +
                                        std::to_string(dimension_) + ": expected " + known);
   }
-  max_tokens_ = config.max_input_tokens > 0 ? config.max_input_tokens : model_->program().max_positions;
-  max_tokens_ = std::min({max_tokens_, model_->program().max_positions, executor_->max_step_tokens()});
+  max_tokens_ =
+      config.max_input_tokens > 0 ? config.max_input_tokens : model_->program().max_positions;
+  max_tokens_ =
+      std::min({max_tokens_, model_->program().max_positions, executor_->max_step_tokens()});
   int prompt = 0;
   for (const std::string& text : {config.query_prompt, config.passage_prompt}) {
     prompt = std::max(prompt, static_cast<int>(tokenizer.encode(std::string_view(text)).size()));
@@ -114,7 +117,8 @@ int Embedding::embed(std::span<const std::string> texts, EmbeddingKind kind, std
     std::vector<int32_t> tokens;
     std::vector<SequenceSlice> slices;
     size_t from = next;
-    while (next < order.size() && (next == from || tokens.size() + ids[order[next]].size() <= most)) {
+    while (next < order.size() &&
+           (next == from || tokens.size() + ids[order[next]].size() <= most)) {
       const std::vector<int32_t>& one = ids[order[next++]];
       SequenceSlice slice;
       slice.first_row = static_cast<int>(tokens.size());

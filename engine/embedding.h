@@ -28,8 +28,8 @@ struct EmbeddingOptions {
 
 class Embedding {
  public:
-  /// Throws apud::Error: kUsage when the model is no encoder or has no such dimension, kBadData when
-  /// its tokenizer lacks the special tokens of its family.
+  /// Throws apud::Error: kUsage when the model is no encoder or has no such dimension, kBadData
+  /// when its tokenizer lacks the special tokens of its family.
   Embedding(std::shared_ptr<const Model> model, std::unique_ptr<Executor> executor,
             const EmbeddingOptions& options = {});
 

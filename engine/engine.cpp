@@ -38,13 +38,20 @@ bool uses_penalties(const SamplingOptions& options) {
 uint64_t kv_bytes_per_token(const Program& program, KvType type) {
   uint64_t bytes = 0;
   for (const KvGroup& group : program.kv_groups) {
-    uint64_t heads = 2ull * static_cast<uint64_t>(group.layers) * static_cast<uint64_t>(group.kv_heads);
+    uint64_t heads =
+        2ull * static_cast<uint64_t>(group.layers) * static_cast<uint64_t>(group.kv_heads);
     auto dim = static_cast<uint64_t>(group.head_dim);
     switch (type) {
       case KvType::kF16:
-      case KvType::kBF16: bytes += heads * dim * 2; break;
-      case KvType::kF32: bytes += heads * dim * 4; break;
-      case KvType::kI8: bytes += heads * (dim + 4); break;  // a float scale per token and head
+      case KvType::kBF16:
+        bytes += heads * dim * 2;
+        break;
+      case KvType::kF32:
+        bytes += heads * dim * 4;
+        break;
+      case KvType::kI8:
+        bytes += heads * (dim + 4);
+        break;  // a float scale per token and head
     }
   }
   return bytes;
@@ -57,7 +64,8 @@ Engine::Impl::Impl(std::shared_ptr<const Model> the_model, std::unique_ptr<Execu
     : model(std::move(the_model)), executor(std::move(the_executor)), options(the_options) {
   const Program& program = model->program();
   if (program.is_encoder()) {
-    throw Error(ErrorKind::kUsage, model->config().name + " is an embedding model: it writes no text",
+    throw Error(ErrorKind::kUsage,
+                model->config().name + " is an embedding model: it writes no text",
                 "choose a chat model (apud model list)");
   }
   if (options.context < 2 || options.context > program.max_positions) {
@@ -100,7 +108,8 @@ Engine::Impl::~Impl() {
   for (Sample* sample : running) memory->release(sample->kv);
   memory->save_until(deadline);
   if (DiskCache* disk = memory->disk()) {
-    auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - EngineClock::now());
+    auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - EngineClock::now());
     disk->flush(std::max(left, std::chrono::milliseconds(0)), true);
   }
 }
@@ -129,7 +138,8 @@ uint64_t Engine::Impl::submit(Request request) {
   }
   for (const std::string& stop : request.stop) {
     if (stop.empty() || !utf8_valid(stop)) {
-      throw Error(ErrorKind::kUsage, "stop string " + printable(stop, true) + ": expected UTF-8 text");
+      throw Error(ErrorKind::kUsage,
+                  "stop string " + printable(stop, true) + ": expected UTF-8 text");
     }
   }
   auto job = std::make_unique<Job>();
@@ -160,8 +170,8 @@ uint64_t Engine::Impl::submit(Request request) {
 
 // --- Admission -----------------------------------------------------------------------------------
 
-/// True while another sequence is computing a prefix that this one shares: it then starts from those
-/// pages instead of computing them a second time.
+/// True while another sequence is computing a prefix that this one shares: it then starts from
+/// those pages instead of computing them a second time.
 bool Engine::Impl::wait_for_prefix(const Sample& sample) const {
   if (!options.prefix_cache) return false;
   std::span<const int32_t> tokens = sample.tokens;
@@ -218,8 +228,9 @@ void Engine::Impl::admit() {
     if (!try_admit(*sample)) {
       if (!running.empty()) return;  // in order of arrival: nobody is overtaken for lack of memory
       Job& job = *sample->job;
-      fail(job, Error(ErrorKind::kBusy, "pinned documents leave too little KV memory for this request",
-                      "unpin documents, shorten the request, or allow more KV memory"));
+      fail(job,
+           Error(ErrorKind::kBusy, "pinned documents leave too little KV memory for this request",
+                 "unpin documents, shorten the request, or allow more KV memory"));
       it = waiting.begin();
       continue;
     }
@@ -339,8 +350,8 @@ void Engine::Impl::accept(Sample& sample, const SampledToken& token) {
 // --- Steps ---------------------------------------------------------------------------------------
 
 /// How many tokens each running sequence gets in the next step. Answers being written come first,
-/// one token each; prompts share the rest in order of arrival. While answers are written, prompts get
-/// few tokens a step, so that no reader waits for somebody else's long prompt.
+/// one token each; prompts share the rest in order of arrival. While answers are written, prompts
+/// get few tokens a step, so that no reader waits for somebody else's long prompt.
 int Engine::Impl::plan(std::vector<int>& chunks) {
   chunks.assign(running.size(), 0);
   int total = 0;
@@ -381,8 +392,9 @@ void Engine::Impl::sample_rows(const Batch& batch, std::span<const SamplingRow> 
   executor->run(batch, &memory->store(), logits);
   for (size_t i = 0; i < rows.size(); ++i) {
     try {
-      out[i] = sample_row(std::span(logits).subspan(i * static_cast<size_t>(vocab),
-                                                    static_cast<size_t>(vocab)), rows[i]);
+      out[i] = sample_row(
+          std::span(logits).subspan(i * static_cast<size_t>(vocab), static_cast<size_t>(vocab)),
+          rows[i]);
     } catch (const Error& error) {
       failed[i] = 1;
       if (!owners[i]->job->error) owners[i]->job->error = error;
@@ -450,7 +462,8 @@ void Engine::Impl::run_step(const std::vector<int>& chunks) {
   for (size_t i = 0; i < owners.size(); ++i) {
     if (!owners[i]->job->error) {
       accept(*owners[i], drawn[i]);
-    } else if (failed[i] && std::find(broken.begin(), broken.end(), owners[i]->job) == broken.end()) {
+    } else if (failed[i] &&
+               std::find(broken.begin(), broken.end(), owners[i]->job) == broken.end()) {
       broken.push_back(owners[i]->job);
     }
   }

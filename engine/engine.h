@@ -1,12 +1,14 @@
-// The engine: requests in, text out. Continuous batching with chunked prefill over paged KV, a prefix
-// tree that every request leaves its pages in, a disk tier behind it, sampling and streaming.
+// The engine: requests in, text out. Continuous batching with chunked prefill over paged KV, a
+// prefix tree that every request leaves its pages in, a disk tier behind it, sampling and
+// streaming.
 //
 // Usage:
 //   Engine engine(model, make_cpu_executor(model->program(), model->weights(), {}), {});
 //   Request request;
 //   request.prompt = ids;                       // Conversation::prompt() or tokenizer().encode()
 //   request.on_text = [](const TextPiece& piece) { write(piece.text); return true; };
-//   Answer answer = engine.generate(request);   // or submit() several, then wait() or step()+take()
+//   Answer answer = engine.generate(request);   // or submit() several, then wait() or
+//   step()+take()
 //
 // Ownership: the engine owns executor and KV memory and shares the model. Memory is taken whole by
 // the constructor. Threads: one thread at a time; CancelFlags may be raised from anywhere.
@@ -32,61 +34,64 @@
 namespace apud {
 
 struct EngineOptions {
-  int context = 4096;            // tokens a sequence may have; more than the model's is refused
-  uint64_t kv_bytes = 0;         // KV memory; 0: two contexts, so that a second conversation stays
-  std::optional<KvType> kv_type; // absent: the executor's default
-  int max_batch_sequences = 8;   // sequences that run at once (each may use up to `context`)
-  int step_tokens = 0;           // prompt tokens a step may read; 0: the executor's maximum
-  int mixed_step_tokens = 64;    // the same while other answers are being written: bounds their stall
-  bool prefix_cache = true;      // false: every prompt is computed from scratch (comparisons)
-  DiskCacheOptions disk;         // disk.folder empty: no disk tier
+  int context = 4096;             // tokens a sequence may have; more than the model's is refused
+  uint64_t kv_bytes = 0;          // KV memory; 0: two contexts, so that a second conversation stays
+  std::optional<KvType> kv_type;  // absent: the executor's default
+  int max_batch_sequences = 8;    // sequences that run at once (each may use up to `context`)
+  int step_tokens = 0;            // prompt tokens a step may read; 0: the executor's maximum
+  int mixed_step_tokens = 64;  // the same while other answers are being written: bounds their stall
+  bool prefix_cache = true;    // false: every prompt is computed from scratch (comparisons)
+  DiskCacheOptions disk;       // disk.folder empty: no disk tier
 };
 
 struct SamplingOptions {
-  float temperature = 0;         // 0: greedy
-  int top_k = 0;                 // 0: off
+  float temperature = 0;  // 0: greedy
+  int top_k = 0;          // 0: off
   float top_p = 1;
   float min_p = 0;
-  /// Penalties count the tokens of the answer so far, not the prompt's: quoting evidence is no fault.
+  /// Penalties count the tokens of the answer so far, not the prompt's: quoting evidence is no
+  /// fault.
   float repetition_penalty = 1;
   float presence_penalty = 0;
   float frequency_penalty = 0;
 };
 
 struct TextPiece {
-  std::string_view text;   // whole UTF-8
-  int sample = 0;          // which of the n samples
+  std::string_view text;  // whole UTF-8
+  int sample = 0;         // which of the n samples
   bool reasoning = false;
 };
 
 struct Request {
-  std::vector<int32_t> prompt;      // not empty
+  std::vector<int32_t> prompt;  // not empty
   SamplingOptions sampling;
-  int max_tokens = 0;               // 0: as many as the context holds
-  std::vector<std::string> stop;    // stop strings (UTF-8); the answer ends before them
-  int n = 1;                        // samples, sharing the prompt's pages
-  int best_of = 0;                  // > n: draw so many, return the n of highest mean log-probability
-  std::optional<uint64_t> seed;     // absent: drawn, and reported in the answer
-  bool ignore_end = false;          // benchmarks: run to max_tokens whatever is generated
+  int max_tokens = 0;             // 0: as many as the context holds
+  std::vector<std::string> stop;  // stop strings (UTF-8); the answer ends before them
+  int n = 1;                      // samples, sharing the prompt's pages
+  int best_of = 0;                // > n: draw so many, return the n of highest mean log-probability
+  std::optional<uint64_t> seed;   // absent: drawn, and reported in the answer
+  bool ignore_end = false;        // benchmarks: run to max_tokens whatever is generated
   std::optional<ReasoningMarkers> reasoning;      // split reasoning off the answer
   std::function<bool(const TextPiece&)> on_text;  // false stops the answer (kCancelled)
-  std::function<void(int done, int total)> on_prefill;  // prompt tokens ready (reused ones included)
+  std::function<void(int done, int total)>
+      on_prefill;  // prompt tokens ready (reused ones included)
   const CancelFlag* cancel = nullptr;
-  bool save = true;                 // pages may go to the disk tier
-  std::vector<std::string> tags;    // what the prompt was made from ("doc:17", "session:ab12")
+  bool save = true;               // pages may go to the disk tier
+  std::vector<std::string> tags;  // what the prompt was made from ("doc:17", "session:ab12")
 };
 
 enum class FinishReason { kStop, kLength, kStopString, kCancelled, kError };
-const char* finish_reason_name(FinishReason reason);  // "stop", "length", "stop_string", "cancelled", "error"
+const char* finish_reason_name(
+    FinishReason reason);  // "stop", "length", "stop_string", "cancelled", "error"
 
 struct Completion {
-  std::vector<int32_t> tokens;     // generated, an end token not included
-  std::string text;                // answer, without reasoning and stop string
+  std::vector<int32_t> tokens;  // generated, an end token not included
+  std::string text;             // answer, without reasoning and stop string
   std::string reasoning;
   FinishReason finish_reason = FinishReason::kStop;
-  std::string stop_string;         // the one that was met
-  int answer_begin = 0;            // tokens[answer_begin ..] are the answer, those before reasoning
-  std::vector<float> logprobs;     // of `tokens`, natural log
+  std::string stop_string;      // the one that was met
+  int answer_begin = 0;         // tokens[answer_begin ..] are the answer, those before reasoning
+  std::vector<float> logprobs;  // of `tokens`, natural log
   double mean_logprob() const;
 };
 
@@ -130,15 +135,16 @@ class Engine {
   Answer generate(Request request);
   int running() const;  // requests not yet finished
 
-  /// Log-probabilities (natural) of each continuation's tokens after its prompt, in order. Items that
-  /// share a prefix compute it once. Not while requests run (CHECK).
+  /// Log-probabilities (natural) of each continuation's tokens after its prompt, in order. Items
+  /// that share a prefix compute it once. Not while requests run (CHECK).
   std::vector<std::vector<float>> score(std::span<const ScoreItem> items,
                                         const CancelFlag* cancel = nullptr);
   /// exp(mean negative log-probability) of tokens[1..], in windows of at most the context, each
   /// starting from scratch.
   double perplexity(std::span<const int32_t> tokens, const CancelFlag* cancel = nullptr);
 
-  /// Computes the KV of `tokens` and keeps it from eviction (pinned documents). Returns tokens pinned.
+  /// Computes the KV of `tokens` and keeps it from eviction (pinned documents). Returns tokens
+  /// pinned.
   int pin(std::span<const int32_t> tokens, std::span<const std::string> tags = {});
   void unpin(std::span<const int32_t> tokens);
   /// Tokens at the start of `tokens` whose KV this process or the disk holds.

@@ -7,7 +7,8 @@
 
 namespace apud {
 
-PagePool::PagePool(int pages) : refs_(static_cast<size_t>(pages), 0), free_(static_cast<size_t>(pages)) {
+PagePool::PagePool(int pages)
+    : refs_(static_cast<size_t>(pages), 0), free_(static_cast<size_t>(pages)) {
   APUD_CHECK(pages > 0, "a pool needs pages");
   // Ascending order is a valid min-heap.
   for (int i = 0; i < pages; ++i) free_[static_cast<size_t>(i)] = i;

@@ -9,15 +9,15 @@ namespace apud {
 
 struct PrefixTree::Node {
   Node* parent = nullptr;
-  int begin = 0;                 // position of tokens[0] in its path
-  std::vector<int32_t> tokens;   // empty only in the root
-  std::vector<int32_t> pages;    // of blocks begin/64 .. (end-1)/64
+  int begin = 0;                                      // position of tokens[0] in its path
+  std::vector<int32_t> tokens;                        // empty only in the root
+  std::vector<int32_t> pages;                         // of blocks begin/64 .. (end-1)/64
   std::map<int32_t, std::unique_ptr<Node>> children;  // by their first token
-  int pins = 0;                  // pins whose prefix covers the whole node
-  uint64_t tick = 0;             // last use
-  double clock = 0;              // clock_ at the last use
+  int pins = 0;                                       // pins whose prefix covers the whole node
+  uint64_t tick = 0;                                  // last use
+  double clock = 0;                                   // clock_ at the last use
   double credit = 0;
-  bool listed = false;           // in leaves_
+  bool listed = false;  // in leaves_
 
   int end() const { return begin + static_cast<int>(tokens.size()); }
   int first_block() const { return begin / kKvPageTokens; }
@@ -65,9 +65,9 @@ PrefixTree::Walk PrefixTree::walk(std::span<const int32_t> tokens) const {
     if (child == node->children.end()) return {node, static_cast<int>(node->tokens.size())};
     node = child->second.get();
     size_t length = std::min(node->tokens.size(), tokens.size() - pos);
-    auto differ = std::mismatch(node->tokens.begin(),
-                                node->tokens.begin() + static_cast<ptrdiff_t>(length),
-                                tokens.begin() + static_cast<ptrdiff_t>(pos));
+    auto differ =
+        std::mismatch(node->tokens.begin(), node->tokens.begin() + static_cast<ptrdiff_t>(length),
+                      tokens.begin() + static_cast<ptrdiff_t>(pos));
     auto same = static_cast<size_t>(differ.first - node->tokens.begin());
     pos += same;
     if (same < node->tokens.size()) return {node, static_cast<int>(same)};
@@ -137,8 +137,8 @@ void PrefixTree::split(Node* node, int at) {
   update_leaf(raw);
 }
 
-/// Lets the nodes above `node` use its page where they end inside a block of it: it holds their tokens
-/// too, and so a path in use keeps no page beside those that its user holds.
+/// Lets the nodes above `node` use its page where they end inside a block of it: it holds their
+/// tokens too, and so a path in use keeps no page beside those that its user holds.
 void PrefixTree::unify(Node* node) {
   for (; node->parent != root_.get(); node = node->parent) {
     if (node->begin % kKvPageTokens == 0) continue;
@@ -335,9 +335,9 @@ void PrefixTree::check() const {
       tokens += static_cast<int64_t>(node->tokens.size());
       APUD_CHECK(!node->tokens.empty(), "node without tokens");
       APUD_CHECK(node->begin == node->parent->end(), "node does not continue its parent");
-      APUD_CHECK(static_cast<int>(node->pages.size()) ==
-                     kv_blocks(node->end()) - node->first_block(),
-                 "a page for every block that a node touches");
+      APUD_CHECK(
+          static_cast<int>(node->pages.size()) == kv_blocks(node->end()) - node->first_block(),
+          "a page for every block that a node touches");
       APUD_CHECK(node->parent == root_.get() || node->parent->pins >= node->pins,
                  "a pin covers the whole path");
       for (int32_t page : node->pages) ++refs[static_cast<size_t>(page)];
@@ -356,7 +356,8 @@ void PrefixTree::check() const {
   APUD_CHECK(tokens == cached_tokens_ && nodes == node_count_, "counts of the tree");
   APUD_CHECK(leaves == leaves_.size(), "no other node is listed");
   for (size_t page = 0; page < refs.size(); ++page) {
-    APUD_CHECK(pool_.refs(static_cast<int>(page)) >= refs[page], "pool holds the tree's references");
+    APUD_CHECK(pool_.refs(static_cast<int>(page)) >= refs[page],
+               "pool holds the tree's references");
   }
 }
 

@@ -44,17 +44,18 @@ class PrefixTree {
   /// Length of the longest known prefix; no use, no references.
   int match_length(std::span<const int32_t> tokens) const;
 
-  /// Makes `tokens`, whose KV lies in `pages` (one per block), known. Only pages beyond what the tree
-  /// held are taken (retained); the caller keeps its own references. Counts as a use.
+  /// Makes `tokens`, whose KV lies in `pages` (one per block), known. Only pages beyond what the
+  /// tree held are taken (retained); the caller keeps its own references. Counts as a use.
   void insert(std::span<const int32_t> tokens, std::span<const int32_t> pages);
 
-  /// Keeps the longest known prefix of `tokens` from eviction until unpin() with the same tokens cut
-  /// to the returned length. Pins nest.
+  /// Keeps the longest known prefix of `tokens` from eviction until unpin() with the same tokens
+  /// cut to the returned length. Pins nest.
   int pin(std::span<const int32_t> tokens);
   void unpin(std::span<const int32_t> tokens);
 
-  /// Drops the last page of the leaf with the lowest credit among those that nobody uses. False when
-  /// nothing can be dropped. One call may free no page (a page that two nodes share); call again.
+  /// Drops the last page of the leaf with the lowest credit among those that nobody uses. False
+  /// when nothing can be dropped. One call may free no page (a page that two nodes share); call
+  /// again.
   bool evict_one();
   /// Pages that repeated evict_one() would free now.
   int evictable_pages() const;
@@ -72,8 +73,8 @@ class PrefixTree {
     bool operator()(const Node* a, const Node* b) const;
   };
   struct Walk {
-    Node* node;   // deepest node touched
-    int offset;   // tokens of it that match
+    Node* node;  // deepest node touched
+    int offset;  // tokens of it that match
   };
   Walk walk(std::span<const int32_t> tokens) const;
   void touch(Node* node);

@@ -27,13 +27,20 @@ std::string brief_seconds(double seconds) {
 
 const char* cause_text(CacheBreak::Cause cause) {
   switch (cause) {
-    case CacheBreak::Cause::kTemplate: return "the chat template wrote an earlier turn differently";
-    case CacheBreak::Cause::kSystemPrompt: return "the system prompt changed";
-    case CacheBreak::Cause::kEvidence: return "passages of an earlier turn changed";
-    case CacheBreak::Cause::kEdited: return "an earlier turn was edited or taken back";
-    case CacheBreak::Cause::kTurnsDropped: return "the oldest turns left the full window";
-    case CacheBreak::Cause::kEvicted: return "the tokens were no longer in the cache";
-    case CacheBreak::Cause::kOtherModel: return "another model answered before";
+    case CacheBreak::Cause::kTemplate:
+      return "the chat template wrote an earlier turn differently";
+    case CacheBreak::Cause::kSystemPrompt:
+      return "the system prompt changed";
+    case CacheBreak::Cause::kEvidence:
+      return "passages of an earlier turn changed";
+    case CacheBreak::Cause::kEdited:
+      return "an earlier turn was edited or taken back";
+    case CacheBreak::Cause::kTurnsDropped:
+      return "the oldest turns left the full window";
+    case CacheBreak::Cause::kEvicted:
+      return "the tokens were no longer in the cache";
+    case CacheBreak::Cause::kOtherModel:
+      return "another model answered before";
   }
   return "";
 }
@@ -42,13 +49,20 @@ const char* cause_text(CacheBreak::Cause cause) {
 
 const char* cache_break_name(CacheBreak::Cause cause) {
   switch (cause) {
-    case CacheBreak::Cause::kTemplate: return "template";
-    case CacheBreak::Cause::kSystemPrompt: return "system_prompt";
-    case CacheBreak::Cause::kEvidence: return "evidence";
-    case CacheBreak::Cause::kEdited: return "edited";
-    case CacheBreak::Cause::kTurnsDropped: return "turns_dropped";
-    case CacheBreak::Cause::kEvicted: return "evicted";
-    case CacheBreak::Cause::kOtherModel: return "other_model";
+    case CacheBreak::Cause::kTemplate:
+      return "template";
+    case CacheBreak::Cause::kSystemPrompt:
+      return "system_prompt";
+    case CacheBreak::Cause::kEvidence:
+      return "evidence";
+    case CacheBreak::Cause::kEdited:
+      return "edited";
+    case CacheBreak::Cause::kTurnsDropped:
+      return "turns_dropped";
+    case CacheBreak::Cause::kEvicted:
+      return "evicted";
+    case CacheBreak::Cause::kOtherModel:
+      return "other_model";
   }
   return "unknown";
 }
@@ -67,14 +81,15 @@ std::string receipt_line(const Receipt& receipt) {
 std::string receipt_details(const Receipt& receipt) {
   const Usage& usage = receipt.usage;
   const Timing& timing = receipt.timing;
-  std::string out = fmt::format("prompt {} tokens: reused {} (device {}, disk {}), read {}\n",
-                                usage.prompt, usage.cached, usage.cached_device, usage.cached_disk,
-                                usage.computed);
+  std::string out =
+      fmt::format("prompt {} tokens: reused {} (device {}, disk {}), read {}\n", usage.prompt,
+                  usage.cached, usage.cached_device, usage.cached_disk, usage.computed);
   out += fmt::format("written {} tokens", usage.generated);
   if (usage.reasoning > 0) out += fmt::format(", {} of them reasoning", usage.reasoning);
   out += fmt::format(", seed {}\n", receipt.seed);
-  out += fmt::format("first token {:.3f} s (queue {:.3f} s, restore {:.3f} s), then {:.1f} ms a token",
-                     timing.ttft, timing.queue, timing.restore, timing.tpot * 1000);
+  out +=
+      fmt::format("first token {:.3f} s (queue {:.3f} s, restore {:.3f} s), then {:.1f} ms a token",
+                  timing.ttft, timing.queue, timing.restore, timing.tpot * 1000);
   out += fmt::format(" ({:.1f} tok/s), total {:.3f} s\n", timing.tokens_per_second(), timing.total);
   if (timing.prefill_tokens_per_second > 0) {
     out += fmt::format("reading {:.0f} tok/s\n", timing.prefill_tokens_per_second);
@@ -91,8 +106,8 @@ std::string receipt_details(const Receipt& receipt) {
     out += fmt::format("{} earlier turns no longer fit the window\n", receipt.dropped_turns);
   }
   if (!receipt.not_saved.empty()) out += "not saved to the disk cache: " + receipt.not_saved + "\n";
-  out += fmt::format("{} on {}, KV memory {} MiB, executor {} MiB\n", receipt.model, receipt.executor,
-                     receipt.kv_bytes >> 20, receipt.executor_bytes >> 20);
+  out += fmt::format("{} on {}, KV memory {} MiB, executor {} MiB\n", receipt.model,
+                     receipt.executor, receipt.kv_bytes >> 20, receipt.executor_bytes >> 20);
   return out;
 }
 

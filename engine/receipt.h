@@ -1,5 +1,5 @@
-// What an answer cost and what it reused: everything behind the one dim line, `-v`, `/stats` and the
-// JSON of docs/json.md.
+// What an answer cost and what it reused: everything behind the one dim line, `-v`, `/stats` and
+// the JSON of docs/json.md.
 //
 // Threads: values.
 #pragma once
@@ -13,20 +13,20 @@ namespace apud {
 
 /// Prompt tokens by where their KV came from, and tokens written.
 struct Usage {
-  int prompt = 0;            // tokens of the prompt
-  int cached = 0;            // reused = cached_device + cached_disk
-  int cached_device = 0;     // pages that this process held
-  int cached_disk = 0;       // pages restored from files
-  int computed = 0;          // prompt tokens run (prompt - cached)
-  int generated = 0;         // all samples together, reasoning included
-  int reasoning = 0;         // of generated
+  int prompt = 0;         // tokens of the prompt
+  int cached = 0;         // reused = cached_device + cached_disk
+  int cached_device = 0;  // pages that this process held
+  int cached_disk = 0;    // pages restored from files
+  int computed = 0;       // prompt tokens run (prompt - cached)
+  int generated = 0;      // all samples together, reasoning included
+  int reasoning = 0;      // of generated
 };
 
 struct Timing {
-  double queue = 0;          // seconds from submit to the first step
-  double restore = 0;        // reading pages back from disk
-  double ttft = 0;           // submit to first token
-  double tpot = 0;           // per token after the first; 0 with fewer than two
+  double queue = 0;    // seconds from submit to the first step
+  double restore = 0;  // reading pages back from disk
+  double ttft = 0;     // submit to first token
+  double tpot = 0;     // per token after the first; 0 with fewer than two
   double total = 0;
   double tokens_per_second() const { return tpot > 0 ? 1 / tpot : 0; }
   double prefill_tokens_per_second = 0;  // computed prompt tokens over the time they took
@@ -35,7 +35,7 @@ struct Timing {
 /// Why a reuse that could be expected did not happen.
 struct CacheBreak {
   enum class Cause {
-    kTemplate,      // the template rewrote an earlier turn
+    kTemplate,  // the template rewrote an earlier turn
     kSystemPrompt,
     kEvidence,      // passages of an earlier turn changed or moved
     kEdited,        // undo, edit, regenerate
@@ -54,12 +54,12 @@ struct Receipt {
   Usage usage;
   Timing timing;
   std::optional<CacheBreak> cache_break;
-  int dropped_turns = 0;         // turns of the history that no longer fit
-  bool disk_tier_used = false;   // chosen because predicted faster than recomputing
-  std::string not_saved;         // why pages were not written to disk, empty when they were
+  int dropped_turns = 0;        // turns of the history that no longer fit
+  bool disk_tier_used = false;  // chosen because predicted faster than recomputing
+  std::string not_saved;        // why pages were not written to disk, empty when they were
   std::string model;
   std::string executor;
-  uint64_t kv_bytes = 0;         // device memory of the KV pages
+  uint64_t kv_bytes = 0;  // device memory of the KV pages
   uint64_t executor_bytes = 0;
   uint64_t seed = 0;
 };

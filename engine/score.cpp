@@ -67,9 +67,9 @@ void Engine::Impl::run_scored(std::span<Scored> sequences, bool share, const Can
         if (share) memory->publish(sequence->kv, sequence->tokens);
       }
       for (size_t i = 0; i < row_of.size(); ++i) {
-        row_of[i].first->sink(row_of[i].second,
-                              std::span(logits).subspan(i * static_cast<size_t>(vocab),
-                                                        static_cast<size_t>(vocab)));
+        row_of[i].first->sink(
+            row_of[i].second,
+            std::span(logits).subspan(i * static_cast<size_t>(vocab), static_cast<size_t>(vocab)));
       }
     }
   } catch (...) {
@@ -112,10 +112,12 @@ std::vector<std::vector<float>> Engine::score(std::span<const ScoreItem> items,
     }
     Impl::Scored scored;
     scored.tokens = item.prompt;
-    scored.tokens.insert(scored.tokens.end(), item.continuation.begin(), item.continuation.end() - 1);
+    scored.tokens.insert(scored.tokens.end(), item.continuation.begin(),
+                         item.continuation.end() - 1);
     if (static_cast<int>(scored.tokens.size()) > impl.options.context) {
-      throw Error(ErrorKind::kUsage, "an item to score has " + std::to_string(scored.tokens.size()) +
-                                         " tokens, the context " + std::to_string(impl.options.context));
+      throw Error(ErrorKind::kUsage,
+                  "an item to score has " + std::to_string(scored.tokens.size()) +
+                      " tokens, the context " + std::to_string(impl.options.context));
     }
     scored.first_output = static_cast<int>(item.prompt.size()) - 1;
     scored.sink = std::move(sink);
@@ -126,8 +128,9 @@ std::vector<std::vector<float>> Engine::score(std::span<const ScoreItem> items,
     // As many as fit; their prompts' common beginning is in the tree after the first.
     size_t count = 0;
     int pages = 0;
-    size_t most = options().prefix_cache && done == 0 ? 1
-                                                      : static_cast<size_t>(options().max_batch_sequences);
+    size_t most = options().prefix_cache && done == 0
+                      ? 1
+                      : static_cast<size_t>(options().max_batch_sequences);
     while (done + count < all.size() && count < most) {
       pages += kv_blocks(static_cast<int>(all[done + count].tokens.size())) + 1;
       if (count > 0 && pages > impl.memory->page_count()) break;
@@ -172,8 +175,9 @@ int Engine::pin(std::span<const int32_t> tokens, std::span<const std::string> ta
     throw Error(ErrorKind::kUsage, "nothing can be pinned while the prefix cache is off");
   }
   if (static_cast<int>(tokens.size()) >= impl.options.context) {
-    throw Error(ErrorKind::kUsage, "a pinned text has " + std::to_string(tokens.size()) +
-                                       " tokens, the context " + std::to_string(impl.options.context),
+    throw Error(ErrorKind::kUsage,
+                "a pinned text has " + std::to_string(tokens.size()) + " tokens, the context " +
+                    std::to_string(impl.options.context),
                 "pin a shorter document or raise --ctx");
   }
   std::vector<Impl::Scored> one(1);

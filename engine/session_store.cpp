@@ -77,7 +77,8 @@ class Reader {
   std::vector<int32_t> ids(const char* name) const {
     std::vector<int32_t> out;
     for (const Json& value : array(name)) {
-      if (!value.is_number_integer() || value.get<int64_t>() < 0 || value.get<int64_t>() > INT32_MAX) {
+      if (!value.is_number_integer() || value.get<int64_t>() < 0 ||
+          value.get<int64_t>() > INT32_MAX) {
         throw damaged(path_, std::string(name) + ": expected token ids");
       }
       out.push_back(static_cast<int32_t>(value.get<int64_t>()));
@@ -92,7 +93,8 @@ class Reader {
   }
 
  private:
-  const Json& need(const char* name, bool (Json::*is)() const noexcept, const char* expected) const {
+  const Json& need(const char* name, bool (Json::*is)() const noexcept,
+                   const char* expected) const {
     auto found = json_.find(name);
     if (found == json_.end() || !((*found).*is)()) {
       throw damaged(path_, std::string(name) + ": expected " + expected);
@@ -178,7 +180,8 @@ Session from_json(const Path& path, const Json& json) {
     turn.role = reader.text("role");
     std::string expected = data.turns.size() % 2 == 0 ? "user" : "assistant";
     if (turn.role != expected) {
-      throw damaged(path, "turn " + std::to_string(data.turns.size()) + ": expected role " + expected);
+      throw damaged(path,
+                    "turn " + std::to_string(data.turns.size()) + ": expected role " + expected);
     }
     turn.content = reader.text("content");
     turn.evidence = reader.text("evidence");
@@ -190,7 +193,8 @@ Session from_json(const Path& path, const Json& json) {
     data.turns.push_back(std::move(turn));
   }
   auto turns = static_cast<int64_t>(data.turns.size());
-  data.first_turn = static_cast<int>(conversation.integer("first_turn", 0, std::max<int64_t>(0, turns - 1)));
+  data.first_turn =
+      static_cast<int>(conversation.integer("first_turn", 0, std::max<int64_t>(0, turns - 1)));
   if (data.first_turn % 2 != 0) throw damaged(path, "first_turn: expected a question");
   session.info.turns = static_cast<int>(turns);
   return session;
@@ -282,7 +286,8 @@ void SessionStore::save(Session& session, int64_t now) const {
     for (int i = 2; taken(); ++i) session.info.name = base + " (" + std::to_string(i) + ")";
   }
   write_file_atomic(file(session.info.id),
-                    to_json(session).dump(1, ' ', false, Json::error_handler_t::replace) + "\n", 0600);
+                    to_json(session).dump(1, ' ', false, Json::error_handler_t::replace) + "\n",
+                    0600);
 }
 
 Session SessionStore::load(const std::string& name_or_id) const {

@@ -18,12 +18,12 @@
 namespace apud {
 
 struct SessionInfo {
-  std::string id;          // 12 hex digits
-  std::string name;        // given, or from the first question; unique
-  bool named = false;      // given by the user
-  std::string model;       // id or path as the user knows it
+  std::string id;      // 12 hex digits
+  std::string name;    // given, or from the first question; unique
+  bool named = false;  // given by the user
+  std::string model;   // id or path as the user knows it
   std::vector<std::string> collections;
-  int64_t created = 0;     // seconds since the epoch
+  int64_t created = 0;  // seconds since the epoch
   int64_t updated = 0;
   int turns = 0;
 };
@@ -46,6 +46,7 @@ class SessionStore {
   class Lock {
    public:
     explicit Lock(FileLock lock) : lock_(std::move(lock)) {}
+
    private:
     FileLock lock_;
   };
@@ -54,8 +55,8 @@ class SessionStore {
 
   /// Writes the session (atomic). Throws kIo.
   void save(Session& session, int64_t now) const;
-  /// By id, name, or unique beginning of an id. Throws kNoInput with the nearest names; kBadData for
-  /// a file that is damaged or of a newer version.
+  /// By id, name, or unique beginning of an id. Throws kNoInput with the nearest names; kBadData
+  /// for a file that is damaged or of a newer version.
   Session load(const std::string& name_or_id) const;
   /// Most recently updated first. Damaged files are listed in `damaged` and otherwise skipped.
   std::vector<SessionInfo> list(std::vector<std::string>* damaged = nullptr) const;

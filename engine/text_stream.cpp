@@ -23,7 +23,8 @@ TextStream::TextStream(std::vector<std::string> stop_strings,
     : stop_(std::move(stop_strings)), markers_(std::move(reasoning)) {
   std::erase(stop_, std::string());
   if (markers_) {
-    APUD_CHECK(!markers_->open.empty() && !markers_->close.empty(), "reasoning markers are not empty");
+    APUD_CHECK(!markers_->open.empty() && !markers_->close.empty(),
+               "reasoning markers are not empty");
     thinking_ = markers_->starts_open;
     opened_ = thinking_;
   }
@@ -69,8 +70,9 @@ void TextStream::split(std::string_view text, bool last, Piece& out) {
     }
     if (!opened_) {
       size_t start = undecided_.find_first_not_of(" \t\r\n");
-      std::string_view rest = start == std::string::npos ? std::string_view()
-                                                         : std::string_view(undecided_).substr(start);
+      std::string_view rest = start == std::string::npos
+                                  ? std::string_view()
+                                  : std::string_view(undecided_).substr(start);
       if (rest.starts_with(markers_->open)) {
         undecided_.erase(0, start + markers_->open.size());
         thinking_ = opened_ = true;

@@ -52,7 +52,7 @@ class TextStream {
   std::string undecided_;  // may begin a marker
   std::string held_;       // may begin a stop string
   bool thinking_ = false;
-  bool opened_ = false;    // something was seen before which no marker may open
+  bool opened_ = false;  // something was seen before which no marker may open
   bool skip_newlines_ = false;
   int stopped_by_ = -1;
 };

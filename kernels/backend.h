@@ -18,20 +18,21 @@ namespace apud {
 
 /// One sequence's part of a step.
 struct SequenceSlice {
-  int first_row = 0;   // of its tokens in Batch::tokens
-  int token_count = 0; // > 0
-  int position = 0;    // of its first new token = tokens already in the KV cache
-  /// Page of block b (tokens b*64 .. b*64+63) per KV group; kNone behind a sliding window. Covers at
-  /// least position + token_count tokens. Pages that this step writes belong to this sequence alone.
+  int first_row = 0;    // of its tokens in Batch::tokens
+  int token_count = 0;  // > 0
+  int position = 0;     // of its first new token = tokens already in the KV cache
+  /// Page of block b (tokens b*64 .. b*64+63) per KV group; kNone behind a sliding window. Covers
+  /// at least position + token_count tokens. Pages that this step writes belong to this sequence
+  /// alone.
   std::array<std::span<const int32_t>, kMaxKvGroups> pages;
 };
 
-/// Tokens of several sequences, packed. Prefill, chunked prefill, decode, verification of drafts and
-/// encoders are the same call.
+/// Tokens of several sequences, packed. Prefill, chunked prefill, decode, verification of drafts
+/// and encoders are the same call.
 struct Batch {
-  std::span<const int32_t> tokens;            // T ids
-  std::span<const SequenceSlice> sequences;   // in row order, covering all of tokens
-  std::span<const int32_t> output_rows;       // R rows of tokens whose logits are wanted (decoders)
+  std::span<const int32_t> tokens;           // T ids
+  std::span<const SequenceSlice> sequences;  // in row order, covering all of tokens
+  std::span<const int32_t> output_rows;      // R rows of tokens whose logits are wanted (decoders)
 };
 
 enum class KvType : uint8_t { kF16 = 0, kBF16 = 1, kI8 = 2, kF32 = 3 };
@@ -89,7 +90,8 @@ std::unique_ptr<Executor> make_reference_executor(const Program& program, const 
 enum class CpuIsa : uint8_t { kAuto, kAvx2, kAvx512, kVnni, kAmx };
 const char* cpu_isa_name(CpuIsa isa);
 /// The paths that really run on this machine, best last (probed; AMX by permission call and one
-/// checked tile product, never from cpuinfo alone). Empty where not even AVX2 + FMA + F16C is there.
+/// checked tile product, never from cpuinfo alone). Empty where not even AVX2 + FMA + F16C is
+/// there.
 std::vector<CpuIsa> available_cpu_isas();
 
 struct CpuOptions {

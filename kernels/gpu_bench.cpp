@@ -8,10 +8,13 @@
 namespace apud {
 
 GpuCeilings measure_gpu_ceilings(int) {
-  throw Error(ErrorKind::kUnavailable, "no CUDA device: " + cuda_unavailable_reason(), "use --device cpu");
+  throw Error(ErrorKind::kUnavailable, "no CUDA device: " + cuda_unavailable_reason(),
+              "use --device cpu");
 }
-void gpu_bench(const GpuBenchOptions&, const GpuCeilings&, const std::function<void(const GpuBenchRow&)>&) {
-  throw Error(ErrorKind::kUnavailable, "no CUDA device: " + cuda_unavailable_reason(), "use --device cpu");
+void gpu_bench(const GpuBenchOptions&, const GpuCeilings&,
+               const std::function<void(const GpuBenchRow&)>&) {
+  throw Error(ErrorKind::kUnavailable, "no CUDA device: " + cuda_unavailable_reason(),
+              "use --device cpu");
 }
 
 }  // namespace apud

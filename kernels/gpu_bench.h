@@ -1,5 +1,6 @@
-// What the GPU in front of us can do, and what the engine makes of it: ceilings measured in the same run,
-// then decode, prefill, attention, embedding and load of models of any shape with random weights.
+// What the GPU in front of us can do, and what the engine makes of it: ceilings measured in the
+// same run, then decode, prefill, attention, embedding and load of models of any shape with random
+// weights.
 //
 // Threads: one call at a time; nothing else should use the device meanwhile.
 #pragma once
@@ -13,9 +14,9 @@ namespace apud {
 
 struct GpuCeilings {
   std::string device;
-  double read = 0;      // bytes/s, device memory
-  double copy = 0;      // bytes/s read plus written
-  double host_link = 0; // bytes/s, pinned host to device
+  double read = 0;                      // bytes/s, device memory
+  double copy = 0;                      // bytes/s read plus written
+  double host_link = 0;                 // bytes/s, pinned host to device
   double gemm_2048 = 0, gemm_8192 = 0;  // flop/s, fp16 with float sums, M=2048 / 8192, N=K=8192
 };
 
@@ -32,8 +33,8 @@ struct GpuBenchRow {
   int context = 0;    // cached tokens before the measured ones
   double value = 0;
   std::string unit;
-  double share = 0;               // of the ceiling that binds
-  std::string ceiling;            // which: "read", "gemm", "link"
+  double share = 0;                   // of the ceiling that binds
+  std::string ceiling;                // which: "read", "gemm", "link"
   double microseconds_per_stage = 0;  // decode: lost beyond bytes / read, per dependent stage
   uint64_t logits_hash = 0;
   std::vector<StageLoss> stages;
@@ -42,11 +43,11 @@ struct GpuBenchRow {
 struct GpuBenchOptions {
   int device = 0;
   std::vector<std::string> models = {"llama-7b:q4_k_m"};
-  std::vector<std::string> works = {"decode", "prefill"};  // also: attention, embed, load
-  std::vector<int> contexts = {512};        // of decode and attention
+  std::vector<std::string> works = {"decode", "prefill"};   // also: attention, embed, load
+  std::vector<int> contexts = {512};                        // of decode and attention
   std::vector<std::pair<int, int>> prefills = {{2048, 0}};  // new tokens, cached tokens
   int decode_tokens = 64;
-  bool stages = false;                      // time stages one by one too
+  bool stages = false;  // time stages one by one too
 };
 
 /// Throws kUnavailable where there is no usable device.

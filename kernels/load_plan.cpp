@@ -11,14 +11,18 @@ constexpr int64_t kFixedWork = int64_t{160} << 20;  // cuBLASLt workspace, panel
 
 int64_t bytes_per_value(KvType type) {
   switch (type) {
-    case KvType::kI8: return 1;
-    case KvType::kF32: return 4;
-    default: return 2;
+    case KvType::kI8:
+      return 1;
+    case KvType::kF32:
+      return 4;
+    default:
+      return 2;
   }
 }
 
 /// Stored weights (tied ones once), and their size in 16 bits where the file's bytes are not that.
-void weight_sizes(const Program& program, const Weights& weights, int64_t* packed, int64_t* halves) {
+void weight_sizes(const Program& program, const Weights& weights, int64_t* packed,
+                  int64_t* halves) {
   std::set<const std::byte*> seen;
   *packed = *halves = 0;
   for (const WeightView& w : weights)
@@ -69,8 +73,10 @@ LoadPlan plan_load(const Program& program, const Weights& weights, const LoadReq
     int low = 0, high = std::max(program.max_positions, 1) / kKvPageTokens;  // pages
     while (low < high) {
       int middle = low + (high - low + 1) / 2;
-      if (kv_bytes(program, middle * kKvPageTokens, type) * sequences <= left) low = middle;
-      else high = middle - 1;
+      if (kv_bytes(program, middle * kKvPageTokens, type) * sequences <= left)
+        low = middle;
+      else
+        high = middle - 1;
     }
     return low * kKvPageTokens;
   };
@@ -81,13 +87,15 @@ LoadPlan plan_load(const Program& program, const Weights& weights, const LoadReq
     return request.read_bytes_per_second / bytes;
   };
 
-  plan.context = request.context > 0 ? request.context : largest(request.kv_type, request.sequences);
+  plan.context =
+      request.context > 0 ? request.context : largest(request.kv_type, request.sequences);
   if (program.is_encoder()) plan.context = 0;
   plan.kv = kv_bytes(program, plan.context, request.kv_type) * request.sequences;
   plan.fits = left >= plan.kv && (program.is_encoder() || plan.context > 0) && left >= 0;
   if (plan.fits) {
     // The executor keeps 16-bit copies only where they leave 40 % of the card free.
-    if (left - plan.kv >= halves && left - halves >= request.device_bytes * 2 / 5) plan.half_copy = halves;
+    if (left - plan.kv >= halves && left - halves >= request.device_bytes * 2 / 5)
+      plan.half_copy = halves;
     return plan;
   }
   auto offer = [&](const char* change, KvType type, int sequences) {
@@ -96,7 +104,8 @@ LoadPlan plan_load(const Program& program, const Weights& weights, const LoadReq
     if (context < kKvPageTokens) return;
     LoadStep step{change, context, sequences, type, speed(context, type)};
     for (const LoadStep& s : plan.ladder)
-      if (s.context == step.context && s.sequences == step.sequences && s.kv_type == step.kv_type) return;
+      if (s.context == step.context && s.sequences == step.sequences && s.kv_type == step.kv_type)
+        return;
     plan.ladder.push_back(step);
   };
   if (request.kv_type != KvType::kI8) offer("KV in int8", KvType::kI8, request.sequences);

@@ -13,36 +13,38 @@
 namespace apud {
 
 struct LoadRequest {
-  int64_t device_bytes = 0;     // free on the device
-  int context = 0;              // tokens per sequence; 0: what fits, at most the program's own
-  int sequences = 1;            // that hold a full context at once
+  int64_t device_bytes = 0;  // free on the device
+  int context = 0;           // tokens per sequence; 0: what fits, at most the program's own
+  int sequences = 1;         // that hold a full context at once
   KvType kv_type = KvType::kF16;
-  int max_step_tokens = 4096;   // workspace grows with it
+  int max_step_tokens = 4096;        // workspace grows with it
   double read_bytes_per_second = 0;  // of the device; 0: no speed is predicted
 };
 
 struct LoadStep {
-  std::string change;        // "context 8192, KV i8"
+  std::string change;  // "context 8192, KV i8"
   int context = 0;
   int sequences = 0;
   KvType kv_type = KvType::kF16;
-  double tokens_per_second = 0;  // upper bound at half the context: bytes over read rate; 0: unknown
+  double tokens_per_second =
+      0;  // upper bound at half the context: bytes over read rate; 0: unknown
 };
 
 struct LoadPlan {
   bool fits = false;
-  int context = 0;             // taken (a multiple of the page, or the request)
-  int64_t weights = 0;         // repacked
-  int64_t half_copy = 0;       // 16-bit weights for prefill; 0 where they would not fit
+  int context = 0;        // taken (a multiple of the page, or the request)
+  int64_t weights = 0;    // repacked
+  int64_t half_copy = 0;  // 16-bit weights for prefill; 0 where they would not fit
   int64_t kv = 0;
   int64_t workspace = 0;
-  int64_t head_room = 0;       // left free for the driver and other programs
+  int64_t head_room = 0;  // left free for the driver and other programs
   int64_t total() const { return weights + half_copy + kv + workspace + head_room; }
-  std::vector<LoadStep> ladder;  // where !fits: what would, most useful first; empty: not even one page
+  std::vector<LoadStep>
+      ladder;  // where !fits: what would, most useful first; empty: not even one page
 };
 
-/// Bytes of KV for `tokens` tokens of one sequence, in whole pages; sliding-window groups keep their
-/// window only.
+/// Bytes of KV for `tokens` tokens of one sequence, in whole pages; sliding-window groups keep
+/// their window only.
 int64_t kv_bytes(const Program& program, int tokens, KvType type);
 LoadPlan plan_load(const Program& program, const Weights& weights, const LoadRequest& request);
 

@@ -49,8 +49,8 @@ struct EmbedOp {
   WeightId table = kNone;
   ValueId out = kNone;
   IndexSource index = IndexSource::kToken;
-  int offset = 0;        // XLM-R positions start at 2
-  float scale = 1;       // Gemma: sqrt(width)
+  int offset = 0;   // XLM-R positions start at 2
+  float scale = 1;  // Gemma: sqrt(width)
   bool accumulate = false;
 };
 
@@ -82,9 +82,9 @@ struct HeadShape {
   int dim = 0;       // per head
 };
 
-/// Rotary embedding in the halves layout: for i < inv_freq.size(), elements i and i + size rotate by
-/// position * inv_freq[i]; both are multiplied by `magnitude`. Empty inv_freq: no rotation. Elements
-/// from 2*size on stay (partial rotary).
+/// Rotary embedding in the halves layout: for i < inv_freq.size(), elements i and i + size rotate
+/// by position * inv_freq[i]; both are multiplied by `magnitude`. Empty inv_freq: no rotation.
+/// Elements from 2*size on stay (partial rotary).
 struct Rotary {
   std::vector<float> inv_freq;
   float magnitude = 1;
@@ -107,8 +107,8 @@ struct RotaryOp {
 };
 
 /// out (T, heads*dim) = softmax(mask(softcap(scale * q·kᵀ)))·v.
-/// kv_layer >= 0: causal, over the paged KV cache of that layer (which holds the new tokens already).
-/// kv_layer = kNone: k and v are values, attention is bidirectional within each sequence.
+/// kv_layer >= 0: causal, over the paged KV cache of that layer (which holds the new tokens
+/// already). kv_layer = kNone: k and v are values, attention is bidirectional within each sequence.
 /// window > 0: a token sees itself and the window-1 tokens before it (causal); for encoders, tokens
 /// at a distance <= window/2 (Gemma-embedding's convention: |i - j| <= window / 2).
 /// softcap > 0: s = softcap * tanh(s / softcap).
@@ -162,8 +162,8 @@ struct L2NormalizeOp {
   ValueId x = kNone;
 };
 
-using Op = std::variant<EmbedOp, NormOp, LinearOp, RotaryOp, AttentionOp, ActivationOp, AddOp, SelectOp,
-                        PoolOp, SoftcapOp, L2NormalizeOp>;
+using Op = std::variant<EmbedOp, NormOp, LinearOp, RotaryOp, AttentionOp, ActivationOp, AddOp,
+                        SelectOp, PoolOp, SoftcapOp, L2NormalizeOp>;
 
 /// Layers of equal KV shape and window share a group; a page holds kKvPageTokens tokens of all
 /// layers of one group.
@@ -181,14 +181,14 @@ struct KvLayerPlace {
 };
 
 struct Program {
-  std::string name;                      // "qwen2", for prints
+  std::string name;  // "qwen2", for prints
   std::vector<Value> values;
   std::vector<WeightSlot> weights;
   std::vector<Op> ops;
-  std::vector<KvGroup> kv_groups;        // empty: encoder
-  std::vector<KvLayerPlace> kv_layers;   // by kv_layer
-  ValueId result = kNone;                // logits (R, vocab) or vectors (S, dim)
-  int max_positions = 0;                 // positions the model was made for
+  std::vector<KvGroup> kv_groups;       // empty: encoder
+  std::vector<KvLayerPlace> kv_layers;  // by kv_layer
+  ValueId result = kNone;               // logits (R, vocab) or vectors (S, dim)
+  int max_positions = 0;                // positions the model was made for
 
   bool is_encoder() const { return kv_groups.empty(); }
 };
@@ -198,10 +198,10 @@ using Weights = std::vector<WeightView>;
 
 /// Cost of one token, from the ops: for `model info`, `bench` and placement.
 struct ProgramCost {
-  int64_t parameters = 0;          // weights counted once (tied ones too)
-  int64_t weight_bytes = 0;        // as stored
-  int64_t flops_per_token = 0;     // multiply and add, linear layers, logits included
-  int64_t read_bytes_per_token = 0;  // weight bytes read by one decode step at batch 1
+  int64_t parameters = 0;              // weights counted once (tied ones too)
+  int64_t weight_bytes = 0;            // as stored
+  int64_t flops_per_token = 0;         // multiply and add, linear layers, logits included
+  int64_t read_bytes_per_token = 0;    // weight bytes read by one decode step at batch 1
   int64_t attention_flops_per_kv = 0;  // per token and token of context
   int64_t kv_values_per_token = 0;     // K and V values stored per token, all layers
 };

@@ -1,5 +1,5 @@
-// Exact dequantisation of every weight format: the oracle for all kernels. Values equal those of the
-// `gguf` Python package bit for bit.
+// Exact dequantisation of every weight format: the oracle for all kernels. Values equal those of
+// the `gguf` Python package bit for bit.
 //
 // Threads: pure functions.
 #pragma once

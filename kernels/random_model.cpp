@@ -28,8 +28,8 @@ constexpr Shape kShapes[] = {
     {"tiny", 512, 256, 512, 2, 4, 2, 64, false, false, false},
 };
 
-/// Weight types of a file "mostly of one format", by llama.cpp's published mixes: half of the value and
-/// down projections of a K-quant "M" mix have more bits.
+/// Weight types of a file "mostly of one format", by llama.cpp's published mixes: half of the value
+/// and down projections of a K-quant "M" mix have more bits.
 struct Mix {
   WeightType base, more, output;
 };
@@ -51,17 +51,28 @@ struct ScaleAt {
 };
 std::vector<ScaleAt> scales_of(WeightType type) {
   switch (type) {
-    case WeightType::kQ4_0: return {{0, 1 / 4.6f}};
-    case WeightType::kQ4_1: return {{0, 1 / 4.6f}, {2, -1.6f}};
-    case WeightType::kQ5_0: return {{0, 1 / 9.2f}};
-    case WeightType::kQ5_1: return {{0, 1 / 9.2f}, {2, -1.7f}};
-    case WeightType::kQ8_0: return {{0, 1 / 74.f}};
-    case WeightType::kQ2_K: return {{80, 1 / 9.f}, {82, 1 / 6.f}};
-    case WeightType::kQ3_K: return {{108, 1 / 40.f}};
-    case WeightType::kQ4_K: return {{0, 1 / 150.f}, {2, 1 / 20.f}};
-    case WeightType::kQ5_K: return {{0, 1 / 300.f}, {2, 1 / 20.f}};
-    case WeightType::kQ6_K: return {{208, 1 / 1300.f}};
-    default: return {};
+    case WeightType::kQ4_0:
+      return {{0, 1 / 4.6f}};
+    case WeightType::kQ4_1:
+      return {{0, 1 / 4.6f}, {2, -1.6f}};
+    case WeightType::kQ5_0:
+      return {{0, 1 / 9.2f}};
+    case WeightType::kQ5_1:
+      return {{0, 1 / 9.2f}, {2, -1.7f}};
+    case WeightType::kQ8_0:
+      return {{0, 1 / 74.f}};
+    case WeightType::kQ2_K:
+      return {{80, 1 / 9.f}, {82, 1 / 6.f}};
+    case WeightType::kQ3_K:
+      return {{108, 1 / 40.f}};
+    case WeightType::kQ4_K:
+      return {{0, 1 / 150.f}, {2, 1 / 20.f}};
+    case WeightType::kQ5_K:
+      return {{0, 1 / 300.f}, {2, 1 / 20.f}};
+    case WeightType::kQ6_K:
+      return {{208, 1 / 1300.f}};
+    default:
+      return {};
   }
 }
 
@@ -73,9 +84,12 @@ void fill(std::byte* data, size_t bytes, WeightType type, float deviation, uint6
   size_t block = static_cast<size_t>(block_bytes(type));
   if (block_values(type) == 1) {  // uniform of the wanted deviation
     for (size_t at = 0; at + block <= bytes; at += block) {
-      float v = (static_cast<float>(next_random(state) >> 40) * 0x1p-23f - 1) * 1.7320508f * deviation;
-      if (type == WeightType::kF32) std::memcpy(data + at, &v, 4);
-      else put(at, v);
+      float v =
+          (static_cast<float>(next_random(state) >> 40) * 0x1p-23f - 1) * 1.7320508f * deviation;
+      if (type == WeightType::kF32)
+        std::memcpy(data + at, &v, 4);
+      else
+        put(at, v);
     }
     return;
   }
@@ -84,11 +98,12 @@ void fill(std::byte* data, size_t bytes, WeightType type, float deviation, uint6
     std::memcpy(data + at, &r, 8);
   }
   for (size_t at = 0; at + block <= bytes; at += block)
-    for (const ScaleAt& s : scales_of(type)) put(at + static_cast<size_t>(s.offset), s.factor * deviation);
+    for (const ScaleAt& s : scales_of(type))
+      put(at + static_cast<size_t>(s.offset), s.factor * deviation);
 }
 
-/// Random bytes of one type and gain, handed out at different block offsets: tensors differ, memory does
-/// not grow with the model.
+/// Random bytes of one type and gain, handed out at different block offsets: tensors differ, memory
+/// does not grow with the model.
 class Pool {
  public:
   explicit Pool(RandomModel& model) : model_(model) {}
@@ -122,14 +137,17 @@ class Pool {
 
 class Builder {
  public:
-  Builder(const Shape& s, const Mix& mix) : s_(s), mix_(mix), m_(std::make_unique<RandomModel>()), pool_(*m_) {}
+  Builder(const Shape& s, const Mix& mix)
+      : s_(s), mix_(mix), m_(std::make_unique<RandomModel>()), pool_(*m_) {}
 
   std::unique_ptr<RandomModel> run() {
     m_->program.name = s_.name;
     m_->program.max_positions = s_.encoder ? 512 : 131072;
     m_->layers = s_.layers;
-    if (s_.encoder) encoder();
-    else decoder();
+    if (s_.encoder)
+      encoder();
+    else
+      decoder();
     for (size_t i = 0; i < m_->weights.size(); ++i) {
       WeightView& w = m_->weights[i];
       pool_.want(w.type, drawn_[i].second, w.bytes());
@@ -145,8 +163,10 @@ class Builder {
     m_->program.values.push_back({name, rows, cols});
     return static_cast<ValueId>(m_->program.values.size()) - 1;
   }
-  WeightId weight(const std::string& name, int64_t rows, int64_t cols, WeightType type, float gain) {
-    if (cols % block_values(type) != 0) type = type == WeightType::kQ6_K ? WeightType::kQ8_0 : WeightType::kQ5_0;
+  WeightId weight(const std::string& name, int64_t rows, int64_t cols, WeightType type,
+                  float gain) {
+    if (cols % block_values(type) != 0)
+      type = type == WeightType::kQ6_K ? WeightType::kQ8_0 : WeightType::kQ5_0;
     m_->program.weights.push_back({name, rows, cols});
     WeightView view;
     view.type = type;
@@ -159,14 +179,19 @@ class Builder {
   WeightId matrix(const std::string& name, int64_t rows, int64_t cols, WeightType type) {
     return weight(name, rows, cols, type, 1);
   }
-  WeightId vector(const std::string& name, int64_t cols) { return weight(name, 1, cols, WeightType::kF32, 0.5f); }
+  WeightId vector(const std::string& name, int64_t cols) {
+    return weight(name, 1, cols, WeightType::kF32, 0.5f);
+  }
 
   void decoder() {
     Program& p = m_->program;
     int q_cols = s_.heads * s_.head_dim, kv_cols = s_.kv_heads * s_.head_dim;
-    ValueId x = value("x", s_.width), n = value("n", s_.width), q = value("q", q_cols), k = value("k", kv_cols);
-    ValueId v = value("v", kv_cols), a = value("a", q_cols), gate = value("gate", s_.ffn), up = value("up", s_.ffn);
-    ValueId last = value("last", s_.width, Rows::kOutputs), logits = value("logits", s_.vocab, Rows::kOutputs);
+    ValueId x = value("x", s_.width), n = value("n", s_.width), q = value("q", q_cols),
+            k = value("k", kv_cols);
+    ValueId v = value("v", kv_cols), a = value("a", q_cols), gate = value("gate", s_.ffn),
+            up = value("up", s_.ffn);
+    ValueId last = value("last", s_.width, Rows::kOutputs),
+            logits = value("logits", s_.vocab, Rows::kOutputs);
     HeadShape heads{s_.heads, s_.kv_heads, s_.head_dim};
     WeightId embed = weight("token_embd", s_.vocab, s_.width, s_.tied ? mix_.output : mix_.base, 8);
     p.ops.push_back(EmbedOp{embed, x});
@@ -174,15 +199,20 @@ class Builder {
     for (int l = 0; l < s_.layers; ++l) {
       WeightType more = more_bits(l, s_.layers) ? mix_.more : mix_.base;
       auto name = [&](const char* part) { return fmt::format("blk.{}.{}", l, part); };
-      auto bias = [&](const char* part, int cols) { return s_.qkv_bias ? vector(name(part), cols) : kNone; };
+      auto bias = [&](const char* part, int cols) {
+        return s_.qkv_bias ? vector(name(part), cols) : kNone;
+      };
       auto norm = [&](const char* part) {
         return NormOp{x, n, vector(name(part), s_.width), kNone, NormKind::kRms, 1e-5f, 1};
       };
       p.kv_layers.push_back({0, l});
       p.ops.push_back(norm("attn_norm"));
-      p.ops.push_back(LinearOp{n, q, matrix(name("attn_q"), q_cols, s_.width, mix_.base), bias("bq", q_cols)});
-      p.ops.push_back(LinearOp{n, k, matrix(name("attn_k"), kv_cols, s_.width, mix_.base), bias("bk", kv_cols)});
-      p.ops.push_back(LinearOp{n, v, matrix(name("attn_v"), kv_cols, s_.width, more), bias("bv", kv_cols)});
+      p.ops.push_back(
+          LinearOp{n, q, matrix(name("attn_q"), q_cols, s_.width, mix_.base), bias("bq", q_cols)});
+      p.ops.push_back(LinearOp{n, k, matrix(name("attn_k"), kv_cols, s_.width, mix_.base),
+                               bias("bk", kv_cols)});
+      p.ops.push_back(
+          LinearOp{n, v, matrix(name("attn_v"), kv_cols, s_.width, more), bias("bv", kv_cols)});
       RotaryOp rotary{q, k, v, heads};
       for (int i = 0; i < s_.head_dim / 2; ++i)
         rotary.rotary.inv_freq.push_back(
@@ -194,15 +224,18 @@ class Builder {
       attention.scale = 1 / std::sqrt(static_cast<float>(s_.head_dim));
       attention.kv_layer = l;
       p.ops.push_back(attention);
-      p.ops.push_back(LinearOp{a, x, matrix(name("attn_output"), s_.width, q_cols, mix_.base), kNone, true});
+      p.ops.push_back(
+          LinearOp{a, x, matrix(name("attn_output"), s_.width, q_cols, mix_.base), kNone, true});
       p.ops.push_back(norm("ffn_norm"));
       p.ops.push_back(LinearOp{n, gate, matrix(name("ffn_gate"), s_.ffn, s_.width, mix_.base)});
       p.ops.push_back(LinearOp{n, up, matrix(name("ffn_up"), s_.ffn, s_.width, mix_.base)});
       p.ops.push_back(ActivationOp{gate, up, gate, Activation::kSilu});
-      p.ops.push_back(LinearOp{gate, x, matrix(name("ffn_down"), s_.width, s_.ffn, more), kNone, true});
+      p.ops.push_back(
+          LinearOp{gate, x, matrix(name("ffn_down"), s_.width, s_.ffn, more), kNone, true});
     }
     p.ops.push_back(SelectOp{x, last});
-    p.ops.push_back(NormOp{last, last, vector("output_norm", s_.width), kNone, NormKind::kRms, 1e-5f, 1});
+    p.ops.push_back(
+        NormOp{last, last, vector("output_norm", s_.width), kNone, NormKind::kRms, 1e-5f, 1});
     WeightId output = s_.tied ? embed : matrix("output", s_.vocab, s_.width, mix_.output);
     p.ops.push_back(LinearOp{last, logits, output});
     p.result = logits;
@@ -211,25 +244,33 @@ class Builder {
   void encoder() {
     Program& p = m_->program;
     int cols = s_.heads * s_.head_dim;
-    ValueId x = value("x", s_.width), q = value("q", cols), k = value("k", cols), v = value("v", cols);
-    ValueId a = value("a", cols), h = value("h", s_.ffn), out = value("out", s_.width, Rows::kSequences);
+    ValueId x = value("x", s_.width), q = value("q", cols), k = value("k", cols),
+            v = value("v", cols);
+    ValueId a = value("a", cols), h = value("h", s_.ffn),
+            out = value("out", s_.width, Rows::kSequences);
     HeadShape heads{s_.heads, s_.kv_heads, s_.head_dim};
     auto norm = [&] {
-      p.ops.push_back(NormOp{x, x, vector("norm", s_.width), vector("norm_bias", s_.width), NormKind::kLayer, 1e-12f, 1});
+      p.ops.push_back(NormOp{x, x, vector("norm", s_.width), vector("norm_bias", s_.width),
+                             NormKind::kLayer, 1e-12f, 1});
     };
     p.ops.push_back(EmbedOp{weight("tokens", s_.vocab, s_.width, mix_.base, 8), x});
-    p.ops.push_back(EmbedOp{weight("positions", 514, s_.width, mix_.base, 8), x, IndexSource::kPosition, 2, 1, true});
+    p.ops.push_back(EmbedOp{weight("positions", 514, s_.width, mix_.base, 8), x,
+                            IndexSource::kPosition, 2, 1, true});
     norm();
     for (int l = 0; l < s_.layers; ++l) {
       p.ops.push_back(LinearOp{x, q, matrix("q", cols, s_.width, mix_.base), vector("bq", cols)});
       p.ops.push_back(LinearOp{x, k, matrix("k", cols, s_.width, mix_.base), vector("bk", cols)});
       p.ops.push_back(LinearOp{x, v, matrix("v", cols, s_.width, mix_.base), vector("bv", cols)});
-      p.ops.push_back(AttentionOp{q, a, k, v, heads, 1 / std::sqrt(static_cast<float>(s_.head_dim))});
-      p.ops.push_back(LinearOp{a, x, matrix("o", s_.width, cols, mix_.base), vector("bo", s_.width), true});
+      p.ops.push_back(
+          AttentionOp{q, a, k, v, heads, 1 / std::sqrt(static_cast<float>(s_.head_dim))});
+      p.ops.push_back(
+          LinearOp{a, x, matrix("o", s_.width, cols, mix_.base), vector("bo", s_.width), true});
       norm();
-      p.ops.push_back(LinearOp{x, h, matrix("up", s_.ffn, s_.width, mix_.base), vector("b1", s_.ffn)});
+      p.ops.push_back(
+          LinearOp{x, h, matrix("up", s_.ffn, s_.width, mix_.base), vector("b1", s_.ffn)});
       p.ops.push_back(ActivationOp{h, kNone, h, Activation::kGeluErf});
-      p.ops.push_back(LinearOp{h, x, matrix("down", s_.width, s_.ffn, mix_.base), vector("b2", s_.width), true});
+      p.ops.push_back(LinearOp{h, x, matrix("down", s_.width, s_.ffn, mix_.base),
+                               vector("b2", s_.width), true});
       norm();
     }
     p.ops.push_back(PoolOp{x, out, PoolKind::kMean});
@@ -271,7 +312,8 @@ std::unique_ptr<RandomModel> random_model(const std::string& description) {
     mix = {*type, *type, *type};
   } else {
     throw Error(ErrorKind::kUsage, fmt::format("format {}: unknown", format),
-                "use q4_k_m, q5_k_m or a weight type: f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q2_k q3_k q4_k q5_k q6_k");
+                "use q4_k_m, q5_k_m or a weight type: f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q2_k "
+                "q3_k q4_k q5_k q6_k");
   }
   auto m = Builder(*found, mix).run();
   m->shape = shape;

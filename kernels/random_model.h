@@ -1,5 +1,5 @@
-// Models of well-known shapes with random weights, made in memory: for benchmarks and device tests that
-// need a size and no file.
+// Models of well-known shapes with random weights, made in memory: for benchmarks and device tests
+// that need a size and no file.
 //
 // Ownership: a RandomModel owns its weights' bytes. Threads: immutable after construction.
 #pragma once
@@ -23,8 +23,9 @@ struct RandomModel {
 
 /// Names understood by random_model, "llama-7b", "llama-3-8b", …
 std::vector<std::string> random_model_shapes();
-/// `description` is SHAPE:FORMAT; formats are the weight types ("f16", "q8_0", …) and the mixes q4_k_m and
-/// q5_k_m. Throws apud::Error (kUsage) naming what is unknown and what would be understood.
+/// `description` is SHAPE:FORMAT; formats are the weight types ("f16", "q8_0", …) and the mixes
+/// q4_k_m and q5_k_m. Throws apud::Error (kUsage) naming what is unknown and what would be
+/// understood.
 std::unique_ptr<RandomModel> random_model(const std::string& description);
 
 }  // namespace apud

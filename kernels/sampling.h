@@ -17,12 +17,14 @@ struct SamplingRow {
   int top_k = 0;          // 0: off
   float top_p = 1;        // 1: off
   float min_p = 0;        // 0: off; keeps p >= min_p * max p
-  float repetition_penalty = 1;  // >1 divides positive and multiplies negative logits of seen tokens
-  float presence_penalty = 0;    // subtracted once for each seen token
-  float frequency_penalty = 0;   // subtracted times the count
+  float repetition_penalty =
+      1;                        // >1 divides positive and multiplies negative logits of seen tokens
+  float presence_penalty = 0;   // subtracted once for each seen token
+  float frequency_penalty = 0;  // subtracted times the count
   /// Tokens counted by the penalties, with repeats, oldest first.
   std::span<const int32_t> seen;
-  /// Bit i set = token i may be chosen; empty: all. ceil(vocab / 64) words. An all-zero mask is a bug.
+  /// Bit i set = token i may be chosen; empty: all. ceil(vocab / 64) words. An all-zero mask is a
+  /// bug.
   std::span<const uint64_t> allowed;
   uint64_t seed = 0;
   uint64_t counter = 0;  // position of the token to be drawn

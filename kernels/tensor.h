@@ -43,9 +43,9 @@ size_t row_bytes(WeightType type, int64_t cols);
 /// How the rows of the stored matrix map to the rows that ops see.
 enum class RowOrder : uint8_t {
   kPlain,
-  /// Within each head of `head_dim` rows the file stores rotary pairs next to each other (GGUF files
-  /// of architecture llama: 0, h/2, 1, h/2+1, …). Ops see the halves layout: row i of a head's first
-  /// half is stored row 2i, of its second half stored row 2i+1.
+  /// Within each head of `head_dim` rows the file stores rotary pairs next to each other (GGUF
+  /// files of architecture llama: 0, h/2, 1, h/2+1, …). Ops see the halves layout: row i of a
+  /// head's first half is stored row 2i, of its second half stored row 2i+1.
   kRotaryPairs,
 };
 

@@ -52,8 +52,8 @@ class Tokenizer {
   /// Ids of text with origins: special tokens where scaffold spells them; the text between two
   /// special tokens is tokenised as one string.
   virtual std::vector<int32_t> encode(const OriginText& text) const = 0;
-  /// Bytes of one token as they stand in running text (may be an incomplete UTF-8 sequence). Control
-  /// tokens give their text with `special`, else nothing.
+  /// Bytes of one token as they stand in running text (may be an incomplete UTF-8 sequence).
+  /// Control tokens give their text with `special`, else nothing.
   virtual std::string decode_token(int32_t id, bool special = false) const = 0;
   /// Bytes of a sequence; the leading space that a SentencePiece tokenizer adds is dropped.
   virtual std::string decode(std::span<const int32_t> ids, bool special = false) const = 0;
@@ -75,7 +75,8 @@ class Tokenizer {
 class GgufFile;
 /// From a GGUF file's vocabulary; refuses unknown models and pre-tokenisers by name (kBadData).
 std::unique_ptr<Tokenizer> make_gguf_tokenizer(const GgufFile& file);
-/// From a Hugging Face folder: tokenizer.model / sentencepiece.bpe.model, tokenizer.json, vocab.txt.
+/// From a Hugging Face folder: tokenizer.model / sentencepiece.bpe.model, tokenizer.json,
+/// vocab.txt.
 std::unique_ptr<Tokenizer> make_folder_tokenizer(const std::string& folder);
 
 }  // namespace apud

@@ -15,7 +15,8 @@ constexpr size_t kFewestWords = 2;  // fewer say nothing about where they come f
 constexpr size_t kLongestMark = 48;
 
 bool ends_sentence(char32_t c) {
-  return c == '.' || c == '!' || c == '?' || c == '\n' || c == 0x3002 || c == 0xFF01 || c == 0xFF1F || c == 0xFF1B;
+  return c == '.' || c == '!' || c == '?' || c == '\n' || c == 0x3002 || c == 0xFF01 ||
+         c == 0xFF1F || c == 0xFF1B;
 }
 /// Full-width ends and line breaks need no space after them.
 bool ends_at_once(char32_t c) { return c == '\n' || c > 0x2000; }
@@ -42,7 +43,8 @@ std::vector<int> mark_ids(std::string_view mark) {
 
 AttributionStream::AttributionStream(std::span<const Passage> passages) {
   for (const Passage& p : passages) {
-    candidates_.push_back({p.id, p.chunk_rank > 0 ? p.chunk_rank : 1000, content_stems(p.source_text + "\n" + p.heading_path)});
+    candidates_.push_back({p.id, p.chunk_rank > 0 ? p.chunk_rank : 1000,
+                           content_stems(p.source_text + "\n" + p.heading_path)});
   }
 }
 
@@ -73,7 +75,8 @@ std::string AttributionStream::resolve_mark(std::string_view mark) {
   std::set<std::string> words = content_terms(sentence_);
   std::string out;
   for (int id : ids) {
-    auto known = std::find_if(candidates_.begin(), candidates_.end(), [&](const Candidate& one) { return one.id == id; });
+    auto known = std::find_if(candidates_.begin(), candidates_.end(),
+                              [&](const Candidate& one) { return one.id == id; });
     double share = known == candidates_.end() ? 0 : support(words, known->stems);
     if (words.size() >= kFewestWords && share < kNotBorne) {
       Best best = best_passage(words);
@@ -98,7 +101,8 @@ void AttributionStream::release_end(bool followed_by_mark, std::string& out) {
   if (code == '\n') {
     out += (mark.empty() ? "" : " ") + mark + end_;
   } else {
-    out += end_.substr(0, width) + (mark.empty() || ends_at_once(code) ? "" : " ") + mark + end_.substr(width);
+    out += end_.substr(0, width) + (mark.empty() || ends_at_once(code) ? "" : " ") + mark +
+           end_.substr(width);
   }
   end_.clear();
   if (followed_by_mark) {
@@ -126,7 +130,8 @@ void AttributionStream::take(std::string_view character, char32_t code, std::str
       end_ += ' ';
       return;
     }
-    bool over = ends_at_once(utf8_decode(end_, 0).code) || end_.back() == ' ' || code == '\n' || code == '[';
+    bool over = ends_at_once(utf8_decode(end_, 0).code) || end_.back() == ' ' || code == '\n' ||
+                code == '[';
     if (over) {
       release_end(code == '[', out);
     } else {  // "4.5", "lending-rules.md"

@@ -45,11 +45,11 @@ class AttributionStream {
   void release_end(bool followed_by_mark, std::string& out);
 
   std::vector<Candidate> candidates_;
-  std::string sentence_;    // text of the sentence so far, marks left out
-  std::set<int> marked_;    // ids it carries
-  std::string end_;         // its last character and the space after it, while undecided
-  bool ended_ = false;      // its end is out, marks may still follow
-  std::string mark_;        // an open mark
+  std::string sentence_;  // text of the sentence so far, marks left out
+  std::set<int> marked_;  // ids it carries
+  std::string end_;       // its last character and the space after it, while undecided
+  bool ended_ = false;    // its end is out, marks may still follow
+  std::string mark_;      // an open mark
 };
 
 /// The whole answer at once.

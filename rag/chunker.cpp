@@ -57,7 +57,8 @@ class Chunker {
   Chunker(const Document& document, const ChunkOptions& options,
           const std::function<int(std::string_view)>& count)
       : document_(document), text_(document.text), options_(options), count_(count) {
-    APUD_CHECK(options.max_tokens >= 16 && options.target_tokens <= options.max_tokens, "chunk sizes");
+    APUD_CHECK(options.max_tokens >= 16 && options.target_tokens <= options.max_tokens,
+               "chunk sizes");
   }
 
   Chunks run() {
@@ -70,13 +71,17 @@ class Chunker {
       size_t body = i;
       std::string own;
       if (blocks[i].kind == BlockKind::kHeading) {
-        own = clip(text_.substr(blocks[i].begin, blocks[i].end - blocks[i].begin), kMaxHeadingBytes);
+        own =
+            clip(text_.substr(blocks[i].begin, blocks[i].end - blocks[i].begin), kMaxHeadingBytes);
         // A heading may take a quarter of a small budget.
-        while (count_(own) >= std::min(kMaxHeadingTokens, options_.max_tokens / 4)) own = clip(own, own.size() * 3 / 4);
+        while (count_(own) >= std::min(kMaxHeadingTokens, options_.max_tokens / 4))
+          own = clip(own, own.size() * 3 / 4);
         section.level = std::max(1, blocks[i].level);
         body = i + 1;
       }
-      while (!open.empty() && out_.sections[static_cast<size_t>(open.back())].level >= section.level) open.pop_back();
+      while (!open.empty() &&
+             out_.sections[static_cast<size_t>(open.back())].level >= section.level)
+        open.pop_back();
       section.parent = open.empty() ? -1 : open.back();
       section.heading = own;
       section.path = own;
@@ -90,7 +95,8 @@ class Chunker {
       int index = static_cast<int>(out_.sections.size());
       out_.sections.push_back(section);
       if (section.level > 0) open.push_back(index);
-      // A heading with nothing below it is still something to find, unless its subsections carry it.
+      // A heading with nothing below it is still something to find, unless its subsections carry
+      // it.
       bool leaf = end >= blocks.size() || std::max(1, blocks[end].level) <= section.level;
       if (body == end && leaf) {
         chunk_section(index, i, i + 1, "");
@@ -103,7 +109,9 @@ class Chunker {
   }
 
  private:
-  int count(size_t begin, size_t end) { return count_(std::string_view(text_).substr(begin, end - begin)); }
+  int count(size_t begin, size_t end) {
+    return count_(std::string_view(text_).substr(begin, end - begin));
+  }
 
   // Adds a sentence; one that is too long for a chunk or for counting is cut further.
   void add_sentence(size_t begin, size_t end, int limit) {
@@ -111,7 +119,8 @@ class Chunker {
       size_t cut = cut_point(text_, begin, end, kMaxPiece);
       int tokens = count(begin, cut);
       while (tokens > limit && cut - begin > 1) {
-        size_t bytes = (cut - begin) * static_cast<size_t>(limit) / static_cast<size_t>(tokens) * 9 / 10;
+        size_t bytes =
+            (cut - begin) * static_cast<size_t>(limit) / static_cast<size_t>(tokens) * 9 / 10;
         size_t shorter = cut_point(text_, begin, end, std::max<size_t>(bytes, 4));
         if (shorter >= cut) break;
         cut = shorter;
@@ -133,7 +142,8 @@ class Chunker {
       size_t begin = 0;
       for (size_t line = 0; line < body.size();) {
         size_t end = std::min(body.find('\n', line), body.size());
-        bool empty = body.substr(line, end - line).find_first_not_of(" \t") == std::string_view::npos;
+        bool empty =
+            body.substr(line, end - line).find_first_not_of(" \t") == std::string_view::npos;
         if ((empty || end - begin > kMaxPiece / 2) && end > begin) {
           add_sentence(block.begin + begin, block.begin + end, limit);
           begin = end + 1;
@@ -144,10 +154,12 @@ class Chunker {
     } else if (block.kind == BlockKind::kTableRow) {
       add_sentence(block.begin, block.end, limit);
     } else {
-      for (const Sentence& s : split_sentences(body)) add_sentence(block.begin + s.begin, block.begin + s.end, limit);
+      for (const Sentence& s : split_sentences(body))
+        add_sentence(block.begin + s.begin, block.begin + s.end, limit);
     }
     unit.count = out_.sentences.size() - unit.first;
-    for (size_t k = unit.first; k < out_.sentences.size(); ++k) unit.tokens += out_.sentences[k].tokens;
+    for (size_t k = unit.first; k < out_.sentences.size(); ++k)
+      unit.tokens += out_.sentences[k].tokens;
     return unit;
   }
 
@@ -164,8 +176,10 @@ class Chunker {
     out_.chunks.push_back(chunk);
   }
 
-  // One section: whole where it fits, else in parts of equal size, cut between blocks where possible.
-  void chunk_section(int section, size_t first_block, size_t end_block, const std::string& heading) {
+  // One section: whole where it fits, else in parts of equal size, cut between blocks where
+  // possible.
+  void chunk_section(int section, size_t first_block, size_t end_block,
+                     const std::string& heading) {
     int heading_tokens = heading.empty() ? 0 : count_(heading) + 1;
     const int limit = options_.max_tokens - heading_tokens;
     std::vector<Unit> units;
@@ -211,7 +225,8 @@ class Chunker {
           if (prose && k > unit.first) {
             // Repeat whole sentences of this block, as many as the overlap holds.
             while (begin > std::max(from + 1, unit.first) &&
-                   running + out_.sentences[begin - 1].tokens <= std::min(options_.overlap_tokens, limit - tokens)) {
+                   running + out_.sentences[begin - 1].tokens <=
+                       std::min(options_.overlap_tokens, limit - tokens)) {
               running += out_.sentences[--begin].tokens;
             }
           }
@@ -241,8 +256,8 @@ ChunkOptions chunk_options_for(int max_tokens) {
 }
 
 std::string chunker_settings(const ChunkOptions& options) {
-  return "chunker/1 " + std::to_string(options.target_tokens) + " " + std::to_string(options.max_tokens) + " " +
-         std::to_string(options.overlap_tokens);
+  return "chunker/1 " + std::to_string(options.target_tokens) + " " +
+         std::to_string(options.max_tokens) + " " + std::to_string(options.overlap_tokens);
 }
 
 Chunks chunk_document(const Document& document, const ChunkOptions& options,

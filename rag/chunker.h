@@ -1,9 +1,9 @@
 // Cuts a document into chunks: ranges of its text, by structure first (sections, blocks), then at
 // sentences, sized in the embedder's own tokens. Also the sentence splitter that packing uses.
 //
-// Sizes: ~220 tokens did best with small embedders at equal packing budgets, and the nearest heading
-// in front of the embedded text helps while the whole path hurts (project's measurements); so a chunk
-// names both, for the embedder and for the keyword column.
+// Sizes: ~220 tokens did best with small embedders at equal packing budgets, and the nearest
+// heading in front of the embedded text helps while the whole path hurts (project's measurements);
+// so a chunk names both, for the embedder and for the keyword column.
 //
 // Threads: free functions, re-entrant.
 #pragma once
@@ -19,8 +19,9 @@
 namespace apud {
 
 struct ChunkOptions {
-  int target_tokens = 220;  // what a cut aims at; larger: fewer vectors, more unrelated text in each
-  int max_tokens = 240;     // heading and text; never exceeded
+  int target_tokens =
+      220;               // what a cut aims at; larger: fewer vectors, more unrelated text in each
+  int max_tokens = 240;  // heading and text; never exceeded
   int overlap_tokens = 40;  // repeated where a cut falls inside a paragraph
 };
 
@@ -31,12 +32,12 @@ std::string chunker_settings(const ChunkOptions& options);
 
 /// A heading with what stands under it, up to the next heading.
 struct Section {
-  size_t begin = 0;       // of the heading, or of the text where there is none
+  size_t begin = 0;  // of the heading, or of the text where there is none
   size_t end = 0;
-  int level = 0;          // 0: text before the first heading
-  int parent = -1;        // index of the enclosing section, -1: none
-  std::string heading;    // own or nearest enclosing
-  std::string path;       // "Book > Chapter > Section"
+  int level = 0;        // 0: text before the first heading
+  int parent = -1;      // index of the enclosing section, -1: none
+  std::string heading;  // own or nearest enclosing
+  std::string path;     // "Book > Chapter > Section"
 };
 
 /// A sentence, table row or line group of code.
@@ -47,10 +48,10 @@ struct Sentence {
 };
 
 struct Chunk {
-  size_t begin = 0;       // range of the document's text, without the heading
+  size_t begin = 0;  // range of the document's text, without the heading
   size_t end = 0;
-  int section = 0;        // index into Chunks::sections
-  int tokens = 0;         // of heading and text, the sum over sentences
+  int section = 0;            // index into Chunks::sections
+  int tokens = 0;             // of heading and text, the sum over sentences
   size_t first_sentence = 0;  // into Chunks::sentences; chunks that overlap share sentences
   size_t sentence_count = 0;
 };

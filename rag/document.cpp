@@ -6,19 +6,32 @@ namespace apud {
 
 const char* load_status_name(LoadStatus status) {
   switch (status) {
-    case LoadStatus::kOk: return "ok";
-    case LoadStatus::kEmpty: return "empty";
-    case LoadStatus::kNoText: return "no_text";
-    case LoadStatus::kBadEncoding: return "bad_encoding";
-    case LoadStatus::kBinary: return "binary";
-    case LoadStatus::kTooLarge: return "too_large";
-    case LoadStatus::kUnreadable: return "unreadable";
-    case LoadStatus::kMalformed: return "malformed";
-    case LoadStatus::kEncrypted: return "encrypted";
-    case LoadStatus::kLimit: return "limit";
-    case LoadStatus::kChanging: return "changing";
-    case LoadStatus::kUnsupported: return "unsupported";
-    case LoadStatus::kSecret: return "secret";
+    case LoadStatus::kOk:
+      return "ok";
+    case LoadStatus::kEmpty:
+      return "empty";
+    case LoadStatus::kNoText:
+      return "no_text";
+    case LoadStatus::kBadEncoding:
+      return "bad_encoding";
+    case LoadStatus::kBinary:
+      return "binary";
+    case LoadStatus::kTooLarge:
+      return "too_large";
+    case LoadStatus::kUnreadable:
+      return "unreadable";
+    case LoadStatus::kMalformed:
+      return "malformed";
+    case LoadStatus::kEncrypted:
+      return "encrypted";
+    case LoadStatus::kLimit:
+      return "limit";
+    case LoadStatus::kChanging:
+      return "changing";
+    case LoadStatus::kUnsupported:
+      return "unsupported";
+    case LoadStatus::kSecret:
+      return "secret";
   }
   return "unknown";
 }

@@ -15,10 +15,10 @@ namespace apud {
 /// an anchor holds until the next one, and its line, when there is one, counts on by one at every
 /// newline of the text behind it (so plain text needs few anchors).
 struct Anchor {
-  size_t offset = 0;         // in Document::text
-  int line = 0;              // 1-based line of the source file; 0: the format has no lines
-  int page = 0;              // 1-based; 0: no pages
-  std::string member;        // archive member (EPUB chapter, sheet name), else empty
+  size_t offset = 0;   // in Document::text
+  int line = 0;        // 1-based line of the source file; 0: the format has no lines
+  int page = 0;        // 1-based; 0: no pages
+  std::string member;  // archive member (EPUB chapter, sheet name), else empty
 };
 
 enum class BlockKind : uint8_t { kParagraph, kHeading, kCode, kTableRow, kListItem };
@@ -28,39 +28,39 @@ struct Block {
   size_t begin = 0;
   size_t end = 0;
   BlockKind kind = BlockKind::kParagraph;
-  int level = 0;             // of a heading: 1 = top
+  int level = 0;  // of a heading: 1 = top
 };
 
 /// What became of a file. Names are stable (ingest --jsonl, --fail-on).
 enum class LoadStatus : uint8_t {
   kOk,
-  kEmpty,            // no text at all
-  kNoText,           // pages without a text layer (some or all)
-  kBadEncoding,      // decoded with replacements
-  kBinary,           // skipped
-  kTooLarge,         // skipped
-  kUnreadable,       // skipped: permission, I/O
-  kMalformed,        // skipped: parser refused
-  kEncrypted,        // skipped
-  kLimit,            // skipped: time, memory or output limit of the parser
-  kChanging,         // skipped: changed while being read
-  kUnsupported,      // skipped: format not known
-  kSecret,           // skipped: key or credential file
+  kEmpty,        // no text at all
+  kNoText,       // pages without a text layer (some or all)
+  kBadEncoding,  // decoded with replacements
+  kBinary,       // skipped
+  kTooLarge,     // skipped
+  kUnreadable,   // skipped: permission, I/O
+  kMalformed,    // skipped: parser refused
+  kEncrypted,    // skipped
+  kLimit,        // skipped: time, memory or output limit of the parser
+  kChanging,     // skipped: changed while being read
+  kUnsupported,  // skipped: format not known
+  kSecret,       // skipped: key or credential file
 };
 const char* load_status_name(LoadStatus status);
 
 struct Document {
-  std::string title;             // from metadata or first heading; may be empty
-  std::string text;              // valid UTF-8, newline = \n, bidi controls and tags removed
+  std::string title;  // from metadata or first heading; may be empty
+  std::string text;   // valid UTF-8, newline = \n, bidi controls and tags removed
   std::vector<Block> blocks;
   std::vector<Anchor> anchors;
-  std::string loader;            // "text", "markdown", "html", "pdf", …; with version: "pdf/1"
+  std::string loader;  // "text", "markdown", "html", "pdf", …; with version: "pdf/1"
   LoadStatus status = LoadStatus::kOk;
-  std::string reason;            // for skips and partial yields: one line, names numbers
+  std::string reason;  // for skips and partial yields: one line, names numbers
   std::vector<int> pages_without_text;
-  int hidden_removed = 0;        // hidden elements, bidi controls, tag characters dropped
-  int replaced = 0;              // ill-formed bytes that became U+FFFD
-  bool structure_lost = false;   // HTML beyond the nesting limit: tags stripped
+  int hidden_removed = 0;       // hidden elements, bidi controls, tag characters dropped
+  int replaced = 0;             // ill-formed bytes that became U+FFFD
+  bool structure_lost = false;  // HTML beyond the nesting limit: tags stripped
   bool skipped() const { return status >= LoadStatus::kBinary; }
 };
 

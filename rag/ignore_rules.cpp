@@ -70,7 +70,8 @@ std::vector<std::string_view> split(std::string_view path) {
 
 // Greedy matching with one way back, to the last "**": enough for patterns whose other elements
 // match exactly one segment each.
-bool match_segments(const std::vector<std::string>& pattern, const std::vector<std::string_view>& path) {
+bool match_segments(const std::vector<std::string>& pattern,
+                    const std::vector<std::string_view>& path) {
   size_t p = 0, s = 0, star = std::string::npos, mark = 0;
   while (s < path.size()) {
     if (p < pattern.size() && pattern[p] == "**") {
@@ -129,7 +130,8 @@ IgnoreRules::IgnoreRules(std::string_view content) {
 void IgnoreRules::add(std::string_view line) {
   if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
   // Trailing spaces do not count unless escaped.
-  while (!line.empty() && line.back() == ' ' && !(line.size() > 1 && line[line.size() - 2] == '\\')) {
+  while (!line.empty() && line.back() == ' ' &&
+         !(line.size() > 1 && line[line.size() - 2] == '\\')) {
     line.remove_suffix(1);
   }
   if (line.empty() || line[0] == '#') return;

@@ -31,8 +31,8 @@ class IgnoreRules {
     std::vector<std::string> segments;  // "**" spans any number of path segments
     bool negated = false;
     bool folder_only = false;
-    bool name_only = false;             // no slash in the pattern: matches the last segment
-    bool literal = false;               // name_only without any special character
+    bool name_only = false;  // no slash in the pattern: matches the last segment
+    bool literal = false;    // name_only without any special character
   };
   std::vector<Rule> rules_;
 };

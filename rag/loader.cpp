@@ -34,9 +34,29 @@ bool is(std::string_view extension, std::initializer_list<std::string_view> list
   return std::find(list.begin(), list.end(), extension) != list.end();
 }
 
-bool starts(std::string_view bytes, std::string_view mark) { return bytes.substr(0, mark.size()) == mark; }
+bool starts(std::string_view bytes, std::string_view mark) {
+  return bytes.substr(0, mark.size()) == mark;
+}
 
-enum class Format { kText, kMarkdown, kHtml, kPdf, kDocx, kPptx, kXlsx, kOdf, kEpub, kCsv, kJson, kCode, kEmail, kMailbox, kNotebook, kLegacyOffice, kZip };
+enum class Format {
+  kText,
+  kMarkdown,
+  kHtml,
+  kPdf,
+  kDocx,
+  kPptx,
+  kXlsx,
+  kOdf,
+  kEpub,
+  kCsv,
+  kJson,
+  kCode,
+  kEmail,
+  kMailbox,
+  kNotebook,
+  kLegacyOffice,
+  kZip
+};
 
 // A zip container by its first entry's name or the extension: OOXML parts lie in word/, xl/, ppt/;
 // EPUB and OpenDocument begin with an uncompressed "mimetype".
@@ -47,7 +67,8 @@ Format zip_format(std::string_view extension, std::string_view bytes) {
   if (extension == "epub" || holds("mimetypeapplication/epub+zip")) return Format::kEpub;
   if (extension == "pptx" || extension == "pptm") return Format::kPptx;
   if (extension == "xlsx" || extension == "xlsm") return Format::kXlsx;
-  if (is(extension, {"odt", "ods", "odp", "ott"}) || holds("mimetypeapplication/vnd.oasis.opendocument")) {
+  if (is(extension, {"odt", "ods", "odp", "ott"}) ||
+      holds("mimetypeapplication/vnd.oasis.opendocument")) {
     return Format::kOdf;
   }
   if (holds("word/")) return Format::kDocx;
@@ -63,8 +84,10 @@ Format choose(std::string_view extension, std::string_view bytes) {
     return Format::kPdf;
   }
   if (extension == "pdf" && bytes.empty()) return Format::kPdf;
-  if (starts(bytes, std::string_view("\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1"))) return Format::kLegacyOffice;
-  if (starts(bytes, "PK\x03\x04") || starts(bytes, "PK\x05\x06")) return zip_format(extension, bytes);
+  if (starts(bytes, std::string_view("\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1")))
+    return Format::kLegacyOffice;
+  if (starts(bytes, "PK\x03\x04") || starts(bytes, "PK\x05\x06"))
+    return zip_format(extension, bytes);
   if (extension == "docx") return Format::kDocx;  // damaged: its loader says how
   if (extension == "pptx") return Format::kPptx;
   if (extension == "xlsx") return Format::kXlsx;
@@ -75,19 +98,24 @@ Format choose(std::string_view extension, std::string_view bytes) {
   if (extension == "mbox" && starts(bytes, "From ")) return Format::kMailbox;
   if (is(extension, {"csv", "tsv", "tab"})) return Format::kCsv;
   if (is(extension, {"json", "jsonl", "ndjson", "jsonlines", "geojson"})) return Format::kJson;
-  if (is(extension, {"c", "h", "cc", "cpp", "cxx", "hpp", "hh", "hxx", "cu", "cuh", "py", "pyi", "js", "mjs", "cjs", "ts",
-                     "tsx", "jsx", "java", "kt", "kts", "go", "rs", "rb", "php", "cs", "swift", "scala", "lua", "pl",
-                     "pm", "r", "jl", "sh", "bash", "zsh", "fish", "ps1", "sql", "hs", "ml", "mli", "ex", "exs",
-                     "erl", "clj", "lisp", "el", "scm", "dart", "m", "mm", "vb", "f90", "f", "asm", "s", "v", "vhd",
-                     "proto", "cmake", "mk", "gradle", "zig", "nim", "d", "pas", "groovy", "tcl", "vue", "svelte"})) {
+  if (is(extension,
+         {"c",   "h",      "cc",   "cpp",  "cxx",   "hpp",   "hh",  "hxx",    "cu",  "cuh", "py",
+          "pyi", "js",     "mjs",  "cjs",  "ts",    "tsx",   "jsx", "java",   "kt",  "kts", "go",
+          "rs",  "rb",     "php",  "cs",   "swift", "scala", "lua", "pl",     "pm",  "r",   "jl",
+          "sh",  "bash",   "zsh",  "fish", "ps1",   "sql",   "hs",  "ml",     "mli", "ex",  "exs",
+          "erl", "clj",    "lisp", "el",   "scm",   "dart",  "m",   "mm",     "vb",  "f90", "f",
+          "asm", "s",      "v",    "vhd",  "proto", "cmake", "mk",  "gradle", "zig", "nim", "d",
+          "pas", "groovy", "tcl",  "vue",  "svelte"})) {
     return Format::kCode;
   }
-  if (is(extension, {"md", "markdown", "mdown", "mkd", "mdx", "rmd", "qmd"})) return Format::kMarkdown;
+  if (is(extension, {"md", "markdown", "mdown", "mkd", "mdx", "rmd", "qmd"}))
+    return Format::kMarkdown;
   if (is(extension, {"html", "htm", "xhtml", "shtml"})) return Format::kHtml;
   if (extension.empty() || is(extension, {"php", "asp", "aspx", "jsp"})) {
     std::string head = lowered(bytes.substr(0, 256));
     size_t first = std::min(head.find_first_not_of(" \t\r\n"), head.size());
-    if (starts(std::string_view(head).substr(first), "<!doctype html") || starts(std::string_view(head).substr(first), "<html")) {
+    if (starts(std::string_view(head).substr(first), "<!doctype html") ||
+        starts(std::string_view(head).substr(first), "<html")) {
       return Format::kHtml;
     }
   }
@@ -107,7 +135,8 @@ Document legacy_office(std::string_view bytes) {
   if (bytes.find("E\0n\0c\0r\0y\0p\0t\0e\0d\0P\0a\0c\0k\0a\0g\0e\0"sv) != std::string_view::npos) {
     return skipped_document("", LoadStatus::kEncrypted, "encrypted Office file");
   }
-  return skipped_document("", LoadStatus::kUnsupported, "binary Office format from before 2007; save it as DOCX");
+  return skipped_document("", LoadStatus::kUnsupported,
+                          "binary Office format from before 2007; save it as DOCX");
 }
 
 struct Stamp {
@@ -119,7 +148,8 @@ struct Stamp {
 Stamp stamp(int fd, const Path& path) {
   struct stat st {};
   if (::fstat(fd, &st) != 0) throw io_error("cannot stat", path.string(), errno);
-  return {static_cast<uint64_t>(st.st_size), st.st_mtim.tv_sec * 1'000'000'000ll + st.st_mtim.tv_nsec,
+  return {static_cast<uint64_t>(st.st_size),
+          st.st_mtim.tv_sec * 1'000'000'000ll + st.st_mtim.tv_nsec,
           st.st_ctim.tv_sec * 1'000'000'000ll + st.st_ctim.tv_nsec};
 }
 
@@ -161,30 +191,47 @@ Document skipped_document(std::string loader, LoadStatus status, std::string rea
 
 Document load_bytes(std::string_view name, std::string_view bytes, const LoadOptions& options) {
   if (bytes.size() > options.max_bytes) {
-    return skipped_document("", LoadStatus::kTooLarge,
-                            std::to_string(bytes.size()) + " bytes, the limit is " +
-                                std::to_string(options.max_bytes));
+    return skipped_document(
+        "", LoadStatus::kTooLarge,
+        std::to_string(bytes.size()) + " bytes, the limit is " + std::to_string(options.max_bytes));
   }
   if (private_key(bytes)) return skipped_document("", LoadStatus::kSecret, "holds a private key");
   std::string extension = lower_extension(name);
   switch (choose(extension, bytes)) {
-    case Format::kPdf: return load_pdf(bytes, options);
-    case Format::kMarkdown: return load_markdown(bytes);
-    case Format::kHtml: return load_html(bytes, options);
-    case Format::kDocx: return load_docx(bytes, options);
-    case Format::kPptx: return load_pptx(bytes, options);
-    case Format::kXlsx: return load_xlsx(bytes, options);
-    case Format::kOdf: return load_odf(bytes, options);
-    case Format::kEpub: return load_epub(bytes, options);
-    case Format::kCsv: return load_csv(bytes, extension);
-    case Format::kJson: return load_json(bytes, extension);
-    case Format::kCode: return load_code(bytes);
-    case Format::kEmail: return load_email(bytes, false, options);
-    case Format::kMailbox: return load_email(bytes, true, options);
-    case Format::kNotebook: return load_notebook(bytes);
-    case Format::kLegacyOffice: return legacy_office(bytes);
-    case Format::kZip: return skipped_document("", LoadStatus::kUnsupported, "a zip archive; unpack it first");
-    case Format::kText: return load_text(bytes, extension);
+    case Format::kPdf:
+      return load_pdf(bytes, options);
+    case Format::kMarkdown:
+      return load_markdown(bytes);
+    case Format::kHtml:
+      return load_html(bytes, options);
+    case Format::kDocx:
+      return load_docx(bytes, options);
+    case Format::kPptx:
+      return load_pptx(bytes, options);
+    case Format::kXlsx:
+      return load_xlsx(bytes, options);
+    case Format::kOdf:
+      return load_odf(bytes, options);
+    case Format::kEpub:
+      return load_epub(bytes, options);
+    case Format::kCsv:
+      return load_csv(bytes, extension);
+    case Format::kJson:
+      return load_json(bytes, extension);
+    case Format::kCode:
+      return load_code(bytes);
+    case Format::kEmail:
+      return load_email(bytes, false, options);
+    case Format::kMailbox:
+      return load_email(bytes, true, options);
+    case Format::kNotebook:
+      return load_notebook(bytes);
+    case Format::kLegacyOffice:
+      return legacy_office(bytes);
+    case Format::kZip:
+      return skipped_document("", LoadStatus::kUnsupported, "a zip archive; unpack it first");
+    case Format::kText:
+      return load_text(bytes, extension);
   }
   return {};
 }
@@ -216,7 +263,8 @@ LoadedFile load_file(const Path& path, const LoadOptions& options) {
       out.document = load_bytes(path.filename().string(), *bytes, options);
       return out;
     }
-    out.document = skipped_document("", LoadStatus::kChanging, "changed while being read, three times");
+    out.document =
+        skipped_document("", LoadStatus::kChanging, "changed while being read, three times");
   } catch (const Error& error) {
     out.document = skipped_document("", LoadStatus::kUnreadable, error.what());
   }

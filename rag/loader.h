@@ -1,7 +1,8 @@
 // Reads one file of any known format into a Document. Faults of a file are never exceptions: they
 // are its status and reason, so that a run over many files goes on.
 //
-// Threads: load_file and load_bytes are re-entrant (PDF and HTML run child processes, base/child.h).
+// Threads: load_file and load_bytes are re-entrant (PDF and HTML run child processes,
+// base/child.h).
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,7 @@ struct LoadOptions {
 /// What was read, so that the caller stores the hash of that and not of what stat says.
 struct LoadedFile {
   Document document;
-  std::string sha256;      // of the bytes read; empty when the file could not be read
+  std::string sha256;  // of the bytes read; empty when the file could not be read
   uint64_t size = 0;
   int64_t mtime_ns = 0;
 };
@@ -33,7 +34,8 @@ struct LoadedFile {
 /// kChanging. A raised cancel flag gives status kLimit with the reason "cancelled".
 LoadedFile load_file(const Path& path, const LoadOptions& options = {});
 
-/// As load_file, for bytes in memory (standard input, tests); `name` chooses the loader by extension.
+/// As load_file, for bytes in memory (standard input, tests); `name` chooses the loader by
+/// extension.
 Document load_bytes(std::string_view name, std::string_view bytes, const LoadOptions& options = {});
 
 }  // namespace apud

@@ -12,16 +12,17 @@ namespace {
 bool space(char c) { return c == ' ' || c == '\t' || c == '\n'; }
 
 bool closer(char32_t c) {
-  return c == '"' || c == '\'' || c == ')' || c == ']' || c == 0x201D || c == 0x2019 || c == 0x300D || c == 0x300F ||
-         c == 0xFF09 || c == 0x300B || c == 0x3011 || c == 0xBB;
+  return c == '"' || c == '\'' || c == ')' || c == ']' || c == 0x201D || c == 0x2019 ||
+         c == 0x300D || c == 0x300F || c == 0xFF09 || c == 0x300B || c == 0x3011 || c == 0xBB;
 }
 
 // Words before a full stop that does not end a sentence.
 bool abbreviation(std::string_view word) {
   static constexpr std::array<std::string_view, 40> kWords = {
-      "e.g", "i.e", "etc", "vs",  "cf",  "al",  "mr",  "mrs", "ms",  "dr",   "prof", "st",  "jr",  "sr",
-      "inc", "ltd", "co",  "corp", "fig", "figs", "eq", "no",  "nos", "vol",  "pp",   "ch",  "sec", "approx",
-      "dept", "est", "jan", "feb", "mar", "apr", "aug", "sept", "oct", "nov",  "dec",  "viz"};
+      "e.g",  "i.e", "etc", "vs",  "cf",  "al",   "mr",  "mrs",    "ms",   "dr",
+      "prof", "st",  "jr",  "sr",  "inc", "ltd",  "co",  "corp",   "fig",  "figs",
+      "eq",   "no",  "nos", "vol", "pp",  "ch",   "sec", "approx", "dept", "est",
+      "jan",  "feb", "mar", "apr", "aug", "sept", "oct", "nov",    "dec",  "viz"};
   if (word.size() == 1 && word[0] >= 'A' && word[0] <= 'Z') return true;  // initials
   std::string lower(word.substr(0, 8));
   for (char& c : lower) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
@@ -60,9 +61,13 @@ std::vector<Sentence> split_sentences(std::string_view text) {
     size_t next = i + c.size;
     if (c.code == '\n') {
       size_t follow = next;
-      while (follow < text.size() && (text[follow] == ' ' || text[follow] == '\t') && follow - next < 64) ++follow;
+      while (follow < text.size() && (text[follow] == ' ' || text[follow] == '\t') &&
+             follow - next < 64)
+        ++follow;
       bool empty_line = follow < text.size() && text[follow] == '\n';
-      if (empty_line || (columns > 0 && columns < kShortLine) || list_marker(text.substr(follow, 8))) emit(next);
+      if (empty_line || (columns > 0 && columns < kShortLine) ||
+          list_marker(text.substr(follow, 8)))
+        emit(next);
       columns = 0;
       word = next;
     } else {
@@ -80,8 +85,9 @@ std::vector<Sentence> split_sentences(std::string_view text) {
     size_t end = next;
     while (end < text.size()) {
       Utf8Char more = utf8_decode(text, end);
-      bool again = more.code == '.' || more.code == '!' || more.code == '?' || more.code == 0x3002 ||
-                   more.code == 0xFF01 || more.code == 0xFF1F || more.code == 0x2026;
+      bool again = more.code == '.' || more.code == '!' || more.code == '?' ||
+                   more.code == 0x3002 || more.code == 0xFF01 || more.code == 0xFF1F ||
+                   more.code == 0x2026;
       if (!again && !closer(more.code)) break;
       end += more.size;
       columns += display_width(more.code);
@@ -94,7 +100,8 @@ std::vector<Sentence> split_sentences(std::string_view text) {
       Utf8Char head = follow < text.size() ? utf8_decode(text, follow) : Utf8Char{'A', 1, true};
       bool lower = head.code >= 'a' && head.code <= 'z';
       while (!before.empty() && (before[0] == '(' || before[0] == '"')) before.remove_prefix(1);
-      bool number = c.code == '.' && begin == word && before.find_first_not_of("0123456789") == std::string_view::npos;
+      bool number = c.code == '.' && begin == word &&
+                    before.find_first_not_of("0123456789") == std::string_view::npos;
       if (!lower && !number && !(c.code == '.' && end == next && abbreviation(before))) emit(end);
     }
     i = end;

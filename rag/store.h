@@ -51,7 +51,7 @@ struct CollectionInfo {
   int64_t generation = 0;          // rises with every change of retrievable content
   int64_t created = 0;             // unix seconds
   int64_t changed = 0;
-  int64_t documents = 0;    // retrievable ones that have text
+  int64_t documents = 0;  // retrievable ones that have text
   int64_t vanished = 0;   // kept, not retrievable
   int64_t chunks = 0;
   int64_t tokens = 0;      // of the embedder

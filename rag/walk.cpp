@@ -17,7 +17,7 @@ namespace apud {
 
 namespace {
 
-constexpr size_t kMaxDepth = 128;          // one open folder each
+constexpr size_t kMaxDepth = 128;  // one open folder each
 constexpr uint64_t kMaxIgnoreFile = 1u << 20;
 
 std::string lower(std::string_view text) {
@@ -30,7 +30,8 @@ std::string lower(std::string_view text) {
 
 // An ignore file, or nothing where it is absent, special, a link or too large.
 IgnoreRules read_rules(int folder, const char* name) {
-  FileDescriptor fd(::openat(folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  FileDescriptor fd(
+      ::openat(folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
   struct stat st {};
   if (!fd.valid() || ::fstat(fd.get(), &st) != 0 || !S_ISREG(st.st_mode) ||
       static_cast<uint64_t>(st.st_size) > kMaxIgnoreFile) {
@@ -190,7 +191,8 @@ class Walker {
         skip(path, WalkSkip::kTooDeep);
         return true;
       }
-      FileDescriptor fd(::openat(parent, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+      FileDescriptor fd(
+          ::openat(parent, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
       if (!fd.valid()) {
         skip(path, WalkSkip::kUnreadable);
         return true;
@@ -225,34 +227,65 @@ class Walker {
 
 const char* walk_skip_name(WalkSkip reason) {
   switch (reason) {
-    case WalkSkip::kHidden: return "hidden";
-    case WalkSkip::kIgnored: return "ignored";
-    case WalkSkip::kExcluded: return "excluded";
-    case WalkSkip::kSecret: return "secret";
-    case WalkSkip::kLink: return "link";
-    case WalkSkip::kSpecial: return "special";
-    case WalkSkip::kUnreadable: return "unreadable";
-    case WalkSkip::kTooDeep: return "too_deep";
+    case WalkSkip::kHidden:
+      return "hidden";
+    case WalkSkip::kIgnored:
+      return "ignored";
+    case WalkSkip::kExcluded:
+      return "excluded";
+    case WalkSkip::kSecret:
+      return "secret";
+    case WalkSkip::kLink:
+      return "link";
+    case WalkSkip::kSpecial:
+      return "special";
+    case WalkSkip::kUnreadable:
+      return "unreadable";
+    case WalkSkip::kTooDeep:
+      return "too_deep";
   }
   return "unknown";
 }
 
 bool is_secret_name(std::string_view original) {
   std::string name = lower(original);
-  static constexpr std::array kNames = {
-      ".env",         ".netrc",          "_netrc",      ".pgpass",          ".htpasswd",
-      ".npmrc",       ".pypirc",         ".git-credentials", "credentials", "credentials.json",
-      "credentials.db", ".dockercfg",    "shadow",      "gshadow",          ".s3cfg",
-      ".vault-token", "secring.gpg",     "key3.db",     "key4.db",          "logins.json",
-      "login data",   "wallet.dat",      ".my.cnf",     "client_secret.json", "secrets.json",
-      "secrets.yaml", "secrets.yml",     "secrets.toml", "service-account.json"};
+  static constexpr std::array kNames = {".env",
+                                        ".netrc",
+                                        "_netrc",
+                                        ".pgpass",
+                                        ".htpasswd",
+                                        ".npmrc",
+                                        ".pypirc",
+                                        ".git-credentials",
+                                        "credentials",
+                                        "credentials.json",
+                                        "credentials.db",
+                                        ".dockercfg",
+                                        "shadow",
+                                        "gshadow",
+                                        ".s3cfg",
+                                        ".vault-token",
+                                        "secring.gpg",
+                                        "key3.db",
+                                        "key4.db",
+                                        "logins.json",
+                                        "login data",
+                                        "wallet.dat",
+                                        ".my.cnf",
+                                        "client_secret.json",
+                                        "secrets.json",
+                                        "secrets.yaml",
+                                        "secrets.yml",
+                                        "secrets.toml",
+                                        "service-account.json"};
   for (const char* secret : kNames) {
     if (name == secret) return true;
   }
   static constexpr std::array kPatterns = {
-      ".env.*",  "*.env",   "*.pem", "*.key", "*.kdb",  "*.kdbx", "*.p12",  "*.pfx", "*.jks",
-      "*.ppk",   "*.keystore", "*.keychain", "*.keychain-db", "*.keytab", "*.ovpn", "*.agekey",
-      "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "id_xmss*", "ssh_host_*_key"};
+      ".env.*",        "*.env",       "*.pem",    "*.key",         "*.kdb",      "*.kdbx",
+      "*.p12",         "*.pfx",       "*.jks",    "*.ppk",         "*.keystore", "*.keychain",
+      "*.keychain-db", "*.keytab",    "*.ovpn",   "*.agekey",      "id_rsa*",    "id_dsa*",
+      "id_ecdsa*",     "id_ed25519*", "id_xmss*", "ssh_host_*_key"};
   for (const char* pattern : kPatterns) {
     if (glob_match(pattern, name)) return true;
   }

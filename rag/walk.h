@@ -52,8 +52,8 @@ struct WalkCallbacks {
 
 /// Walks `root`, a folder or one file, in byte order of names, folders and files mixed. A root that
 /// is a link is followed; a file named as root is taken even when hidden or ignored, but not a
-/// secret. Throws kNoInput when the root does not exist, kIo when it cannot be opened. Returns false
-/// when cancelled.
+/// secret. Throws kNoInput when the root does not exist, kIo when it cannot be opened. Returns
+/// false when cancelled.
 bool walk(const Path& root, const WalkOptions& options, const WalkCallbacks& callbacks);
 
 /// True for names of key and credential files (.env, id_ed25519, *.pem, *.kdbx, .netrc, …).

@@ -35,7 +35,7 @@ struct Engine::Impl {
   // score.cpp: sequences run outside the scheduler, to the end
   struct Scored {
     std::vector<int32_t> tokens;
-    int first_output = 0;        // rows from this position on are wanted; tokens.size(): none
+    int first_output = 0;  // rows from this position on are wanted; tokens.size(): none
     KvSequence kv;
     std::function<void(int position, std::span<const float> logits)> sink;
   };
@@ -49,11 +49,11 @@ struct Engine::Impl {
   std::unique_ptr<KvMemory> memory;
 
   uint64_t next_id = 1;
-  std::map<uint64_t, std::unique_ptr<Job>> jobs;      // not finished
-  std::map<uint64_t, Answer> answers;                 // finished, not taken
-  std::deque<Sample*> waiting;                        // in order of arrival
-  std::vector<Sample*> running;                       // in order of admission
-  std::vector<float> logits;                          // of scoring and of rows sampled one by one
+  std::map<uint64_t, std::unique_ptr<Job>> jobs;  // not finished
+  std::map<uint64_t, Answer> answers;             // finished, not taken
+  std::deque<Sample*> waiting;                    // in order of arrival
+  std::vector<Sample*> running;                   // in order of admission
+  std::vector<float> logits;                      // of scoring and of rows sampled one by one
 };
 
 }  // namespace apud

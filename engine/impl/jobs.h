@@ -42,9 +42,9 @@ struct Job {
   Request request;
   std::vector<std::unique_ptr<Sample>> samples;
   EngineClock::time_point submitted, started, prefill_from, prefill_to;
-  bool admitted = false;   // its first sample
-  bool answered = false;   // its first token is there
-  int computed_here = 0;   // prompt tokens of the first sample that were run
+  bool admitted = false;  // its first sample
+  bool answered = false;  // its first token is there
+  int computed_here = 0;  // prompt tokens of the first sample that were run
   Receipt receipt;
   std::optional<Error> error;
 };

@@ -24,9 +24,8 @@ constexpr uint64_t kMaxPayload = 1ull << 30;
 constexpr size_t kHeadRead = 4096;
 
 bool is_hex(std::string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-  });
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
 template <typename T>
@@ -194,9 +193,10 @@ std::optional<KvFileHead> read_kv_file(const Path& path, std::vector<std::byte>&
 std::string write_kv_file(const Path& path, const KvFileHead& head,
                           std::span<const std::byte> payload) {
   static std::atomic<uint64_t> serial{0};
-  Path temporary = path.parent_path() / (".tmp-" + std::to_string(getpid()) + "-" +
-                                         std::to_string(serial.fetch_add(1)));
-  FileDescriptor fd(open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+  Path temporary = path.parent_path() /
+                   (".tmp-" + std::to_string(getpid()) + "-" + std::to_string(serial.fetch_add(1)));
+  FileDescriptor fd(
+      open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd.valid()) return "cannot create " + temporary.string() + ": " + std::strerror(errno);
   std::string start = encode_kv_head(head);
   uint64_t head_checksum = 0;
@@ -239,7 +239,8 @@ std::vector<Path> list_kv_keys(const Path& folder) {
        it.increment(error)) {
     std::string name = it->path().filename().string();
     std::error_code ignored;
-    if (name.size() == 32 && is_hex(name) && it->is_directory(ignored) && !it->is_symlink(ignored)) {
+    if (name.size() == 32 && is_hex(name) && it->is_directory(ignored) &&
+        !it->is_symlink(ignored)) {
       out.push_back(it->path());
     }
   }

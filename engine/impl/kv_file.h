@@ -14,14 +14,14 @@ namespace apud {
 
 /// What stands before the payload.
 struct KvFileHead {
-  std::string key;      // 32 hex digits
-  std::string parent;   // 32 hex digits; all zeros for the first block
+  std::string key;     // 32 hex digits
+  std::string parent;  // 32 hex digits; all zeros for the first block
   uint32_t block = 0;
-  std::vector<int32_t> tokens;     // 1 .. 64
+  std::vector<int32_t> tokens;  // 1 .. 64
   std::vector<std::string> tags;
   uint64_t payload_bytes = 0;
-  size_t head_bytes = 0;           // offset of the payload; set by decoding
-  uint64_t checksum = 0;           // of the head; seeds the payload's
+  size_t head_bytes = 0;  // offset of the payload; set by decoding
+  uint64_t checksum = 0;  // of the head; seeds the payload's
 };
 
 /// File name: parent-self-block-tokens.kv
@@ -43,9 +43,10 @@ std::optional<KvFileHead> decode_kv_head(std::span<const std::byte> data, uint64
 std::optional<KvFileHead> read_kv_head(const Path& path);
 /// Reads and verifies a whole page file into `payload`.
 std::optional<KvFileHead> read_kv_file(const Path& path, std::vector<std::byte>& payload);
-/// Writes a page file under a temporary name and renames it. Not synced: a file torn by a crash does
-/// not verify and is ignored. Returns an error text, empty on success.
-std::string write_kv_file(const Path& path, const KvFileHead& head, std::span<const std::byte> payload);
+/// Writes a page file under a temporary name and renames it. Not synced: a file torn by a crash
+/// does not verify and is ignored. Returns an error text, empty on success.
+std::string write_kv_file(const Path& path, const KvFileHead& head,
+                          std::span<const std::byte> payload);
 /// Sets the time of last use to now.
 void touch_kv_file(const Path& path);
 

@@ -27,7 +27,8 @@ std::string program_hash(const Model& model) {
       text.append(reinterpret_cast<const char*>(&rotary->rotary.magnitude), sizeof(float));
     }
     if (const auto* attention = std::get_if<AttentionOp>(&op)) {
-      for (float value : {attention->scale, attention->softcap, static_cast<float>(attention->window)}) {
+      for (float value :
+           {attention->scale, attention->softcap, static_cast<float>(attention->window)}) {
         text.append(reinterpret_cast<const char*>(&value), sizeof(float));
       }
     }
@@ -38,7 +39,8 @@ std::string program_hash(const Model& model) {
 double cost_per_position(const Model& model) {
   ProgramCost cost = program_cost(model.program(), model.weights());
   if (cost.flops_per_token <= 0) return 0;
-  return static_cast<double>(cost.attention_flops_per_kv) / static_cast<double>(cost.flops_per_token);
+  return static_cast<double>(cost.attention_flops_per_kv) /
+         static_cast<double>(cost.flops_per_token);
 }
 
 }  // namespace
@@ -200,8 +202,7 @@ void KvMemory::save(const KvSequence& sequence, std::span<const int32_t> tokens,
   if (!disk_ || sequence.computed == 0) return;
   Save save;
   save.tokens.assign(tokens.begin(), tokens.begin() + sequence.computed);
-  save.pages.assign(sequence.pages.begin(),
-                    sequence.pages.begin() + kv_blocks(sequence.computed));
+  save.pages.assign(sequence.pages.begin(), sequence.pages.begin() + kv_blocks(sequence.computed));
   save.tags.assign(tags.begin(), tags.end());
   for (int32_t page : save.pages) pool_.retain(page);
   saves_.push_back(std::move(save));

@@ -50,9 +50,9 @@ class KvMemory {
   /// Gives an empty sequence the longest prefix of tokens[0, limit) that the tree holds.
   void match(KvSequence& sequence, std::span<const int32_t> tokens, int limit);
   struct Restored {
-    int tokens = 0;        // added to sequence.computed
+    int tokens = 0;  // added to sequence.computed
     double seconds = 0;
-    bool slower = false;   // the disk holds more, but recomputing is predicted to be faster
+    bool slower = false;  // the disk holds more, but recomputing is predicted to be faster
   };
   /// Lengthens the prefix from disk, where that is predicted to be faster than recomputing.
   Restored restore(KvSequence& sequence, std::span<const int32_t> tokens, int limit);

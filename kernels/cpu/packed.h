@@ -104,8 +104,8 @@ void pack_strips(const WeightView& weight, const PackedMatrix& packed, int begin
 ///   kBlock32   scale float[cols/32], neg_sum int32[cols/32]
 ///   kFormatK   scale float[cols/32], neg_sum int32[cols/16], sum32 float[cols/32], sum16
 ///   float[cols/16]
-/// (neg_sum: minus the sum of the quantised values of a group, for offsets of weights; sum32, sum16:
-/// the sum of the values that they stand for, for minima).
+/// (neg_sum: minus the sum of the quantised values of a group, for offsets of weights; sum32,
+/// sum16: the sum of the values that they stand for, for minima).
 enum class ActKind : uint8_t { kBlock32, kFormatK };
 
 struct ActLayout {

@@ -21,15 +21,15 @@ struct RotaryArgs {
 };
 
 struct AttentionArgs {
-  Matrix q, k, v, out;   // rows T; k and v of encoders, or the new ones of a fused decode step
+  Matrix q, k, v, out;  // rows T; k and v of encoders, or the new ones of a fused decode step
   HeadShape shape;
   float scale = 1, softcap = 0;
   int window = 0;
   bool paged = true;
   KvView kv;
   BatchView batch;
-  int rows = 0;          // T
-  int tiles = 0;         // prefill: query tiles in batch.tiles
+  int rows = 0;   // T
+  int tiles = 0;  // prefill: query tiles in batch.tiles
   Half16 half16 = Half16::kFp16;
 };
 
@@ -47,11 +47,12 @@ struct DecodeScratch {
   int* counters = nullptr;   // (rows, heads): zero between launches
   int max_rows = 0;
 };
-/// Blocks that share one head's context; depends on the model and the card alone, so that a sequence's
-/// bits do not depend on the batch around it.
+/// Blocks that share one head's context; depends on the model and the card alone, so that a
+/// sequence's bits do not depend on the batch around it.
 int decode_splits(const HeadShape& shape, int multiprocessors);
-/// One query row per token. With `fused`, q, k and v are as the projections left them (float): norms,
-/// rotation and the KV write of the new token happen here; every sequence then has one token.
+/// One query row per token. With `fused`, q, k and v are as the projections left them (float):
+/// norms, rotation and the KV write of the new token happen here; every sequence then has one
+/// token.
 void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const DecodeScratch& scratch,
                       int splits, const Launch& where);
 

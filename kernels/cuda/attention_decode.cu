@@ -1,7 +1,8 @@
-// Split-KV decode attention. A block takes one row, one KV head with its (up to 16) query heads packed
-// into one tensor-core tile, and a run of pages; its four warps stream their own quarters of each page
-// through their own asynchronous copies and never wait for one another. The last block of a head to
-// finish merges the runs in fixed order by their log-sum-exp (Flash-Decoding; Dao et al. 2023).
+// Split-KV decode attention. A block takes one row, one KV head with its (up to 16) query heads
+// packed into one tensor-core tile, and a run of pages; its four warps stream their own quarters of
+// each page through their own asynchronous copies and never wait for one another. The last block of
+// a head to finish merges the runs in fixed order by their log-sum-exp (Flash-Decoding; Dao et al.
+// 2023).
 #include <algorithm>
 #include <cmath>
 
@@ -34,8 +35,8 @@ struct DecodeParams {
   DecodeScratch scratch;
 };
 
-/// Shared memory: q (16, D+8) H; new k and v (2, D) float; 128 angles; per warp and stage K and V (16, D+8) H.
-/// The stages are reused for the merge of the warps.
+/// Shared memory: q (16, D+8) H; new k and v (2, D) float; 128 angles; per warp and stage K and V
+/// (16, D+8) H. The stages are reused for the merge of the warps.
 template <int D>
 size_t decode_shared(int stages) {
   return size_t{16} * (D + 8) * 2 + 2 * D * 4 + 1024 + size_t{kWarps} * 256 * 4 +
@@ -45,19 +46,22 @@ size_t decode_shared(int stages) {
 
 /// PRECOND: 128 threads; grid (splits, kv_heads * query tiles, rows); dim <= D, dim % 8 == 0.
 template <int D, typename H, bool kI8, int kStages>
-__global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_constant__ DecodeParams p) {
+__global__ void __launch_bounds__(kWarps * 32)
+    decode_kernel(const __grid_constant__ DecodeParams p) {
   grid_dependency_trigger();
   extern __shared__ __align__(16) uint8_t shared[];
   constexpr int kLd = D + 8;
   H* q_shared = reinterpret_cast<H*>(shared);
   float* fresh = reinterpret_cast<float*>(q_shared + 16 * kLd);  // new k, new v
-  float* head_scratch = fresh + 2 * D + 256;                      // (warps, 256), after 128 angles
+  float* head_scratch = fresh + 2 * D + 256;                     // (warps, 256), after 128 angles
   uint8_t* stage_base = reinterpret_cast<uint8_t*>(head_scratch + kWarps * 256);
 
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
   const int gqa = p.heads / p.kv_heads, query_tiles = (gqa + 15) / 16;
-  const int row = blockIdx.z, kv_head = blockIdx.y / query_tiles, query_tile = blockIdx.y % query_tiles;
-  const int first_head = kv_head * gqa + query_tile * 16, tile_heads = min(16, gqa - query_tile * 16);
+  const int row = blockIdx.z, kv_head = blockIdx.y / query_tiles,
+            query_tile = blockIdx.y % query_tiles;
+  const int first_head = kv_head * gqa + query_tile * 16,
+            tile_heads = min(16, gqa - query_tile * 16);
   const int dim = p.dim;
   const int position = p.batch.positions[row];
   const int32_t* pages =
@@ -68,7 +72,8 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
   const int page_begin = from_token / kKvPageTokens;
   const int page_end = (cached + kKvPageTokens - 1) / kKvPageTokens;
   const int count = max(0, page_end - page_begin);
-  const int per_split = max(kMinPages, (count + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x));
+  const int per_split =
+      max(kMinPages, (count + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x));
   const int active = max(1, (count + per_split - 1) / per_split);
   const int split = blockIdx.x;
   if (split >= active) {
@@ -97,8 +102,8 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
 #pragma unroll
             for (int c0 = 0; c0 < 16 * kChunks; c0 += 32) {
               int c = c0 + lane;
-              copy_async16(to + c / kChunks * kLd + c % kChunks * 8, from + which * p.kv.v_offset + c0 * 16,
-                           c < left);
+              copy_async16(to + c / kChunks * kLd + c % kChunks * 8,
+                           from + which * p.kv.v_offset + c0 * 16, c < left);
             }
           }
         } else {
@@ -119,7 +124,8 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
           if (token0 + t < cached && d8 * 8 < dim) {
             const uint8_t* at = block + which * p.kv.v_offset;
             float scale = reinterpret_cast<const float*>(at + 64 * dim)[warp * 16 + t];
-            uint2 bytes = *reinterpret_cast<const uint2*>(at + int64_t{warp * 16 + t} * dim + d8 * 8);
+            uint2 bytes =
+                *reinterpret_cast<const uint2*>(at + int64_t{warp * 16 + t} * dim + d8 * 8);
             uint32_t words[4];
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
@@ -155,9 +161,9 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
   for (int item = warp; item < items; item += kWarps) {
     bool is_q = item < tile_heads;
     int which = item - tile_heads;  // 0: k, 1: v
-    const float* from = is_q ? p.q + row * p.q_ld + int64_t{first_head + item} * dim
-                             : (which == 0 ? p.k + row * p.k_ld : p.v + row * p.v_ld) +
-                                   int64_t{kv_head} * dim;
+    const float* from =
+        is_q ? p.q + row * p.q_ld + int64_t{first_head + item} * dim
+             : (which == 0 ? p.k + row * p.k_ld : p.v + row * p.v_ld) + int64_t{kv_head} * dim;
     for (int i = lane; i < dim; i += 32) mine[i] = ld_stream(from + i);
     __syncwarp();
     if (p.fused && (is_q || which == 0))
@@ -175,7 +181,8 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
         for (int i = lane; i < dim; i += 32) m = fmaxf(m, fabsf(mine[i]));
         m = warp_max(m);
         for (int i = lane; i < dim; i += 32)
-          mine[i] = static_cast<float>(__float2int_rn(mine[i] * (m > 0 ? 127.f / m : 0.f))) * (m / 127.f);
+          mine[i] =
+              static_cast<float>(__float2int_rn(mine[i] * (m > 0 ? 127.f / m : 0.f))) * (m / 127.f);
         __syncwarp();
       }
       for (int i = lane; i < dim; i += 32) fresh[which * D + i] = mine[i];
@@ -202,7 +209,8 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
 #pragma unroll
     for (int kk = 0; kk < D / 16; ++kk) {
       uint32_t b[4];
-      load_matrix4(b, k_tile + ((lane & 7) + ((lane >> 4) << 3)) * kLd + kk * 16 + ((lane >> 3) & 1) * 8);
+      load_matrix4(
+          b, k_tile + ((lane & 7) + ((lane >> 4) << 3)) * kLd + kk * 16 + ((lane >> 3) & 1) * 8);
       mma_16816<H>(s[0], q_frag[kk], b[0], b[1]);
       mma_16816<H>(s[1], q_frag[kk], b[2], b[3]);
     }
@@ -366,14 +374,16 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
     for (int s = share; s < active; s += sharing) {
       float w = weights[h * kMaxSplits + s];
       float4 x = __ldcg(from + s * (dim / 4));
-      value = make_float4(value.x + w * x.x, value.y + w * x.y, value.z + w * x.z, value.w + w * x.w);
+      value =
+          make_float4(value.x + w * x.x, value.y + w * x.y, value.z + w * x.z, value.w + w * x.w);
     }
     if (sharing > 1) {
       shares[share * quads + quad] = value;
     } else {
       float t = totals[h];
       float* out = p.out + row * p.out_ld + int64_t{first_head + h} * dim + d;
-      *reinterpret_cast<float4*>(out) = make_float4(value.x * t, value.y * t, value.z * t, value.w * t);
+      *reinterpret_cast<float4*>(out) =
+          make_float4(value.x * t, value.y * t, value.z * t, value.w * t);
     }
   }
   if (sharing > 1) {
@@ -387,7 +397,8 @@ __global__ void __launch_bounds__(kWarps * 32) decode_kernel(const __grid_consta
       }
       float t = totals[h];
       float* out = p.out + row * p.out_ld + int64_t{first_head + h} * dim + d;
-      *reinterpret_cast<float4*>(out) = make_float4(value.x * t, value.y * t, value.z * t, value.w * t);
+      *reinterpret_cast<float4*>(out) =
+          make_float4(value.x * t, value.y * t, value.z * t, value.w * t);
     }
   }
   if (threadIdx.x == 0) *counter = 0;
@@ -413,10 +424,14 @@ void run_decode(const DecodeParams& p, dim3 grid, const Launch& where) {
 template <int D>
 void run_decode_type(const DecodeParams& p, dim3 grid, const Launch& where) {
   switch (p.kv.type) {
-    case KvType::kF16: return run_decode<D, __half, false>(p, grid, where);
-    case KvType::kBF16: return run_decode<D, __nv_bfloat16, false>(p, grid, where);
-    case KvType::kI8: return run_decode<D, __half, true>(p, grid, where);
-    case KvType::kF32: break;
+    case KvType::kF16:
+      return run_decode<D, __half, false>(p, grid, where);
+    case KvType::kBF16:
+      return run_decode<D, __nv_bfloat16, false>(p, grid, where);
+    case KvType::kI8:
+      return run_decode<D, __half, true>(p, grid, where);
+    case KvType::kF32:
+      break;
   }
   APUD_CHECK(false, "refused when the store is made");
 }
@@ -432,7 +447,8 @@ int decode_splits(const HeadShape& shape, int multiprocessors) {
 void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const DecodeScratch& scratch,
                       int splits, const Launch& where) {
   APUD_CHECK(!a.q.half16 && !a.out.half16, "decode attention works on floats");
-  APUD_CHECK(a.rows <= scratch.max_rows && a.shape.dim % 8 == 0 && a.shape.dim <= 256, "decode shape");
+  APUD_CHECK(a.rows <= scratch.max_rows && a.shape.dim % 8 == 0 && a.shape.dim <= 256,
+             "decode shape");
   DecodeParams p = {};
   p.q = static_cast<const float*>(a.q.data);
   p.k = static_cast<const float*>(a.k.data);
@@ -453,18 +469,24 @@ void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const Dec
   p.scratch = scratch;
   p.fused = fused != nullptr;
   if (fused) {
-    p.rotation = {fused->turns, fused->pairs, fused->magnitude, fused->norm_eps, fused->norm_offset};
+    p.rotation = {fused->turns, fused->pairs, fused->magnitude, fused->norm_eps,
+                  fused->norm_offset};
     p.q_norm = fused->q_norm;
     p.k_norm = fused->k_norm;
   }
   int gqa = a.shape.heads / a.shape.kv_heads;
   dim3 grid(splits, a.shape.kv_heads * ceil_div(gqa, 16), a.rows);
   int dim = a.shape.dim;
-  if (dim <= 32) run_decode_type<32>(p, grid, where);
-  else if (dim <= 64) run_decode_type<64>(p, grid, where);
-  else if (dim <= 96) run_decode_type<96>(p, grid, where);
-  else if (dim <= 128) run_decode_type<128>(p, grid, where);
-  else run_decode_type<256>(p, grid, where);
+  if (dim <= 32)
+    run_decode_type<32>(p, grid, where);
+  else if (dim <= 64)
+    run_decode_type<64>(p, grid, where);
+  else if (dim <= 96)
+    run_decode_type<96>(p, grid, where);
+  else if (dim <= 128)
+    run_decode_type<128>(p, grid, where);
+  else
+    run_decode_type<256>(p, grid, where);
 }
 
 }  // namespace apud::cuda

@@ -1,7 +1,8 @@
-// Prefill attention: FlashAttention-2's loop (Dao 2023) on mma.sync. A block takes a tile of query rows
-// of one sequence and one head; its eight (four for wide heads) warps own 16 rows each and walk the keys in
-// tiles of 64, which is one KV page, so a tile is one contiguous copy. New tokens against a cached
-// prefix, sliding windows, soft caps; encoders use the same loop over packed k and v.
+// Prefill attention: FlashAttention-2's loop (Dao 2023) on mma.sync. A block takes a tile of query
+// rows of one sequence and one head; its eight (four for wide heads) warps own 16 rows each and
+// walk the keys in tiles of 64, which is one KV page, so a tile is one contiguous copy. New tokens
+// against a cached prefix, sliding windows, soft caps; encoders use the same loop over packed k and
+// v.
 #include <cmath>
 
 #include "kernels/cuda/attention.h"
@@ -32,13 +33,16 @@ constexpr int warp_rows() {
 }
 template <int D>
 constexpr size_t prefill_shared(int stages) {
-  return (static_cast<size_t>(warps<D>()) * warp_rows<D>() + static_cast<size_t>(stages) * 2 * kKeys) * (D + 8) * 2;
+  return (static_cast<size_t>(warps<D>()) * warp_rows<D>() +
+          static_cast<size_t>(stages) * 2 * kKeys) *
+         (D + 8) * 2;
 }
 
-/// PRECOND: warps * 32 threads; grid (query tiles, heads); dim <= D, dim % 8 == 0; k and v rows 16-byte
-/// aligned.
+/// PRECOND: warps * 32 threads; grid (query tiles, heads); dim <= D, dim % 8 == 0; k and v rows
+/// 16-byte aligned.
 template <int D, typename H, bool kPaged, bool kI8, int kStages>
-__global__ void __launch_bounds__(warps<D>() * 32, D > 128 ? 1 : 2) prefill_kernel(const __grid_constant__ PrefillParams p) {
+__global__ void __launch_bounds__(warps<D>() * 32, D > 128 ? 1 : 2)
+    prefill_kernel(const __grid_constant__ PrefillParams p) {
   extern __shared__ __align__(16) uint8_t shared[];
   constexpr int kWarps = warps<D>();
   constexpr int kLd = D + 8, kRows = kWarps * warp_rows<D>(), kTiles = warp_rows<D>() / 16;
@@ -53,9 +57,10 @@ __global__ void __launch_bounds__(warps<D>() * 32, D > 128 ? 1 : 2) prefill_kern
   const int first = p.batch.first[sequence], count = p.batch.count[sequence];
   const int start = kPaged ? p.batch.position[sequence] : 0;
   const int32_t* pages =
-      kPaged ? p.batch.pages + p.batch.page_offset[p.kv.group * p.batch.capacity + sequence] : nullptr;
+      kPaged ? p.batch.pages + p.batch.page_offset[p.kv.group * p.batch.capacity + sequence]
+             : nullptr;
   const int rows = min(kRows, count - tile_row);
-  const int total = start + count;                       // keys there are
+  const int total = start + count;  // keys there are
   const int q_first = start + tile_row, q_last = q_first + rows - 1;
   int key_begin = 0, key_end = total;
   if constexpr (kPaged) {
@@ -82,8 +87,8 @@ __global__ void __launch_bounds__(warps<D>() * 32, D > 128 ? 1 : 2) prefill_kern
 #pragma unroll
             for (int c0 = 0; c0 < kKeys * kChunks; c0 += kWarps * 32) {
               int c = c0 + threadIdx.x;
-              copy_async16(to + c / kChunks * kLd + c % kChunks * 8, from + which * p.kv.v_offset + c0 * 16,
-                           c < left);
+              copy_async16(to + c / kChunks * kLd + c % kChunks * 8,
+                           from + which * p.kv.v_offset + c0 * 16, c < left);
             }
           }
           copy_commit();
@@ -184,7 +189,8 @@ __global__ void __launch_bounds__(warps<D>() * 32, D > 128 ? 1 : 2) prefill_kern
       uint32_t a[kTiles][4];
 #pragma unroll
       for (int t = 0; t < kTiles; ++t)
-        load_matrix4(a[t], q_shared + (warp_row + t * 16 + (lane & 15)) * kLd + kk * 16 + (lane >> 4) * 8);
+        load_matrix4(
+            a[t], q_shared + (warp_row + t * 16 + (lane & 15)) * kLd + kk * 16 + (lane >> 4) * 8);
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         uint32_t b[4];
@@ -200,9 +206,9 @@ __global__ void __launch_bounds__(warps<D>() * 32, D > 128 ? 1 : 2) prefill_kern
 
     const bool inner = p.softcap == 0 && key0 >= key_begin && key0 + kKeys <= total &&
                        (kPaged ? key0 + kKeys - 1 <= q_first : true) &&
-                       (p.window == 0 ||
-                        (kPaged ? key0 + p.window > q_last
-                                : q_last - key0 <= p.window / 2 && key0 + kKeys - 1 - q_first <= p.window / 2));
+                       (p.window == 0 || (kPaged ? key0 + p.window > q_last
+                                                 : q_last - key0 <= p.window / 2 &&
+                                                       key0 + kKeys - 1 - q_first <= p.window / 2));
     const float scale2 = p.scale * kLog2e;
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
@@ -270,7 +276,8 @@ __global__ void __launch_bounds__(warps<D>() * 32, D > 128 ? 1 : 2) prefill_kern
 #pragma unroll
       for (int n = 0; n < D / 16; ++n) {
         uint32_t b[4];
-        load_matrix4_transposed(b, v_tile + (kk * 16 + (lane & 15)) * kLd + n * 16 + (lane >> 4) * 8);
+        load_matrix4_transposed(b,
+                                v_tile + (kk * 16 + (lane & 15)) * kLd + n * 16 + (lane >> 4) * 8);
 #pragma unroll
         for (int t = 0; t < kTiles; ++t) {
           mma_16816<H>(o[t][2 * n], a[t], b[0], b[1]);
@@ -327,16 +334,22 @@ void run_prefill(const PrefillParams& p, dim3 grid, const Launch& where) {
 }
 
 template <int D>
-void run_prefill_type(const PrefillParams& p, bool paged, Half16 half16, dim3 grid, const Launch& where) {
+void run_prefill_type(const PrefillParams& p, bool paged, Half16 half16, dim3 grid,
+                      const Launch& where) {
   if (!paged) {
-    if (half16 == Half16::kFp16) run_prefill<D, __half, false, false>(p, grid, where);
-    else run_prefill<D, __nv_bfloat16, false, false>(p, grid, where);
+    if (half16 == Half16::kFp16)
+      run_prefill<D, __half, false, false>(p, grid, where);
+    else
+      run_prefill<D, __nv_bfloat16, false, false>(p, grid, where);
     return;
   }
   // With 16-bit q the KV type must be the same 16-bit type; the executor sees to it.
-  if (p.kv.type == KvType::kI8) run_prefill<D, __half, true, true>(p, grid, where);
-  else if (p.kv.type == KvType::kF16) run_prefill<D, __half, true, false>(p, grid, where);
-  else run_prefill<D, __nv_bfloat16, true, false>(p, grid, where);
+  if (p.kv.type == KvType::kI8)
+    run_prefill<D, __half, true, true>(p, grid, where);
+  else if (p.kv.type == KvType::kF16)
+    run_prefill<D, __half, true, false>(p, grid, where);
+  else
+    run_prefill<D, __nv_bfloat16, true, false>(p, grid, where);
 }
 
 }  // namespace
@@ -351,16 +364,21 @@ void attention_prefill(const AttentionArgs& a, const Launch& where) {
   bool kv_fp16 = a.kv.type != KvType::kBF16;
   APUD_CHECK(!a.paged || (!a.q.half16 && !a.out.half16) || kv_fp16 == (a.half16 == Half16::kFp16),
              "16-bit activations have the KV cache's type");
-  PrefillParams p = {a.q, a.k, a.v, a.out, a.shape.heads, a.shape.kv_heads, a.shape.dim, a.window,
-                     a.scale, a.softcap, a.kv, a.batch};
+  PrefillParams p = {a.q,         a.k,      a.v,     a.out,     a.shape.heads, a.shape.kv_heads,
+                     a.shape.dim, a.window, a.scale, a.softcap, a.kv,          a.batch};
   if (a.tiles == 0) return;
   dim3 grid(a.tiles, a.shape.heads);
   int dim = a.shape.dim;
-  if (dim <= 32) run_prefill_type<32>(p, a.paged, a.half16, grid, where);
-  else if (dim <= 64) run_prefill_type<64>(p, a.paged, a.half16, grid, where);
-  else if (dim <= 96) run_prefill_type<96>(p, a.paged, a.half16, grid, where);
-  else if (dim <= 128) run_prefill_type<128>(p, a.paged, a.half16, grid, where);
-  else run_prefill_type<256>(p, a.paged, a.half16, grid, where);
+  if (dim <= 32)
+    run_prefill_type<32>(p, a.paged, a.half16, grid, where);
+  else if (dim <= 64)
+    run_prefill_type<64>(p, a.paged, a.half16, grid, where);
+  else if (dim <= 96)
+    run_prefill_type<96>(p, a.paged, a.half16, grid, where);
+  else if (dim <= 128)
+    run_prefill_type<128>(p, a.paged, a.half16, grid, where);
+  else
+    run_prefill_type<256>(p, a.paged, a.half16, grid, where);
 }
 
 }  // namespace apud::cuda

@@ -1,4 +1,5 @@
-// Shared by the CUDA sources: error checks, conversions, warp helpers, programmatic dependent launch.
+// Shared by the CUDA sources: error checks, conversions, warp helpers, programmatic dependent
+// launch.
 //
 // Ordering rule of every kernel here: weights, page tables and old KV pages may be read before
 // grid_dependency_wait(); everything that another kernel of the same step writes is read after it,
@@ -35,7 +36,8 @@ struct Launch {
 };
 
 template <typename... P, typename... A>
-void launch(const Launch& l, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, A&&... args) {
+void launch(const Launch& l, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
+            A&&... args) {
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
@@ -74,7 +76,9 @@ __device__ inline uint4 ld_weight16(const void* p) {
 }
 __device__ inline uint2 ld_weight8(const void* p) {
   uint2 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];"
+               : "=r"(v.x), "=r"(v.y)
+               : "l"(p));
   return v;
 }
 __device__ inline uint32_t ld_weight4(const void* p) {

@@ -43,7 +43,10 @@ __global__ void norm_kernel(const __grid_constant__ NormArgs a) {
   const int quads = a.cols / 4;
   for (int c = threadIdx.x; c < quads; c += blockDim.x) {
     float4 v = ld_stream4(x + 4 * c);
-    v.x -= mean; v.y -= mean; v.z -= mean; v.w -= mean;
+    v.x -= mean;
+    v.y -= mean;
+    v.z -= mean;
+    v.w -= mean;
     ss += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
   }
   for (int c = 4 * quads + threadIdx.x; c < a.cols; c += blockDim.x) {
@@ -58,7 +61,10 @@ __global__ void norm_kernel(const __grid_constant__ NormArgs a) {
   };
   for (int c = threadIdx.x; c < quads; c += blockDim.x) {
     float4 v = ld_stream4(x + 4 * c);
-    v.x = at(4 * c, v.x); v.y = at(4 * c + 1, v.y); v.z = at(4 * c + 2, v.z); v.w = at(4 * c + 3, v.w);
+    v.x = at(4 * c, v.x);
+    v.y = at(4 * c + 1, v.y);
+    v.z = at(4 * c + 2, v.z);
+    v.w = at(4 * c + 3, v.w);
     if (a.out) *reinterpret_cast<float4*>(a.out + row * a.out_ld + 4 * c) = v;
     if (a.half_out) {
       uint2 packed = make_uint2(pack2<H>(v.x, v.y), pack2<H>(v.z, v.w));
@@ -80,16 +86,20 @@ __global__ void norm_kernel(const __grid_constant__ NormArgs a) {
 
 template <typename H>
 __device__ float matrix_at(const Matrix& m, int64_t i) {
-  return m.half16 ? to_float(static_cast<const H*>(m.data)[i]) : static_cast<const float*>(m.data)[i];
+  return m.half16 ? to_float(static_cast<const H*>(m.data)[i])
+                  : static_cast<const float*>(m.data)[i];
 }
 template <typename H>
 __device__ void set_matrix(const Matrix& m, int64_t i, float v) {
-  if (m.half16) static_cast<H*>(m.data)[i] = to_h16<H>(v);
-  else static_cast<float*>(m.data)[i] = v;
+  if (m.half16)
+    static_cast<H*>(m.data)[i] = to_h16<H>(v);
+  else
+    static_cast<float*>(m.data)[i] = v;
 }
 
 template <typename H>
-__global__ void activation_kernel(Matrix gate, Matrix up, Matrix out, Activation kind, int rows, int cols) {
+__global__ void activation_kernel(Matrix gate, Matrix up, Matrix out, Activation kind, int rows,
+                                  int cols) {
   grid_dependency_trigger();
   grid_dependency_wait();
   int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
@@ -102,8 +112,8 @@ __global__ void activation_kernel(Matrix gate, Matrix up, Matrix out, Activation
 
 /// All 16-bit, 8 values a thread; cols and leading dimensions multiples of 8.
 template <typename H>
-__global__ void activation8_kernel(const H* gate, int64_t gate_ld, const H* up, int64_t up_ld, H* out,
-                                   int64_t out_ld, Activation kind, int rows, int chunks) {
+__global__ void activation8_kernel(const H* gate, int64_t gate_ld, const H* up, int64_t up_ld,
+                                   H* out, int64_t out_ld, Activation kind, int rows, int chunks) {
   int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= int64_t{rows} * chunks) return;
   int64_t r = i / chunks, c = i % chunks * 8;
@@ -123,19 +133,24 @@ __global__ void activation8_kernel(const H* gate, int64_t gate_ld, const H* up, 
     }
     words[k] = pack2<H>(a, b);
   }
-  *reinterpret_cast<uint4*>(out + r * out_ld + c) = make_uint4(words[0], words[1], words[2], words[3]);
+  *reinterpret_cast<uint4*>(out + r * out_ld + c) =
+      make_uint4(words[0], words[1], words[2], words[3]);
 }
 
 template <typename A, typename B>
-__global__ void convert_kernel(const A* x, int64_t x_ld, B* out, int64_t out_ld, int rows, int cols) {
+__global__ void convert_kernel(const A* x, int64_t x_ld, B* out, int64_t out_ld, int rows,
+                               int cols) {
   int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= int64_t{rows} * cols) return;
   int64_t r = i / cols, c = i % cols;
-  if constexpr (sizeof(B) == 2) out[r * out_ld + c] = to_h16<B>(x[r * x_ld + c]);
-  else out[r * out_ld + c] = to_float(x[r * x_ld + c]);
+  if constexpr (sizeof(B) == 2)
+    out[r * out_ld + c] = to_h16<B>(x[r * x_ld + c]);
+  else
+    out[r * out_ld + c] = to_float(x[r * x_ld + c]);
 }
 
-__global__ void add_kernel(const float* x, int64_t x_ld, float* out, int64_t out_ld, int rows, int cols) {
+__global__ void add_kernel(const float* x, int64_t x_ld, float* out, int64_t out_ld, int rows,
+                           int cols) {
   grid_dependency_trigger();
   grid_dependency_wait();
   int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
@@ -152,8 +167,8 @@ __global__ void add_bias_kernel(Matrix out, const float* bias, int rows, int col
   set_matrix<H>(out, r * out.ld + c, matrix_at<H>(out, r * out.ld + c) + bias[c]);
 }
 
-__global__ void select_kernel(const float* x, int64_t x_ld, float* out, int64_t out_ld, int first, int cols,
-                              BatchView batch) {
+__global__ void select_kernel(const float* x, int64_t x_ld, float* out, int64_t out_ld, int first,
+                              int cols, BatchView batch) {
   grid_dependency_trigger();
   grid_dependency_wait();
   int c = blockIdx.x * blockDim.x + threadIdx.x;
@@ -161,8 +176,8 @@ __global__ void select_kernel(const float* x, int64_t x_ld, float* out, int64_t 
   out[blockIdx.y * out_ld + c] = x[batch.output_rows[first + blockIdx.y] * x_ld + c];
 }
 
-__global__ void pool_kernel(const float* x, int64_t x_ld, float* out, int64_t out_ld, PoolKind kind, int cols,
-                            BatchView batch) {
+__global__ void pool_kernel(const float* x, int64_t x_ld, float* out, int64_t out_ld, PoolKind kind,
+                            int cols, BatchView batch) {
   int c = blockIdx.y * blockDim.x + threadIdx.x, s = blockIdx.x;
   if (c >= cols) return;
   int first = batch.first[s], count = batch.count[s];
@@ -201,17 +216,20 @@ int blocks(int64_t n) { return ceil_div(n, 256); }
 
 void embed(const EmbedArgs& a, const Launch& where) {
   dim3 grid(a.rows, ceil_div(a.table.shape.groups, 128));
-  with_type(a.table.type, [&]<WeightType F>() { launch(where, embed_kernel<F>, grid, dim3(128), 0, a); });
+  with_type(a.table.type,
+            [&]<WeightType F>() { launch(where, embed_kernel<F>, grid, dim3(128), 0, a); });
 }
 
 void norm(const NormArgs& a, const Launch& where) {
   dim3 block(a.cols <= 512 ? 128 : a.cols <= 2048 ? 256 : 512);
-  if (a.half16 == Half16::kFp16) launch(where, norm_kernel<__half>, dim3(a.rows), block, 0, a);
-  else launch(where, norm_kernel<__nv_bfloat16>, dim3(a.rows), block, 0, a);
+  if (a.half16 == Half16::kFp16)
+    launch(where, norm_kernel<__half>, dim3(a.rows), block, 0, a);
+  else
+    launch(where, norm_kernel<__nv_bfloat16>, dim3(a.rows), block, 0, a);
 }
 
-void activation(Matrix gate, Matrix up, Matrix out, Activation kind, int rows, int cols, Half16 half16,
-                const Launch& where) {
+void activation(Matrix gate, Matrix up, Matrix out, Activation kind, int rows, int cols,
+                Half16 half16, const Launch& where) {
   auto run = [&]<typename H>() {
     bool wide = gate.half16 && out.half16 && (!up.data || up.half16) && cols % 8 == 0 &&
                 gate.ld % 8 == 0 && up.ld % 8 == 0 && out.ld % 8 == 0;
@@ -221,60 +239,72 @@ void activation(Matrix gate, Matrix up, Matrix out, Activation kind, int rows, i
           static_cast<H*>(out.data), out.ld, kind, rows, cols / 8);
       check_launch("activation");
     } else {
-      launch(where, activation_kernel<H>, dim3(blocks(int64_t{rows} * cols)), dim3(256), 0, gate, up, out,
-             kind, rows, cols);
+      launch(where, activation_kernel<H>, dim3(blocks(int64_t{rows} * cols)), dim3(256), 0, gate,
+             up, out, kind, rows, cols);
     }
   };
-  if (half16 == Half16::kFp16) run.template operator()<__half>();
-  else run.template operator()<__nv_bfloat16>();
+  if (half16 == Half16::kFp16)
+    run.template operator()<__half>();
+  else
+    run.template operator()<__nv_bfloat16>();
 }
 
-void convert(const float* x, int64_t x_ld, void* out, int64_t out_ld, int rows, int cols, Half16 half16,
-             const Launch& where) {
+void convert(const float* x, int64_t x_ld, void* out, int64_t out_ld, int rows, int cols,
+             Half16 half16, const Launch& where) {
   int n = blocks(int64_t{rows} * cols);
   if (half16 == Half16::kFp16)
-    convert_kernel<<<n, 256, 0, where.stream>>>(x, x_ld, static_cast<__half*>(out), out_ld, rows, cols);
+    convert_kernel<<<n, 256, 0, where.stream>>>(x, x_ld, static_cast<__half*>(out), out_ld, rows,
+                                                cols);
   else
-    convert_kernel<<<n, 256, 0, where.stream>>>(x, x_ld, static_cast<__nv_bfloat16*>(out), out_ld, rows, cols);
+    convert_kernel<<<n, 256, 0, where.stream>>>(x, x_ld, static_cast<__nv_bfloat16*>(out), out_ld,
+                                                rows, cols);
   check_launch("convert");
 }
 
-void widen(const void* x, int64_t x_ld, float* out, int64_t out_ld, int rows, int cols, Half16 half16,
-           const Launch& where) {
+void widen(const void* x, int64_t x_ld, float* out, int64_t out_ld, int rows, int cols,
+           Half16 half16, const Launch& where) {
   int n = blocks(int64_t{rows} * cols);
   if (half16 == Half16::kFp16)
-    convert_kernel<<<n, 256, 0, where.stream>>>(static_cast<const __half*>(x), x_ld, out, out_ld, rows, cols);
+    convert_kernel<<<n, 256, 0, where.stream>>>(static_cast<const __half*>(x), x_ld, out, out_ld,
+                                                rows, cols);
   else
-    convert_kernel<<<n, 256, 0, where.stream>>>(static_cast<const __nv_bfloat16*>(x), x_ld, out, out_ld, rows,
-                                                cols);
+    convert_kernel<<<n, 256, 0, where.stream>>>(static_cast<const __nv_bfloat16*>(x), x_ld, out,
+                                                out_ld, rows, cols);
   check_launch("widen");
 }
 
-void add(const float* x, int64_t x_ld, float* out, int64_t out_ld, int rows, int cols, const Launch& where) {
-  launch(where, add_kernel, dim3(blocks(int64_t{rows} * cols)), dim3(256), 0, x, x_ld, out, out_ld, rows, cols);
+void add(const float* x, int64_t x_ld, float* out, int64_t out_ld, int rows, int cols,
+         const Launch& where) {
+  launch(where, add_kernel, dim3(blocks(int64_t{rows} * cols)), dim3(256), 0, x, x_ld, out, out_ld,
+         rows, cols);
 }
 
-void add_bias(Matrix out, const float* bias, int rows, int cols, Half16 half16, const Launch& where) {
+void add_bias(Matrix out, const float* bias, int rows, int cols, Half16 half16,
+              const Launch& where) {
   int n = blocks(int64_t{rows} * cols);
-  if (half16 == Half16::kFp16) add_bias_kernel<__half><<<n, 256, 0, where.stream>>>(out, bias, rows, cols);
-  else add_bias_kernel<__nv_bfloat16><<<n, 256, 0, where.stream>>>(out, bias, rows, cols);
+  if (half16 == Half16::kFp16)
+    add_bias_kernel<__half><<<n, 256, 0, where.stream>>>(out, bias, rows, cols);
+  else
+    add_bias_kernel<__nv_bfloat16><<<n, 256, 0, where.stream>>>(out, bias, rows, cols);
   check_launch("add_bias");
 }
 
-void select_rows(const float* x, int64_t x_ld, float* out, int64_t out_ld, int first, int rows, int cols,
-                 const BatchView& batch, const Launch& where) {
-  launch(where, select_kernel, dim3(blocks(cols), rows), dim3(256), 0, x, x_ld, out, out_ld, first, cols, batch);
+void select_rows(const float* x, int64_t x_ld, float* out, int64_t out_ld, int first, int rows,
+                 int cols, const BatchView& batch, const Launch& where) {
+  launch(where, select_kernel, dim3(blocks(cols), rows), dim3(256), 0, x, x_ld, out, out_ld, first,
+         cols, batch);
 }
 
-void pool(const float* x, int64_t x_ld, float* out, int64_t out_ld, PoolKind kind, int sequences, int cols,
-          const BatchView& batch, const Launch& where) {
-  pool_kernel<<<dim3(sequences, ceil_div(cols, 128)), 128, 0, where.stream>>>(x, x_ld, out, out_ld, kind, cols,
-                                                                            batch);
+void pool(const float* x, int64_t x_ld, float* out, int64_t out_ld, PoolKind kind, int sequences,
+          int cols, const BatchView& batch, const Launch& where) {
+  pool_kernel<<<dim3(sequences, ceil_div(cols, 128)), 128, 0, where.stream>>>(x, x_ld, out, out_ld,
+                                                                              kind, cols, batch);
   check_launch("pool");
 }
 
 void softcap(float* x, int64_t ld, float cap, int rows, int cols, const Launch& where) {
-  launch(where, softcap_kernel, dim3(blocks(int64_t{rows} * cols)), dim3(256), 0, x, ld, cap, rows, cols);
+  launch(where, softcap_kernel, dim3(blocks(int64_t{rows} * cols)), dim3(256), 0, x, ld, cap, rows,
+         cols);
 }
 
 void l2_normalize(float* x, int64_t ld, int rows, int cols, const Launch& where) {

@@ -26,11 +26,11 @@ void embed(const EmbedArgs& a, const Launch& where);
 struct NormArgs {
   const float* x = nullptr;
   int64_t x_ld = 0;
-  float* out = nullptr;       // null: not wanted
+  float* out = nullptr;  // null: not wanted
   int64_t out_ld = 0;
-  void* half_out = nullptr;   // null: not wanted
+  void* half_out = nullptr;  // null: not wanted
   int64_t half_ld = 0;
-  float* add_to = nullptr;    // add_to += the result
+  float* add_to = nullptr;  // add_to += the result
   int64_t add_ld = 0;
   const float* weight = nullptr;
   const float* bias = nullptr;
@@ -42,23 +42,25 @@ struct NormArgs {
 void norm(const NormArgs& a, const Launch& where);
 
 /// out = activation(gate) * up; up.data may be null. Types as the matrices say.
-void activation(Matrix gate, Matrix up, Matrix out, Activation kind, int rows, int cols, Half16 half16,
-                const Launch& where);
+void activation(Matrix gate, Matrix up, Matrix out, Activation kind, int rows, int cols,
+                Half16 half16, const Launch& where);
 /// Float to 16 bits.
-void convert(const float* x, int64_t x_ld, void* out, int64_t out_ld, int rows, int cols, Half16 half16,
-             const Launch& where);
+void convert(const float* x, int64_t x_ld, void* out, int64_t out_ld, int rows, int cols,
+             Half16 half16, const Launch& where);
 /// 16 bits to float.
-void widen(const void* x, int64_t x_ld, float* out, int64_t out_ld, int rows, int cols, Half16 half16,
-           const Launch& where);
+void widen(const void* x, int64_t x_ld, float* out, int64_t out_ld, int rows, int cols,
+           Half16 half16, const Launch& where);
 /// out += x.
-void add(const float* x, int64_t x_ld, float* out, int64_t out_ld, int rows, int cols, const Launch& where);
+void add(const float* x, int64_t x_ld, float* out, int64_t out_ld, int rows, int cols,
+         const Launch& where);
 /// out += bias on every row.
-void add_bias(Matrix out, const float* bias, int rows, int cols, Half16 half16, const Launch& where);
+void add_bias(Matrix out, const float* bias, int rows, int cols, Half16 half16,
+              const Launch& where);
 /// Rows batch.output_rows[first ..] of x.
-void select_rows(const float* x, int64_t x_ld, float* out, int64_t out_ld, int first, int rows, int cols,
-                 const BatchView& batch, const Launch& where);
-void pool(const float* x, int64_t x_ld, float* out, int64_t out_ld, PoolKind kind, int sequences, int cols,
-          const BatchView& batch, const Launch& where);
+void select_rows(const float* x, int64_t x_ld, float* out, int64_t out_ld, int first, int rows,
+                 int cols, const BatchView& batch, const Launch& where);
+void pool(const float* x, int64_t x_ld, float* out, int64_t out_ld, PoolKind kind, int sequences,
+          int cols, const BatchView& batch, const Launch& where);
 void softcap(float* x, int64_t ld, float cap, int rows, int cols, const Launch& where);
 void l2_normalize(float* x, int64_t ld, int rows, int cols, const Launch& where);
 

@@ -24,7 +24,8 @@ size_t pad(size_t n) { return (n + 255) / 256 * 256; }
 
 }  // namespace
 
-CudaExecutor::CudaExecutor(const Program& program, const Weights& weights, const CudaOptions& options)
+CudaExecutor::CudaExecutor(const Program& program, const Weights& weights,
+                           const CudaOptions& options)
     : program_(program), options_(options) {
   validate_program(program, weights);
   APUD_CUDA(cudaSetDevice(options.device));
@@ -41,9 +42,11 @@ CudaExecutor::CudaExecutor(const Program& program, const Weights& weights, const
   size_t free_bytes = 0, device_bytes = 0;
   APUD_CUDA(cudaMemGetInfo(&free_bytes, &device_bytes));
   // 16-bit copies are a luxury: they leave 40% of the card to KV pages and workspace.
-  weights_ = std::make_unique<DeviceWeights>(program_, weights, groups_, options.device, device_bytes * 2 / 5);
+  weights_ = std::make_unique<DeviceWeights>(program_, weights, groups_, options.device,
+                                             device_bytes * 2 / 5);
   gemm_ = std::make_unique<Gemm>();
-  small_values_ = std::make_unique<Values>(program_, groups_, Values::Request{false, kSmallRows, kSmallRows});
+  small_values_ =
+      std::make_unique<Values>(program_, groups_, Values::Request{false, kSmallRows, kSmallRows});
   large_values_ = std::make_unique<Values>(
       program_, groups_, Values::Request{true, options_.max_step_tokens, options_.max_step_tokens});
 
@@ -106,7 +109,8 @@ CudaExecutor::CudaExecutor(const Program& program, const Weights& weights, const
   shared_ = DeviceBuffer(at, "workspace");
   APUD_CUDA(cudaMemset(shared_.as() + counters, 0, size_t{kSmallRows} * heads * 4));
   if (turns_bytes)
-    APUD_CUDA(cudaMemcpy(shared_.as() + turns_off, turns.data(), turns_bytes, cudaMemcpyHostToDevice));
+    APUD_CUDA(
+        cudaMemcpy(shared_.as() + turns_off, turns.data(), turns_bytes, cudaMemcpyHostToDevice));
   context_.scratch.partial = reinterpret_cast<float*>(shared_.as() + partial);
   context_.scratch.state = reinterpret_cast<float2*>(shared_.as() + state);
   context_.scratch.counters = reinterpret_cast<int*>(shared_.as() + counters);
@@ -141,7 +145,8 @@ CudaExecutor::CudaExecutor(const Program& program, const Weights& weights, const
     vocab_ = columns;
     APUD_CUDA(cudaHostAlloc(&drawn_, kOutputChunk * sizeof(SampledToken), cudaHostAllocMapped));
     size_t work = pad(size_t{kOutputChunk} * vocab_ * 4);
-    sample_memory_ = DeviceBuffer(2 * work + kOutputChunk * kSampleChunks * sizeof(float4), "sampling");
+    sample_memory_ =
+        DeviceBuffer(2 * work + kOutputChunk * kSampleChunks * sizeof(float4), "sampling");
     sample_.work = sample_memory_.as<float>();
     sample_.counts = reinterpret_cast<int*>(sample_memory_.as() + work);
     sample_.partial = reinterpret_cast<float4*>(sample_memory_.as() + 2 * work);
@@ -201,9 +206,11 @@ void CudaExecutor::make_meta(Meta& m, int tokens, int capacity, size_t pages) {
     at += round_up(static_cast<int64_t>(n), 4);
     return here;
   };
-  size_t token_at = take(tokens), position_at = take(tokens), row_at = take(tokens), out_at = take(tokens);
+  size_t token_at = take(tokens), position_at = take(tokens), row_at = take(tokens),
+         out_at = take(tokens);
   size_t first_at = take(capacity), count_at = take(capacity), start_at = take(capacity);
-  size_t tile_at = take(m.tile_capacity), offset_at = take(static_cast<size_t>(m.groups) * capacity);
+  size_t tile_at = take(m.tile_capacity),
+         offset_at = take(static_cast<size_t>(m.groups) * capacity);
   size_t row_page_at = take(static_cast<size_t>(m.groups) * tokens);
   m.ints = at;
   m.device = DeviceBuffer((m.ints + pages) * 4, "batch");
@@ -227,8 +234,9 @@ void CudaExecutor::make_meta(Meta& m, int tokens, int capacity, size_t pages) {
 }
 
 void CudaExecutor::check_batch(const Batch& batch, const KvStore* kv) const {
-  APUD_CHECK(!batch.tokens.empty() && static_cast<int>(batch.tokens.size()) <= options_.max_step_tokens,
-             "1 to max_step_tokens tokens");
+  APUD_CHECK(
+      !batch.tokens.empty() && static_cast<int>(batch.tokens.size()) <= options_.max_step_tokens,
+      "1 to max_step_tokens tokens");
   APUD_CHECK(program_.is_encoder() == (kv == nullptr), "decoders have a KV store");
   int row = 0;
   for (const SequenceSlice& s : batch.sequences) {
@@ -242,7 +250,8 @@ void CudaExecutor::check_batch(const Batch& batch, const KvStore* kv) const {
 /// Fills the pinned twin and enqueues the copy.
 Step CudaExecutor::prepare(Meta& m, const Batch& batch, CudaKv* kv) {
   auto host = [&](const int32_t* device) { return m.host + (device - m.device.as<int32_t>()); };
-  const int tokens = static_cast<int>(batch.tokens.size()), sequences = static_cast<int>(batch.sequences.size());
+  const int tokens = static_cast<int>(batch.tokens.size()),
+            sequences = static_cast<int>(batch.sequences.size());
   std::copy(batch.tokens.begin(), batch.tokens.end(), host(m.view.tokens));
   std::copy(batch.output_rows.begin(), batch.output_rows.end(), host(m.view.output_rows));
   int32_t* positions = host(m.view.positions);
@@ -262,7 +271,8 @@ Step CudaExecutor::prepare(Meta& m, const Batch& batch, CudaKv* kv) {
       rows[q.first_row + t] = s;
     }
     if (tile_rows_ > 0)
-      for (int t = 0; t < q.token_count && size_t(2 * step.tiles + 1) < m.tile_capacity; t += tile_rows_) {
+      for (int t = 0; t < q.token_count && size_t(2 * step.tiles + 1) < m.tile_capacity;
+           t += tile_rows_) {
         tiles[2 * step.tiles] = s;
         tiles[2 * step.tiles + 1] = t;
         ++step.tiles;
@@ -273,7 +283,8 @@ Step CudaExecutor::prepare(Meta& m, const Batch& batch, CudaKv* kv) {
       size_t needed = ceil_div(q.position + q.token_count, kKvPageTokens);
       APUD_CHECK(list.size() >= needed, "pages cover the sequence");
       if (pages + needed > m.page_capacity)
-        throw Error(ErrorKind::kBusy, "CUDA: a step over more than " + std::to_string(m.page_capacity) + " KV pages",
+        throw Error(ErrorKind::kBusy,
+                    "CUDA: a step over more than " + std::to_string(m.page_capacity) + " KV pages",
                     "run fewer sequences at once");
       host(m.view.page_offset)[g * m.capacity + s] = static_cast<int32_t>(pages);
       int32_t* by_row = host(m.view.row_pages) + static_cast<size_t>(g) * m.tokens + q.first_row;
@@ -288,7 +299,8 @@ Step CudaExecutor::prepare(Meta& m, const Batch& batch, CudaKv* kv) {
   step.batch = m.view;
   step.small = &m == &small_meta_;
   step.where = {stream_, programmatic_ && step.small};
-  APUD_CUDA(cudaMemcpyAsync(m.device.as(), m.host, (m.ints + pages) * 4, cudaMemcpyHostToDevice, stream_));
+  APUD_CUDA(cudaMemcpyAsync(m.device.as(), m.host, (m.ints + pages) * 4, cudaMemcpyHostToDevice,
+                            stream_));
   return step;
 }
 
@@ -318,7 +330,8 @@ void CudaExecutor::run_graph(const Step& step, bool greedy) {
     if (step.out_rows > 0) enqueue(small_.outputs, step);
     if (greedy) enqueue_greedy(step);
   };
-  Captured& c = graphs_[GraphKey{step.tokens, step.out_rows, step.single, step.identity, greedy, step.kv}];
+  Captured& c =
+      graphs_[GraphKey{step.tokens, step.out_rows, step.single, step.identity, greedy, step.kv}];
   if (c.graph) {
     APUD_CUDA(cudaGraphLaunch(c.graph, stream_));
     return;
@@ -386,13 +399,14 @@ void CudaExecutor::pass(const Batch& batch, CudaKv* kv, bool greedy, Sink&& sink
   }
 }
 
-/// With `deterministic`, a batch runs kSmallRows rows at a time, all by decode's kernels; otherwise at
-/// once. Calls one(part, index of its first output row).
+/// With `deterministic`, a batch runs kSmallRows rows at a time, all by decode's kernels; otherwise
+/// at once. Calls one(part, index of its first output row).
 void CudaExecutor::run_rows(const Batch& batch, KvStore* kv,
                             const std::function<void(const Batch&, int)>& one) const {
   check_batch(batch, kv);
   if (!options_.deterministic || program_.is_encoder()) return one(batch, 0);
-  APUD_CHECK(std::is_sorted(batch.output_rows.begin(), batch.output_rows.end()), "output rows in order");
+  APUD_CHECK(std::is_sorted(batch.output_rows.begin(), batch.output_rows.end()),
+             "output rows in order");
   size_t done = 0;
   const int tokens = static_cast<int>(batch.tokens.size());
   for (int begin = 0; begin < tokens; begin += kSmallRows) {
@@ -409,7 +423,8 @@ void CudaExecutor::run_rows(const Batch& batch, KvStore* kv,
     }
     std::vector<int32_t> rows;
     size_t first = done;
-    while (done < batch.output_rows.size() && batch.output_rows[done] < end) rows.push_back(batch.output_rows[done++] - begin);
+    while (done < batch.output_rows.size() && batch.output_rows[done] < end)
+      rows.push_back(batch.output_rows[done++] - begin);
     Batch part;
     part.tokens = batch.tokens.subspan(begin, end - begin);
     part.sequences = slices;
@@ -425,8 +440,9 @@ void CudaExecutor::run(const Batch& batch, KvStore* kv, std::span<float> out) {
     pass(part, static_cast<CudaKv*>(kv), false, [&](const Step& step, int first) {
       for (int r = 0; r < step.out_rows; r += kOutputChunk) {
         int n = std::min(kOutputChunk, step.out_rows - r);
-        APUD_CUDA(cudaMemcpy2DAsync(logits_host_, columns * 4, result(step) + r * result_ld(), result_ld() * 4,
-                                    columns * 4, n, cudaMemcpyDeviceToHost, stream_));
+        APUD_CUDA(cudaMemcpy2DAsync(logits_host_, columns * 4, result(step) + r * result_ld(),
+                                    result_ld() * 4, columns * 4, n, cudaMemcpyDeviceToHost,
+                                    stream_));
         APUD_CUDA(cudaStreamSynchronize(stream_));
         size_t at = static_cast<size_t>(base + first + r) * columns;
         APUD_CHECK(at + static_cast<size_t>(n) * columns <= out.size(), "out holds the result");
@@ -447,7 +463,8 @@ void CudaExecutor::sample_rows(const Step& step, std::span<const SamplingRow> ro
   size_t seen_at = pad(rows.size() * sizeof(SampleRow)), mask_at = pad(seen_at + seen * 4);
   size_t total = mask_at + masks * 8;
   if (total > sample_host_bytes_)
-    throw Error(ErrorKind::kBusy, "CUDA: sampling inputs of " + std::to_string(total) + " bytes", "sample fewer rows at once");
+    throw Error(ErrorKind::kBusy, "CUDA: sampling inputs of " + std::to_string(total) + " bytes",
+                "sample fewer rows at once");
   auto* to = reinterpret_cast<SampleRow*>(sample_host_);
   auto* seen_to = reinterpret_cast<int32_t*>(sample_host_ + seen_at);
   auto* mask_to = reinterpret_cast<uint64_t*>(sample_host_ + mask_at);
@@ -455,10 +472,20 @@ void CudaExecutor::sample_rows(const Step& step, std::span<const SamplingRow> ro
   int64_t mask_used = 0;
   for (size_t i = 0; i < rows.size(); ++i) {
     const SamplingRow& r = rows[i];
-    bool penalties = r.repetition_penalty != 1 || r.presence_penalty != 0 || r.frequency_penalty != 0;
+    bool penalties =
+        r.repetition_penalty != 1 || r.presence_penalty != 0 || r.frequency_penalty != 0;
     SampleRow& s = to[i];
-    s = {r.temperature, r.top_p, r.min_p, r.top_k, r.repetition_penalty, r.presence_penalty, r.frequency_penalty,
-         seen_used, 0, -1, uniform_from(r.seed, r.counter)};
+    s = {r.temperature,
+         r.top_p,
+         r.min_p,
+         r.top_k,
+         r.repetition_penalty,
+         r.presence_penalty,
+         r.frequency_penalty,
+         seen_used,
+         0,
+         -1,
+         uniform_from(r.seed, r.counter)};
     if (penalties)
       for (int32_t id : r.seen)
         if (id >= 0 && id < vocab_) {
@@ -466,13 +493,15 @@ void CudaExecutor::sample_rows(const Step& step, std::span<const SamplingRow> ro
           ++s.seen_count;
         }
     if (!r.allowed.empty()) {
-      APUD_CHECK(r.allowed.size() >= (static_cast<size_t>(vocab_) + 63) / 64, "the mask covers the vocabulary");
+      APUD_CHECK(r.allowed.size() >= (static_cast<size_t>(vocab_) + 63) / 64,
+                 "the mask covers the vocabulary");
       s.allowed_begin = mask_used;
       std::copy(r.allowed.begin(), r.allowed.end(), mask_to + mask_used);
       mask_used += static_cast<int64_t>(r.allowed.size());
     }
   }
-  APUD_CUDA(cudaMemcpyAsync(sample_inputs_.as(), sample_host_, total, cudaMemcpyHostToDevice, stream_));
+  APUD_CUDA(
+      cudaMemcpyAsync(sample_inputs_.as(), sample_host_, total, cudaMemcpyHostToDevice, stream_));
   SampleArgs a = sample_;
   a.logits = result(step);
   a.ld = result_ld();
@@ -486,9 +515,11 @@ void CudaExecutor::sample_rows(const Step& step, std::span<const SamplingRow> ro
 void CudaExecutor::run_sampled(const Batch& batch, KvStore* kv, std::span<const SamplingRow> rows,
                                std::span<SampledToken> out) {
   APUD_CUDA(cudaSetDevice(options_.device));
-  APUD_CHECK(rows.size() == batch.output_rows.size() && out.size() >= rows.size(), "parameters for every row");
+  APUD_CHECK(rows.size() == batch.output_rows.size() && out.size() >= rows.size(),
+             "parameters for every row");
   bool greedy = std::all_of(rows.begin(), rows.end(), [](const SamplingRow& r) {
-    bool penalties = !r.seen.empty() && (r.repetition_penalty != 1 || r.presence_penalty != 0 || r.frequency_penalty != 0);
+    bool penalties = !r.seen.empty() && (r.repetition_penalty != 1 || r.presence_penalty != 0 ||
+                                         r.frequency_penalty != 0);
     return !(r.temperature > 0) && r.allowed.empty() && !penalties;
   });
   run_rows(batch, kv, [&](const Batch& part, int base) {
@@ -498,7 +529,8 @@ void CudaExecutor::run_sampled(const Batch& batch, KvStore* kv, std::span<const 
       for (int r = 0; r < step.out_rows; ++r) {
         out[base + first + r] = drawn_[r];
         if (drawn_[r].id < 0)
-          throw Error(ErrorKind::kBadData, "all " + std::to_string(vocab_) + " logits are NaN or infinite",
+          throw Error(ErrorKind::kBadData,
+                      "all " + std::to_string(vocab_) + " logits are NaN or infinite",
                       "the model file is damaged or its weights overflow");
       }
     });
@@ -556,7 +588,8 @@ std::string cuda_unavailable_reason() {
   int major = 0;
   status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
   if (status != cudaSuccess) return cudaGetErrorString(status);
-  if (major < 8) return "the GPU has compute capability " + std::to_string(major) + ".x; 8.0 is needed";
+  if (major < 8)
+    return "the GPU has compute capability " + std::to_string(major) + ".x; 8.0 is needed";
   return {};
 }
 

@@ -45,7 +45,7 @@ class CudaExecutor : public Executor {
   /// Device copy of a batch and its pinned twin. Arrays lie at fixed offsets, pages last.
   struct Meta {
     int tokens = 0, capacity = 0, groups = 0;
-    size_t ints = 0, used = 0;     // before `pages`; of the last batch
+    size_t ints = 0, used = 0;  // before `pages`; of the last batch
     size_t page_capacity = 0, tile_capacity = 0;
     DeviceBuffer device;
     int32_t* host = nullptr;
@@ -59,7 +59,8 @@ class CudaExecutor : public Executor {
   /// Enqueues the step's body; then `sink(step, logits)` after each chunk of output rows.
   template <typename Sink>
   void pass(const Batch& batch, CudaKv* kv, bool greedy, Sink&& sink);
-  void run_rows(const Batch& batch, KvStore* kv, const std::function<void(const Batch&, int)>& one) const;
+  void run_rows(const Batch& batch, KvStore* kv,
+                const std::function<void(const Batch&, int)>& one) const;
   void enqueue(const std::vector<Stage>& stages, const Step& step);
   void run_graph(const Step& step, bool greedy);
   void enqueue_greedy(const Step& step);
@@ -80,16 +81,16 @@ class CudaExecutor : public Executor {
   Plan small_, large_;
   DeviceBuffer shared_;  // rotary tables, attention scratch, conversion, panel
   Meta small_meta_, large_meta_;
-  int tile_rows_ = 0;    // of prefill query tiles
+  int tile_rows_ = 0;  // of prefill query tiles
   // Sampling.
   int vocab_ = 0;
   DeviceBuffer sample_memory_;
   SampleArgs sample_;
-  uint8_t* sample_host_ = nullptr;   // pinned: rows, seen, masks
+  uint8_t* sample_host_ = nullptr;  // pinned: rows, seen, masks
   size_t sample_host_bytes_ = 0;
   DeviceBuffer sample_inputs_;
-  SampledToken* drawn_ = nullptr;    // pinned, written by the device
-  float* logits_host_ = nullptr;     // pinned (kOutputChunk, result columns)
+  SampledToken* drawn_ = nullptr;  // pinned, written by the device
+  float* logits_host_ = nullptr;   // pinned (kOutputChunk, result columns)
   struct Captured {
     int seen = 0;
     cudaGraphExec_t graph = nullptr;

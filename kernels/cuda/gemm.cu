@@ -46,7 +46,8 @@ struct Gemm::Impl {
       check_blas(cublasLtMatmulDescSetAttribute(p.op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g.bias,
                                                 sizeof(g.bias)),
                  "bias");
-      check_blas(cublasLtMatmulDescSetAttribute(p.op, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &out, sizeof(out)),
+      check_blas(cublasLtMatmulDescSetAttribute(p.op, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &out,
+                                                sizeof(out)),
                  "bias type");
     }
     check_blas(cublasLtMatrixLayoutCreate(&p.a, half, g.k, g.n, g.w_ld), "layout of w");
@@ -55,13 +56,13 @@ struct Gemm::Impl {
     cublasLtMatmulPreference_t preference = nullptr;
     check_blas(cublasLtMatmulPreferenceCreate(&preference), "preference");
     size_t bytes = kWorkspaceBytes;
-    check_blas(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                                    &bytes, sizeof(bytes)),
+    check_blas(cublasLtMatmulPreferenceSetAttribute(
+                   preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof(bytes)),
                "workspace");
     cublasLtMatmulHeuristicResult_t result = {};
     int found = 0;
-    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, p.op, p.a, p.b, p.c, p.c, preference, 1,
-                                                           &result, &found);
+    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, p.op, p.a, p.b, p.c, p.c,
+                                                           preference, 1, &result, &found);
     cublasLtMatmulPreferenceDestroy(preference);
     check_blas(status, "heuristic");
     APUD_CHECK(found > 0, "cuBLASLt has an algorithm for every 16-bit product");
@@ -87,17 +88,26 @@ Gemm::~Gemm() {
 }
 
 void Gemm::run(const GemmArgs& g, cudaStream_t stream) {
-  Impl::Key key{g.rows, g.n, g.k, g.x_ld, g.w_ld, g.out.ld, g.out.half16, g.accumulate, g.bias != nullptr,
+  Impl::Key key{g.rows,
+                g.n,
+                g.k,
+                g.x_ld,
+                g.w_ld,
+                g.out.ld,
+                g.out.half16,
+                g.accumulate,
+                g.bias != nullptr,
                 static_cast<int>(g.half16)};
   auto it = impl_->plans.find(key);
   if (it == impl_->plans.end()) it = impl_->plans.emplace(key, impl_->make(g)).first;
   Impl::Plan& p = it->second;
   if (g.bias)
-    check_blas(cublasLtMatmulDescSetAttribute(p.op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g.bias, sizeof(g.bias)),
+    check_blas(cublasLtMatmulDescSetAttribute(p.op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g.bias,
+                                              sizeof(g.bias)),
                "bias");
   float alpha = 1, beta = g.accumulate ? 1 : 0;
-  check_blas(cublasLtMatmul(impl_->handle, p.op, &alpha, g.w, p.a, g.x, p.b, &beta, g.out.data, p.c, g.out.data,
-                            p.c, &p.algo, impl_->workspace, kWorkspaceBytes, stream),
+  check_blas(cublasLtMatmul(impl_->handle, p.op, &alpha, g.w, p.a, g.x, p.b, &beta, g.out.data, p.c,
+                            g.out.data, p.c, &p.algo, impl_->workspace, kWorkspaceBytes, stream),
              "product");
 }
 

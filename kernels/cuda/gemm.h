@@ -12,13 +12,13 @@
 namespace apud::cuda {
 
 struct GemmArgs {
-  const void* x = nullptr;   // (rows, k) 16-bit, leading dimension x_ld
+  const void* x = nullptr;  // (rows, k) 16-bit, leading dimension x_ld
   int64_t x_ld = 0;
-  const void* w = nullptr;   // (n, k) 16-bit, leading dimension w_ld
+  const void* w = nullptr;  // (n, k) 16-bit, leading dimension w_ld
   int64_t w_ld = 0;
-  Matrix out;                // (rows, n): float or 16-bit
+  Matrix out;  // (rows, n): float or 16-bit
   int rows = 0, n = 0, k = 0;
-  bool accumulate = false;   // out +=
+  bool accumulate = false;     // out +=
   const void* bias = nullptr;  // (n) of out's type; null: none
   Half16 half16 = Half16::kFp16;
 };

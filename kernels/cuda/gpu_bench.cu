@@ -13,7 +13,9 @@ namespace {
 
 using cuda::check;
 using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
+double seconds_since(Clock::time_point t) {
+  return std::chrono::duration<double>(Clock::now() - t).count();
+}
 
 __global__ void read_kernel(const uint4* data, int64_t count, uint32_t* out) {
   uint32_t x = 0;
@@ -21,8 +23,10 @@ __global__ void read_kernel(const uint4* data, int64_t count, uint32_t* out) {
   int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   for (; i + 3 * stride < count; i += 4 * stride) {
     uint4 a = cuda::ld_weight16(data + i), b = cuda::ld_weight16(data + i + stride);
-    uint4 c = cuda::ld_weight16(data + i + 2 * stride), d = cuda::ld_weight16(data + i + 3 * stride);
-    x ^= a.x ^ a.y ^ a.z ^ a.w ^ b.x ^ b.y ^ b.z ^ b.w ^ c.x ^ c.y ^ c.z ^ c.w ^ d.x ^ d.y ^ d.z ^ d.w;
+    uint4 c = cuda::ld_weight16(data + i + 2 * stride),
+          d = cuda::ld_weight16(data + i + 3 * stride);
+    x ^= a.x ^ a.y ^ a.z ^ a.w ^ b.x ^ b.y ^ b.z ^ b.w ^ c.x ^ c.y ^ c.z ^ c.w ^ d.x ^ d.y ^ d.z ^
+         d.w;
   }
   if (x == 0x12345678) *out = x;
 }
@@ -62,7 +66,8 @@ double timed(int runs, cudaStream_t stream, Fn&& fn) {
 
 double gemm_rate(int rows) {
   const int n = 8192, k = 8192;
-  cuda::DeviceBuffer w(size_t{2} * n * k, "bench"), x(size_t{2} * rows * k, "bench"), out(size_t{2} * rows * n, "bench");
+  cuda::DeviceBuffer w(size_t{2} * n * k, "bench"), x(size_t{2} * rows * k, "bench"),
+      out(size_t{2} * rows * n, "bench");
   for (auto* b : {&w, &x}) {
     int64_t words = static_cast<int64_t>(b->bytes() / 4);
     noise_kernel<<<cuda::ceil_div(words, 256), 256>>>(b->as<uint32_t>(), words, true);
@@ -112,8 +117,8 @@ struct Bench {
     int32_t last = static_cast<int32_t>(tokens.size()) - 1;
     SamplingRow row;
     SampledToken out;
-    executor->run_sampled({tokens, std::span(&s, 1), std::span(&last, 1)}, kv.get(), std::span(&row, 1),
-                          std::span(&out, 1));
+    executor->run_sampled({tokens, std::span(&s, 1), std::span(&last, 1)}, kv.get(),
+                          std::span(&row, 1), std::span(&out, 1));
     return out;
   }
   std::vector<int32_t> tokens(int n) const {
@@ -143,8 +148,8 @@ struct Bench {
   }
 };
 
-void bench_decode(Bench& b, int context, int steps, const GpuCeilings& c, bool stages, GpuBenchRow row,
-                  const std::function<void(const GpuBenchRow&)>& emit) {
+void bench_decode(Bench& b, int context, int steps, const GpuCeilings& c, bool stages,
+                  GpuBenchRow row, const std::function<void(const GpuBenchRow&)>& emit) {
   b.fill(context);
   int32_t token = 1;
   int position = context;
@@ -185,13 +190,14 @@ void bench_decode(Bench& b, int context, int steps, const GpuCeilings& c, bool s
   emit(row);
 }
 
-void bench_prefill(Bench& b, int fresh, int cached, const GpuCeilings& c, bool stages, GpuBenchRow row,
-                   const std::function<void(const GpuBenchRow&)>& emit) {
+void bench_prefill(Bench& b, int fresh, int cached, const GpuCeilings& c, bool stages,
+                   GpuBenchRow row, const std::function<void(const GpuBenchRow&)>& emit) {
   if (cached) b.fill(cached);
   auto t = b.tokens(fresh);
   int step = b.executor->max_step_tokens();
   auto all = [&] {
-    for (int at = 0; at < fresh; at += step) b.run(std::span(t).subspan(at, std::min(step, fresh - at)), cached + at);
+    for (int at = 0; at < fresh; at += step)
+      b.run(std::span(t).subspan(at, std::min(step, fresh - at)), cached + at);
   };
   all();
   std::vector<double> times;
@@ -215,7 +221,8 @@ void bench_prefill(Bench& b, int fresh, int cached, const GpuCeilings& c, bool s
     SequenceSlice s = b.slice(n, cached);
     int32_t last = n - 1;
     std::map<std::string, StageLoss> sums;
-    for (const auto& st : b.executor->profile({std::span(t).subspan(0, n), std::span(&s, 1), std::span(&last, 1)}, b.kv.get())) {
+    for (const auto& st : b.executor->profile(
+             {std::span(t).subspan(0, n), std::span(&s, 1), std::span(&last, 1)}, b.kv.get())) {
       StageLoss& l = sums[st.name];
       l.stage = st.name;
       ++l.count;
@@ -255,7 +262,8 @@ void bench_embed(Bench& b, const GpuCeilings& c, bool stages, GpuBenchRow row,
   auto t = b.tokens(length * count);
   std::vector<SequenceSlice> slices;
   for (int i = 0; i < count; ++i) slices.push_back({i * length, length, 0, {}});
-  std::vector<float> out(static_cast<size_t>(count) * b.model->program.values[b.model->program.result].cols);
+  std::vector<float> out(static_cast<size_t>(count) *
+                         b.model->program.values[b.model->program.result].cols);
   Batch batch{t, slices, {}};
   b.executor->run(batch, nullptr, out);
   std::vector<double> times;
@@ -305,7 +313,8 @@ void bench_embed(Bench& b, const GpuCeilings& c, bool stages, GpuBenchRow row,
 
 GpuCeilings measure_gpu_ceilings(int device) {
   std::string reason = cuda_unavailable_reason();
-  if (!reason.empty()) throw Error(ErrorKind::kUnavailable, "no usable CUDA device: " + reason, "use --device cpu");
+  if (!reason.empty())
+    throw Error(ErrorKind::kUnavailable, "no usable CUDA device: " + reason, "use --device cpu");
   APUD_CUDA(cudaSetDevice(device));
   GpuCeilings c;
   cudaDeviceProp properties;
@@ -320,15 +329,18 @@ GpuCeilings measure_gpu_ceilings(int device) {
     noise_kernel<<<cuda::ceil_div(words, 256), 256>>>(a.as<uint32_t>(), words, false);
     int blocks = properties.multiProcessorCount * 4;
     c.read = static_cast<double>(bytes) / timed(7, nullptr, [&] {
-               read_kernel<<<blocks, 512>>>(a.as<uint4>(), static_cast<int64_t>(bytes / 16), b.as<uint32_t>());
+               read_kernel<<<blocks, 512>>>(a.as<uint4>(), static_cast<int64_t>(bytes / 16),
+                                            b.as<uint32_t>());
              });
-    c.copy = 2.0 * static_cast<double>(bytes) /
-             timed(7, nullptr, [&] { cudaMemcpyAsync(b.as(), a.as(), bytes, cudaMemcpyDeviceToDevice); });
+    c.copy = 2.0 * static_cast<double>(bytes) / timed(7, nullptr, [&] {
+               cudaMemcpyAsync(b.as(), a.as(), bytes, cudaMemcpyDeviceToDevice);
+             });
     void* host = nullptr;
     size_t link = size_t{256} << 20;
     APUD_CUDA(cudaHostAlloc(&host, link, cudaHostAllocDefault));
-    c.host_link = static_cast<double>(link) /
-                  timed(5, nullptr, [&] { cudaMemcpyAsync(a.as(), host, link, cudaMemcpyHostToDevice); });
+    c.host_link = static_cast<double>(link) / timed(5, nullptr, [&] {
+                    cudaMemcpyAsync(a.as(), host, link, cudaMemcpyHostToDevice);
+                  });
     cudaFreeHost(host);
   }
   c.gemm_2048 = gemm_rate(2048);
@@ -377,9 +389,11 @@ void gpu_bench(const GpuBenchOptions& options, const GpuCeilings& ceilings,
       continue;
     }
     if (has("decode"))
-      for (int n : options.contexts) bench_decode(b, n, options.decode_tokens, ceilings, options.stages, base, row);
+      for (int n : options.contexts)
+        bench_decode(b, n, options.decode_tokens, ceilings, options.stages, base, row);
     if (has("prefill"))
-      for (auto& [fresh, cached] : options.prefills) bench_prefill(b, fresh, cached, ceilings, options.stages, base, row);
+      for (auto& [fresh, cached] : options.prefills)
+        bench_prefill(b, fresh, cached, ceilings, options.stages, base, row);
     if (has("attention"))
       for (int n : options.contexts) bench_attention(b, n, ceilings, base, row);
   }

@@ -15,7 +15,8 @@ size_t kv_page_bytes(const KvGroup& g, KvType type) {
   return size_t{2} * g.layers * g.kv_heads * head_block_bytes(g, type);
 }
 
-CudaKv::CudaKv(const Program& program, std::span<const int> pages_per_group, KvType type, cudaStream_t stream)
+CudaKv::CudaKv(const Program& program, std::span<const int> pages_per_group, KvType type,
+               cudaStream_t stream)
     : type_(type), stream_(stream), layers_(program.kv_layers) {
   APUD_CHECK(pages_per_group.size() == program.kv_groups.size(), "pages for every KV group");
   for (size_t i = 0; i < program.kv_groups.size(); ++i) {
@@ -28,9 +29,10 @@ CudaKv::CudaKv(const Program& program, std::span<const int> pages_per_group, KvT
     if (status != cudaSuccess) {
       cudaGetLastError();
       for (Group& taken : groups_) cudaFree(taken.data);
-      throw Error(ErrorKind::kBusy,
-                  "GPU: no room for " + std::to_string((g.page_bytes * g.pages) >> 20) + " MiB of KV cache",
-                  "use a shorter --ctx, --kv i8 or a smaller model");
+      throw Error(
+          ErrorKind::kBusy,
+          "GPU: no room for " + std::to_string((g.page_bytes * g.pages) >> 20) + " MiB of KV cache",
+          "use a shorter --ctx, --kv i8 or a smaller model");
     }
     groups_.push_back(g);
   }
@@ -44,7 +46,8 @@ CudaKv::~CudaKv() {
 std::string CudaKv::layout_id() const { return std::string("cuda-hnd64-") + kv_type_name(type_); }
 
 void CudaKv::check_page(int group, int page) const {
-  APUD_CHECK(group >= 0 && group < static_cast<int>(groups_.size()) && page >= 0 && page < groups_[group].pages,
+  APUD_CHECK(group >= 0 && group < static_cast<int>(groups_.size()) && page >= 0 &&
+                 page < groups_[group].pages,
              "page exists");
 }
 
@@ -55,14 +58,15 @@ void CudaKv::copy_page(int group, int from, int to, int tokens) {
   size_t blocks = size_t{2} * g.shape.layers * g.shape.kv_heads;
   uint8_t* source = g.data + from * g.page_bytes;
   uint8_t* target = g.data + to * g.page_bytes;
-  APUD_CUDA(cudaMemcpy2DAsync(target, g.head_bytes, source, g.head_bytes,
-                              size_t{static_cast<unsigned>(tokens)} * g.shape.head_dim * value_bytes(type_), blocks,
-                              cudaMemcpyDeviceToDevice, stream_));
+  APUD_CUDA(cudaMemcpy2DAsync(
+      target, g.head_bytes, source, g.head_bytes,
+      size_t{static_cast<unsigned>(tokens)} * g.shape.head_dim * value_bytes(type_), blocks,
+      cudaMemcpyDeviceToDevice, stream_));
   if (type_ == KvType::kI8) {
     size_t scales = size_t{kKvPageTokens} * g.shape.head_dim;
     APUD_CUDA(cudaMemcpy2DAsync(target + scales, g.head_bytes, source + scales, g.head_bytes,
-                                size_t{static_cast<unsigned>(tokens)} * 4, blocks, cudaMemcpyDeviceToDevice,
-                                stream_));
+                                size_t{static_cast<unsigned>(tokens)} * 4, blocks,
+                                cudaMemcpyDeviceToDevice, stream_));
   }
 }
 
@@ -70,7 +74,8 @@ void CudaKv::export_page(int group, int page, std::span<std::byte> out) {
   check_page(group, page);
   const Group& g = groups_[group];
   APUD_CHECK(out.size() == g.page_bytes, "a whole page");
-  APUD_CUDA(cudaMemcpyAsync(out.data(), g.data + page * g.page_bytes, out.size(), cudaMemcpyDeviceToHost, stream_));
+  APUD_CUDA(cudaMemcpyAsync(out.data(), g.data + page * g.page_bytes, out.size(),
+                            cudaMemcpyDeviceToHost, stream_));
   APUD_CUDA(cudaStreamSynchronize(stream_));
 }
 
@@ -78,8 +83,8 @@ void CudaKv::import_page(int group, int page, std::span<const std::byte> bytes) 
   check_page(group, page);
   const Group& g = groups_[group];
   APUD_CHECK(bytes.size() == g.page_bytes, "a whole page");
-  APUD_CUDA(cudaMemcpyAsync(g.data + page * g.page_bytes, bytes.data(), bytes.size(), cudaMemcpyHostToDevice,
-                            stream_));
+  APUD_CUDA(cudaMemcpyAsync(g.data + page * g.page_bytes, bytes.data(), bytes.size(),
+                            cudaMemcpyHostToDevice, stream_));
   APUD_CUDA(cudaStreamSynchronize(stream_));
 }
 

@@ -1,5 +1,5 @@
-// KV pages in device memory. A page holds, layer after layer: K of every head, then V of every head;
-// a head's block is (64, dim) values and, for int8, 64 float scales.
+// KV pages in device memory. A page holds, layer after layer: K of every head, then V of every
+// head; a head's block is (64, dim) values and, for int8, 64 float scales.
 //
 // Threads: belongs to its executor's thread; copies run on the executor's stream, export and import
 // return when done.
@@ -19,7 +19,8 @@ size_t kv_page_bytes(const KvGroup& group, KvType type);
 class CudaKv : public KvStore {
  public:
   /// Throws kBusy when the memory cannot be had.
-  CudaKv(const Program& program, std::span<const int> pages_per_group, KvType type, cudaStream_t stream);
+  CudaKv(const Program& program, std::span<const int> pages_per_group, KvType type,
+         cudaStream_t stream);
   ~CudaKv() override;
   CudaKv(const CudaKv&) = delete;
   CudaKv& operator=(const CudaKv&) = delete;

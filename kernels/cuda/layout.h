@@ -1,6 +1,6 @@
-// Layout of repacked weights on the device. A row is one record, aligned to 16 bytes, made of planes
-// so that a warp reads whole lines: a *group* is what one lane takes at a time (32 values of a
-// quantised type, 8 of a float type), groups of a row follow each other within every plane.
+// Layout of repacked weights on the device. A row is one record, aligned to 16 bytes, made of
+// planes so that a warp reads whole lines: a *group* is what one lane takes at a time (32 values of
+// a quantised type, 8 of a float type), groups of a row follow each other within every plane.
 //
 //   plane 0   low bits: 16 bytes a group (8 for Q2_K, Q3_K)
 //   plane 1   high bits, or the second 16 bytes (Q8_0, F32)
@@ -12,8 +12,8 @@
 //   1-bit plane  bit 2w + h of byte j of one word
 //   2-bit plane  bits 2w, 2w+1 of byte j of word h
 //   bytes        plane h, byte 4w + j
-// so that one shift and one mask give the four bytes of a dp4a. Nothing is requantised: values equal
-// the file's.
+// so that one shift and one mask give the four bytes of a dp4a. Nothing is requantised: values
+// equal the file's.
 #pragma once
 
 #include <cstddef>
@@ -30,19 +30,32 @@ struct PlaneBytes {
 
 constexpr PlaneBytes plane_bytes(WeightType type) {
   switch (type) {
-    case WeightType::kF32: return {16, 16, 0, 0, 8};
-    case WeightType::kF16: return {16, 0, 0, 0, 8};
-    case WeightType::kBF16: return {16, 0, 0, 0, 8};
-    case WeightType::kQ4_0: return {16, 0, 2, 0, 32};
-    case WeightType::kQ4_1: return {16, 0, 4, 0, 32};
-    case WeightType::kQ5_0: return {16, 4, 2, 0, 32};
-    case WeightType::kQ5_1: return {16, 4, 4, 0, 32};
-    case WeightType::kQ8_0: return {16, 16, 2, 0, 32};
-    case WeightType::kQ2_K: return {8, 0, 2, 4, 32};
-    case WeightType::kQ3_K: return {8, 4, 2, 2, 32};
-    case WeightType::kQ4_K: return {16, 0, 2, 4, 32};
-    case WeightType::kQ5_K: return {16, 4, 2, 4, 32};
-    case WeightType::kQ6_K: return {16, 8, 2, 2, 32};
+    case WeightType::kF32:
+      return {16, 16, 0, 0, 8};
+    case WeightType::kF16:
+      return {16, 0, 0, 0, 8};
+    case WeightType::kBF16:
+      return {16, 0, 0, 0, 8};
+    case WeightType::kQ4_0:
+      return {16, 0, 2, 0, 32};
+    case WeightType::kQ4_1:
+      return {16, 0, 4, 0, 32};
+    case WeightType::kQ5_0:
+      return {16, 4, 2, 0, 32};
+    case WeightType::kQ5_1:
+      return {16, 4, 4, 0, 32};
+    case WeightType::kQ8_0:
+      return {16, 16, 2, 0, 32};
+    case WeightType::kQ2_K:
+      return {8, 0, 2, 4, 32};
+    case WeightType::kQ3_K:
+      return {8, 4, 2, 2, 32};
+    case WeightType::kQ4_K:
+      return {16, 0, 2, 4, 32};
+    case WeightType::kQ5_K:
+      return {16, 4, 2, 4, 32};
+    case WeightType::kQ6_K:
+      return {16, 8, 2, 2, 32};
   }
   return {0, 0, 0, 0, 0};
 }

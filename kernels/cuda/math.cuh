@@ -8,12 +8,14 @@ namespace apud::cuda {
 
 __device__ __forceinline__ float activate(Activation kind, float x) {
   switch (kind) {
-    case Activation::kSilu: return x / (1.f + __expf(-x));
+    case Activation::kSilu:
+      return x / (1.f + __expf(-x));
     case Activation::kGeluTanh: {
       float t = 0.7978845608028654f * (x + 0.044715f * x * x * x);
       return 0.5f * x * (1.f + tanhf(t));
     }
-    case Activation::kGeluErf: return 0.5f * x * (1.f + erff(x * 0.7071067811865476f));
+    case Activation::kGeluErf:
+      return 0.5f * x * (1.f + erff(x * 0.7071067811865476f));
   }
   return 0;
 }

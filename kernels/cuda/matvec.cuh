@@ -1,6 +1,6 @@
-// The matvec kernel. Weights stream from memory once, in 16-byte loads that are already in flight when
-// the stage waits for the one before it; activations sit in shared memory as int8 with a scale per 32
-// (quantised weights) or as floats (float weights).
+// The matvec kernel. Weights stream from memory once, in 16-byte loads that are already in flight
+// when the stage waits for the one before it; activations sit in shared memory as int8 with a scale
+// per 32 (quantised weights) or as floats (float weights).
 #pragma once
 
 #include "kernels/cuda/math.cuh"
@@ -48,7 +48,8 @@ __device__ __forceinline__ void put_activation(uint8_t* column, int groups, int 
     int other = __shfl_xor_sync(0xffffffffu, sum, 4);
     if (c >= count) return;
     int g = c >> 3, in = c & 7;
-    uint32_t bytes = (q0 & 255) | ((q1 & 255) << 8) | ((q2 & 255) << 16) | (uint32_t(q3 & 255) << 24);
+    uint32_t bytes =
+        (q0 & 255) | ((q1 & 255) << 8) | ((q2 & 255) << 16) | (uint32_t(q3 & 255) << 24);
     *reinterpret_cast<uint32_t*>(column + ((in >> 2) * groups + g) * 16 + (in & 3) * 4) = bytes;
     if (in == 0)
       reinterpret_cast<ActivationScale*>(column + 32 * groups)[g] = {
@@ -61,7 +62,8 @@ __device__ __forceinline__ void put_activation(uint8_t* column, int groups, int 
 __device__ __forceinline__ float sum_of_squares(const float4& v) {
   return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
 }
-__device__ __forceinline__ float4 apply_norm(const float4& v, const float4& weight, float factor, float offset) {
+__device__ __forceinline__ float4 apply_norm(const float4& v, const float4& weight, float factor,
+                                             float offset) {
   return make_float4(v.x * factor * (weight.x + offset), v.y * factor * (weight.y + offset),
                      v.z * factor * (weight.z + offset), v.w * factor * (weight.w + offset));
 }
@@ -93,7 +95,8 @@ __device__ __noinline__ void ragged_prologue(const MatvecStage& p, int groups, u
     float factor = 1;
     if (p.norm_weight) {
       float ss = 0;
-      for (int c = threadIdx.x; c < count; c += kMatvecThreads) ss += sum_of_squares(load4(x, c, p.cols));
+      for (int c = threadIdx.x; c < count; c += kMatvecThreads)
+        ss += sum_of_squares(load4(x, c, p.cols));
       ss = block_sum(ss, scratch);
       factor = rsqrtf(ss / static_cast<float>(p.cols) + p.norm_eps);
     }
@@ -108,8 +111,9 @@ __device__ __noinline__ void ragged_prologue(const MatvecStage& p, int groups, u
 }
 
 template <bool kFloat, SumKind kSums>
-__device__ __forceinline__ void matvec_prologue(const MatvecStage& p, const NormAhead& ahead, int groups,
-                                                uint8_t* columns, size_t column_bytes, float* scratch) {
+__device__ __forceinline__ void matvec_prologue(const MatvecStage& p, const NormAhead& ahead,
+                                                int groups, uint8_t* columns, size_t column_bytes,
+                                                float* scratch) {
   const int count = kFloat ? 2 * groups : 8 * groups;
   if (p.cols & 3 || (kFloat && p.cols & 7)) {
     ragged_prologue<kFloat, kSums>(p, groups, columns, column_bytes, scratch);
@@ -140,7 +144,8 @@ __device__ __forceinline__ void matvec_prologue(const MatvecStage& p, const Norm
     for (int i = 0; i < kNormAhead; ++i) {
       if (i * kMatvecThreads < count) {
         if (p.norm_weight) v[i] = apply_norm(v[i], ahead.weight[i], factor, p.norm_offset);
-        put_activation<kFloat, kSums>(column, groups, threadIdx.x + i * kMatvecThreads, count, v[i]);
+        put_activation<kFloat, kSums>(column, groups, threadIdx.x + i * kMatvecThreads, count,
+                                      v[i]);
       }
     }
     // Wider rows: two loads in flight a thread.
@@ -153,13 +158,15 @@ __device__ __forceinline__ void matvec_prologue(const MatvecStage& p, const Norm
         if (c < count) {
           w[i] = ld_stream4(x + 4 * c);
           if (p.norm_weight)
-            w[i] = apply_norm(w[i], *reinterpret_cast<const float4*>(p.norm_weight + 4 * c), factor, p.norm_offset);
+            w[i] = apply_norm(w[i], *reinterpret_cast<const float4*>(p.norm_weight + 4 * c), factor,
+                              p.norm_offset);
         }
       }
 #pragma unroll
       for (int i = 0; i < 2; ++i)
         if (start + i * kMatvecThreads < count)
-          put_activation<kFloat, kSums>(column, groups, start + i * kMatvecThreads + threadIdx.x, count, w[i]);
+          put_activation<kFloat, kSums>(column, groups, start + i * kMatvecThreads + threadIdx.x,
+                                        count, w[i]);
     }
   }
   __syncthreads();
@@ -190,7 +197,8 @@ __device__ __forceinline__ void accumulate_group(const Group& r, const uint8_t* 
 }
 
 template <WeightType F, int NC, int R>
-__device__ __forceinline__ void matvec_body(const MatvecStage& p, const MatvecSegment& s, int cta, uint8_t* shared) {
+__device__ __forceinline__ void matvec_body(const MatvecStage& p, const MatvecSegment& s, int cta,
+                                            uint8_t* shared) {
   // R rows at a time: 1, or the gate row and the up row of a pair.
   // Loads in flight: about 64 bytes a lane, as many as the registers hold.
   constexpr int kHigh = plane_bytes(F).high;
@@ -212,7 +220,7 @@ __device__ __forceinline__ void matvec_body(const MatvecStage& p, const MatvecSe
   const size_t row_jump = size_t{shape.stride} * teams;
   Group ring[kDepth][R];
   // Lanes beyond the row's end load its last group and do not use it.
-  auto load = [&](Group (&slot)[R]) {
+  auto load = [&](Group(&slot)[R]) {
     if (load_row < rows) {
       int g = min(load_step * 32 + lane, groups - 1);
 #pragma unroll
@@ -294,7 +302,8 @@ __device__ __forceinline__ void matvec_body(const MatvecStage& p, const MatvecSe
         if (g < groups) {
 #pragma unroll
           for (int r = 0; r < R; ++r)
-            accumulate_group<F, NC>(ring[i][r], columns, column_bytes, p.columns, groups, g, acc[r]);
+            accumulate_group<F, NC>(ring[i][r], columns, column_bytes, p.columns, groups, g,
+                                    acc[r]);
         }
         load(ring[i]);
         step += split;
@@ -310,7 +319,8 @@ __device__ __forceinline__ void matvec_body(const MatvecStage& p, const MatvecSe
 
 /// Segments of type A or B; one kernel per type, because a switch over all types inside a kernel
 /// spilled registers. PRECOND: kMatvecThreads threads; columns <= NC; dynamic shared memory of
-/// kMatvecScratch plus columns * matvec_column_bytes; k_split in {1, 2, 4, 8} and at most the steps.
+/// kMatvecScratch plus columns * matvec_column_bytes; k_split in {1, 2, 4, 8} and at most the
+/// steps.
 template <WeightType A, WeightType B, int NC, int R>
 __global__ void __launch_bounds__(kMatvecThreads, NC == 1 ? 2 : 1)
     matvec_kernel(const __grid_constant__ MatvecStage p) {

@@ -13,28 +13,28 @@ namespace apud::cuda {
 /// One weight matrix of a stage. Several that read the same x run as one launch.
 struct MatvecSegment {
   PackedMatrix weight;
-  const uint8_t* pair = nullptr;    // gate-up: the up matrix, same type and shape as `weight`
-  const float* bias = nullptr;      // (rows)
+  const uint8_t* pair = nullptr;  // gate-up: the up matrix, same type and shape as `weight`
+  const float* bias = nullptr;    // (rows)
   const float* pair_bias = nullptr;
-  float* out = nullptr;             // (columns, rows) with leading dimension out_ld
+  float* out = nullptr;  // (columns, rows) with leading dimension out_ld
   int64_t out_ld = 0;
-  int first_cta = 0, ctas = 0;      // set by the launcher
+  int first_cta = 0, ctas = 0;  // set by the launcher
 };
 
 struct MatvecStage {
   static constexpr int kMaxSegments = 3;
   static constexpr int kMaxColumns = 8;
-  const float* x = nullptr;           // (columns, cols), leading dimension x_ld (multiple of 4)
+  const float* x = nullptr;  // (columns, cols), leading dimension x_ld (multiple of 4)
   int64_t x_ld = 0;
   int cols = 0;
-  int columns = 1;                    // rows of activations, any number (run in chunks)
-  const float* norm_weight = nullptr; // RMS norm of x first; null: none
+  int columns = 1;                     // rows of activations, any number (run in chunks)
+  const float* norm_weight = nullptr;  // RMS norm of x first; null: none
   float norm_eps = 0, norm_offset = 0;
-  bool accumulate = false;            // out += instead of out =
-  bool paired = false;                // out = activation(W x) * (pair x)
+  bool accumulate = false;  // out += instead of out =
+  bool paired = false;      // out = activation(W x) * (pair x)
   Activation activation = Activation::kSilu;
   int segments = 0;
-  int k_split = 1;                    // set by the launcher
+  int k_split = 1;  // set by the launcher
   MatvecSegment segment[kMaxSegments];
 };
 

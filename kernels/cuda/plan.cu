@@ -51,10 +51,12 @@ OpUse op_use(const Op& op) {
 }
 
 namespace {
-bool has(const std::vector<ValueId>& v, ValueId id) { return std::find(v.begin(), v.end(), id) != v.end(); }
+bool has(const std::vector<ValueId>& v, ValueId id) {
+  return std::find(v.begin(), v.end(), id) != v.end();
+}
 
-/// Values that prefill keeps in 16 bits: made by products, norms, attention or activations and used by
-/// the same kinds only. Residual streams stay floats.
+/// Values that prefill keeps in 16 bits: made by products, norms, attention or activations and used
+/// by the same kinds only. Residual streams stay floats.
 std::vector<bool> half_values(const Program& program) {
   std::vector<bool> half(program.values.size());
   for (size_t v = 0; v < half.size(); ++v) half[v] = program.values[v].rows == Rows::kTokens;
@@ -90,14 +92,16 @@ bool dead_after(const Program& program, int index, ValueId value) {
   return true;
 }
 
-Values::Values(const Program& program, const std::vector<LinearGroup>& groups, const Request& request) {
+Values::Values(const Program& program, const std::vector<LinearGroup>& groups,
+               const Request& request) {
   const int count = static_cast<int>(program.values.size());
   matrices_.resize(count);
   twins_.resize(count);
   std::vector<bool> half(count, false);
   if (request.large) half = half_values(program);
 
-  // Outputs of a group are column slices of one product in prefill. A value may be sliced one way only.
+  // Outputs of a group are column slices of one product in prefill. A value may be sliced one way
+  // only.
   std::vector<int> leader(count), column(count, 0), width(count);
   for (int v = 0; v < count; ++v) {
     leader[v] = v;
@@ -112,7 +116,8 @@ Values::Values(const Program& program, const std::vector<LinearGroup>& groups, c
       bool fits = true;
       for (ValueId v : outs) {
         auto it = slices.find(leader[v]);
-        fits = fits && (it == slices.end() ? leader[v] == v : it->second == outs) && half[v] == half[outs[0]];
+        fits = fits && (it == slices.end() ? leader[v] == v : it->second == outs) &&
+               half[v] == half[outs[0]];
       }
       if (!fits || slices.contains(leader[outs[0]])) continue;
       slices[outs[0]] = outs;
@@ -154,9 +159,12 @@ Values::Values(const Program& program, const std::vector<LinearGroup>& groups, c
   }
   auto rows_of = [&](ValueId v) -> int64_t {
     switch (program.values[v].rows) {
-      case Rows::kTokens: return request.max_tokens;
-      case Rows::kOutputs: return request.large ? kOutputChunk : std::min(kOutputChunk, request.max_tokens);
-      case Rows::kSequences: return request.max_sequences;
+      case Rows::kTokens:
+        return request.max_tokens;
+      case Rows::kOutputs:
+        return request.large ? kOutputChunk : std::min(kOutputChunk, request.max_tokens);
+      case Rows::kSequences:
+        return request.max_sequences;
     }
     return 0;
   };
@@ -164,7 +172,8 @@ Values::Values(const Program& program, const std::vector<LinearGroup>& groups, c
     if (leader[v] == v) units[v].bytes = round_up(rows_of(v) * width[v] * (half[v] ? 2 : 4), 256);
     if (twin[v]) units[count + v].bytes = round_up(rows_of(v) * width[v] * 2, 256);
   }
-  // Decode's fused stages read and write values of several ops at once, and are small: nothing shares.
+  // Decode's fused stages read and write values of several ops at once, and are small: nothing
+  // shares.
   if (!request.large)
     for (Unit& u : units) {
       if (u.end < 0) continue;
@@ -172,11 +181,13 @@ Values::Values(const Program& program, const std::vector<LinearGroup>& groups, c
       u.end = static_cast<int>(program.ops.size());
     }
   // The result outlives the last op.
-  if (program.result != kNone) units[leader[program.result]].end = static_cast<int>(program.ops.size());
+  if (program.result != kNone)
+    units[leader[program.result]].end = static_cast<int>(program.ops.size());
   std::vector<int> order;
   for (int u = 0; u < 2 * count; ++u)
     if (units[u].bytes > 0 && units[u].end >= 0) order.push_back(u);
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return units[a].bytes > units[b].bytes; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int a, int b) { return units[a].bytes > units[b].bytes; });
   int64_t total = 0;
   std::vector<int> placed;
   for (int u : order) {
@@ -185,7 +196,8 @@ Values::Values(const Program& program, const std::vector<LinearGroup>& groups, c
       moved = false;
       for (int o : placed) {
         bool together = units[u].begin <= units[o].end && units[o].begin <= units[u].end;
-        if (together && at < units[o].offset + units[o].bytes && units[o].offset < at + units[u].bytes) {
+        if (together && at < units[o].offset + units[o].bytes &&
+            units[o].offset < at + units[u].bytes) {
           at = units[o].offset + units[o].bytes;
           moved = true;
         }

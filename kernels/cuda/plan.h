@@ -1,5 +1,5 @@
-// A Program compiled for the device: two lists of stages. Decode's works on up to kSmallRows rows in
-// floats with fused matvec stages; prefill's on many rows with 16-bit matrix products.
+// A Program compiled for the device: two lists of stages. Decode's works on up to kSmallRows rows
+// in floats with fused matvec stages; prefill's on many rows with 16-bit matrix products.
 //
 // Threads: stages only enqueue; a plan belongs to its executor's thread.
 #pragma once
@@ -16,8 +16,8 @@
 
 namespace apud::cuda {
 
-inline constexpr int kSmallRows = 8;      // rows up to which decode's kernels serve
-inline constexpr int kOutputChunk = 64;   // output rows computed at a time
+inline constexpr int kSmallRows = 8;     // rows up to which decode's kernels serve
+inline constexpr int kOutputChunk = 64;  // output rows computed at a time
 
 /// What one step's stages need to know.
 struct Step {
@@ -33,8 +33,8 @@ struct Step {
 };
 
 struct Stage {
-  std::string name;   // "norm+qkv", for profiles
-  double bytes = 0;   // weights read
+  std::string name;  // "norm+qkv", for profiles
+  double bytes = 0;  // weights read
   std::function<void(const Step&)> run;
 };
 
@@ -65,13 +65,14 @@ struct PlanContext {
   Gemm* gemm = nullptr;
   int multiprocessors = 0;
   int max_tokens = 0;
-  std::vector<RotaryArgs> rotary;      // by op index (others empty)
+  std::vector<RotaryArgs> rotary;  // by op index (others empty)
   DecodeScratch scratch;
   int splits = 1;
-  void* convert_scratch = nullptr;     // (max_tokens, widest x) 16-bit
-  void* panel = nullptr;               // 16-bit rows of weights not kept resident
+  void* convert_scratch = nullptr;  // (max_tokens, widest x) 16-bit
+  void* panel = nullptr;            // 16-bit rows of weights not kept resident
   size_t panel_bytes = 0;
-  float* attention_scratch = nullptr;  // 2 * (max_tokens, heads * dim): KV type and activations differ
+  float* attention_scratch =
+      nullptr;  // 2 * (max_tokens, heads * dim): KV type and activations differ
 };
 
 struct Plan {

@@ -15,15 +15,15 @@ int step_rows(const Step& s, Rows kind) {
 /// One product of prefill, resolved.
 struct Product {
   const PlanContext* c = nullptr;
-  Matrix x;            // 16-bit, or floats to be converted first
+  Matrix x;  // 16-bit, or floats to be converted first
   int k = 0;
-  Matrix out;          // of the first op; the others follow in its row when `joined`
+  Matrix out;  // of the first op; the others follow in its row when `joined`
   HalfMatrix half;
   std::vector<PackedMatrix> weights;
   const void* bias = nullptr;
   bool accumulate = false;
   Rows rows = Rows::kTokens;
-  int row_count = 0;   // of weights, all together
+  int row_count = 0;  // of weights, all together
 };
 
 void run_product(const Product& p, const Step& s) {
@@ -34,7 +34,8 @@ void run_product(const Product& p, const Step& s) {
   g.x_ld = p.x.ld;
   if (!p.x.half16) {
     int64_t ld = round_up(p.k, 8);
-    convert(static_cast<const float*>(p.x.data), p.x.ld, p.c->convert_scratch, ld, rows, p.k, half16, s.where);
+    convert(static_cast<const float*>(p.x.data), p.x.ld, p.c->convert_scratch, ld, rows, p.k,
+            half16, s.where);
     g.x = p.c->convert_scratch;
     g.x_ld = ld;
   }
@@ -66,7 +67,8 @@ void run_product(const Product& p, const Step& s) {
       g.n = n;
       g.out = p.out;
       g.out.data = static_cast<uint8_t*>(p.out.data) + int64_t{column + first} * out_size;
-      g.bias = p.bias ? static_cast<const uint8_t*>(p.bias) + int64_t{column + first} * out_size : nullptr;
+      g.bias = p.bias ? static_cast<const uint8_t*>(p.bias) + int64_t{column + first} * out_size
+                      : nullptr;
       p.c->gemm->run(g, s.where.stream);
     }
     column += m.rows;
@@ -136,7 +138,9 @@ class LargeCompiler {
     a.cols = cols(op.x);
     a.half16 = c_.weights->half16();
     int next = i + 1;
-    const auto* sum = i + 1 < static_cast<int>(program_.ops.size()) ? std::get_if<AddOp>(&program_.ops[i + 1]) : nullptr;
+    const auto* sum = i + 1 < static_cast<int>(program_.ops.size())
+                          ? std::get_if<AddOp>(&program_.ops[i + 1])
+                          : nullptr;
     if (sum && sum->x == op.out && !at(op.out).half16 && dead_after(program_, i + 1, op.out)) {
       a.add_to = floats(sum->out);
       a.add_ld = ld(sum->out);
@@ -178,7 +182,8 @@ class LargeCompiler {
       const auto& o = std::get<LinearOp>(program_.ops[j]);
       const Matrix &m = at(o.out), &f = at(op.out);
       joined = joined && m.ld == f.ld && m.half16 == f.half16 &&
-               static_cast<uint8_t*>(m.data) == static_cast<uint8_t*>(f.data) + int64_t{column} * (f.half16 ? 2 : 4);
+               static_cast<uint8_t*>(m.data) ==
+                   static_cast<uint8_t*>(f.data) + int64_t{column} * (f.half16 ? 2 : 4);
       column += cols(o.out);
     }
     Matrix x = at(op.x);
@@ -198,14 +203,17 @@ class LargeCompiler {
       p->k = cols(op.x);
       p->out = at(o.out);
       p->half = c_.weights->half(index);
-      if (p->half.data) p->half.data = static_cast<const uint8_t*>(p->half.data) + int64_t{row_offset} * p->half.ld * 2;
+      if (p->half.data)
+        p->half.data =
+            static_cast<const uint8_t*>(p->half.data) + int64_t{row_offset} * p->half.ld * 2;
       p->weights = {m};
       p->row_count = m.rows;
       p->accumulate = o.accumulate;
       p->rows = kind(o.out);
       const void* bias = p->out.half16 ? c_.weights->group_bias_half(index)
                                        : static_cast<const void*>(c_.weights->group_bias(index));
-      if (bias) p->bias = static_cast<const uint8_t*>(bias) + int64_t{row_offset} * (p->out.half16 ? 2 : 4);
+      if (bias)
+        p->bias = static_cast<const uint8_t*>(bias) + int64_t{row_offset} * (p->out.half16 ? 2 : 4);
       row_offset += m.rows;
       products_.push_back(p);
       emit(o.out, "product", [p](const Step& s) { run_product(*p, s); });
@@ -275,61 +283,73 @@ class LargeCompiler {
       a.v = at(op.v);
     }
     a.half16 = c_.weights->half16();
-    emit(op.out, "attention", [a, layer = op.kv_layer, scratch = c_.attention_scratch, max = c_.max_tokens](const Step& s) {
-      AttentionArgs b = a;
-      b.batch = s.batch;
-      b.rows = s.tokens;
-      b.tiles = s.tiles;
-      if (b.paged) b.kv = s.kv->view(layer);
-      bool same = (b.kv.type == KvType::kBF16) == (b.half16 == Half16::kBf16);
-      if (!b.paged || same) return attention_prefill(b, s.where);
-      // KV in the other 16-bit type: through floats.
-      int width = b.shape.heads * b.shape.dim;
-      Matrix q = {scratch, width, false}, out = {scratch + int64_t{max} * width, width, false};
-      if (b.q.half16) {
-        widen(b.q.data, b.q.ld, scratch, width, s.tokens, width, b.half16, s.where);
-        b.q = q;
-      }
-      if (b.out.half16) b.out = out;
-      attention_prefill(b, s.where);
-      if (a.out.half16)
-        convert(static_cast<const float*>(out.data), width, a.out.data, a.out.ld, s.tokens, width, b.half16, s.where);
-    });
+    emit(op.out, "attention",
+         [a, layer = op.kv_layer, scratch = c_.attention_scratch,
+          max = c_.max_tokens](const Step& s) {
+           AttentionArgs b = a;
+           b.batch = s.batch;
+           b.rows = s.tokens;
+           b.tiles = s.tiles;
+           if (b.paged) b.kv = s.kv->view(layer);
+           bool same = (b.kv.type == KvType::kBF16) == (b.half16 == Half16::kBf16);
+           if (!b.paged || same) return attention_prefill(b, s.where);
+           // KV in the other 16-bit type: through floats.
+           int width = b.shape.heads * b.shape.dim;
+           Matrix q = {scratch, width, false}, out = {scratch + int64_t{max} * width, width, false};
+           if (b.q.half16) {
+             widen(b.q.data, b.q.ld, scratch, width, s.tokens, width, b.half16, s.where);
+             b.q = q;
+           }
+           if (b.out.half16) b.out = out;
+           attention_prefill(b, s.where);
+           if (a.out.half16)
+             convert(static_cast<const float*>(out.data), width, a.out.data, a.out.ld, s.tokens,
+                     width, b.half16, s.where);
+         });
     return i + 1;
   }
 
   int add(const ActivationOp& op, int i) {
     emit(op.out, "activation",
-         [g = at(op.gate), u = op.up == kNone ? Matrix{} : at(op.up), o = at(op.out), k = op.kind, n = cols(op.out),
-          rk = kind(op.out), h = c_.weights->half16()](const Step& s) {
+         [g = at(op.gate), u = op.up == kNone ? Matrix{} : at(op.up), o = at(op.out), k = op.kind,
+          n = cols(op.out), rk = kind(op.out), h = c_.weights->half16()](const Step& s) {
            activation(g, u, o, k, step_rows(s, rk), n, h, s.where);
          });
     return i + 1;
   }
   int add(const AddOp& op, int i) {
-    emit(op.out, "add", [x = floats(op.x), xl = ld(op.x), o = floats(op.out), ol = ld(op.out), n = cols(op.out),
-                         rk = kind(op.out)](const Step& s) { ::apud::cuda::add(x, xl, o, ol, step_rows(s, rk), n, s.where); });
+    emit(op.out, "add",
+         [x = floats(op.x), xl = ld(op.x), o = floats(op.out), ol = ld(op.out), n = cols(op.out),
+          rk = kind(op.out)](const Step& s) {
+           ::apud::cuda::add(x, xl, o, ol, step_rows(s, rk), n, s.where);
+         });
     return i + 1;
   }
   int add(const SelectOp& op, int i) {
-    emit(op.out, "select", [x = floats(op.x), xl = ld(op.x), o = floats(op.out), ol = ld(op.out), n = cols(op.out)](
-                               const Step& s) { select_rows(x, xl, o, ol, s.out_first, s.out_rows, n, s.batch, s.where); });
+    emit(op.out, "select",
+         [x = floats(op.x), xl = ld(op.x), o = floats(op.out), ol = ld(op.out),
+          n = cols(op.out)](const Step& s) {
+           select_rows(x, xl, o, ol, s.out_first, s.out_rows, n, s.batch, s.where);
+         });
     return i + 1;
   }
   int add(const PoolOp& op, int i) {
-    emit(op.out, "pool", [x = floats(op.x), xl = ld(op.x), o = floats(op.out), ol = ld(op.out), n = cols(op.out),
-                          k = op.kind](const Step& s) { pool(x, xl, o, ol, k, s.sequences, n, s.batch, s.where); });
+    emit(op.out, "pool",
+         [x = floats(op.x), xl = ld(op.x), o = floats(op.out), ol = ld(op.out), n = cols(op.out),
+          k = op.kind](const Step& s) { pool(x, xl, o, ol, k, s.sequences, n, s.batch, s.where); });
     return i + 1;
   }
   int add(const SoftcapOp& op, int i) {
-    emit(op.x, "softcap", [x = floats(op.x), l = ld(op.x), cap = op.softcap, n = cols(op.x), rk = kind(op.x)](
-                              const Step& s) { softcap(x, l, cap, step_rows(s, rk), n, s.where); });
+    emit(op.x, "softcap",
+         [x = floats(op.x), l = ld(op.x), cap = op.softcap, n = cols(op.x),
+          rk = kind(op.x)](const Step& s) { softcap(x, l, cap, step_rows(s, rk), n, s.where); });
     return i + 1;
   }
   int add(const L2NormalizeOp& op, int i) {
-    emit(op.x, "l2", [x = floats(op.x), l = ld(op.x), n = cols(op.x), rk = kind(op.x)](const Step& s) {
-      l2_normalize(x, l, step_rows(s, rk), n, s.where);
-    });
+    emit(op.x, "l2",
+         [x = floats(op.x), l = ld(op.x), n = cols(op.x), rk = kind(op.x)](const Step& s) {
+           l2_normalize(x, l, step_rows(s, rk), n, s.where);
+         });
     return i + 1;
   }
 
@@ -344,6 +364,8 @@ class LargeCompiler {
 
 }  // namespace
 
-Plan compile_large(const PlanContext& c, const Values& values) { return LargeCompiler(c, values).run(); }
+Plan compile_large(const PlanContext& c, const Values& values) {
+  return LargeCompiler(c, values).run();
+}
 
 }  // namespace apud::cuda

@@ -10,11 +10,13 @@ namespace {
 
 class SmallCompiler {
  public:
-  SmallCompiler(const PlanContext& c, const Values& values) : c_(c), values_(values), program_(*c.program) {}
+  SmallCompiler(const PlanContext& c, const Values& values)
+      : c_(c), values_(values), program_(*c.program) {}
 
   Plan run() {
     const int count = static_cast<int>(program_.ops.size());
-    for (int i = 0; i < count;) i = std::visit([&](const auto& op) { return add(op, i); }, program_.ops[i]);
+    for (int i = 0; i < count;)
+      i = std::visit([&](const auto& op) { return add(op, i); }, program_.ops[i]);
     return std::move(plan_);
   }
 
@@ -60,9 +62,11 @@ class SmallCompiler {
 
   int add(const NormOp& op, int i) {
     // Folded into the product that reads it.
-    if (const LinearGroup* g = group_at(i + 1); g && op.kind == NormKind::kRms && op.bias == kNone) {
+    if (const LinearGroup* g = group_at(i + 1);
+        g && op.kind == NormKind::kRms && op.bias == kNone) {
       const auto& first = std::get<LinearOp>(program_.ops[g->ops[0]]);
-      if (first.x == op.out && dead_after(program_, g->ops.back(), op.out)) return add_linears(*g, &op);
+      if (first.x == op.out && dead_after(program_, g->ops.back(), op.out))
+        return add_linears(*g, &op);
     }
     NormArgs a;
     a.x = floats(op.x);
@@ -95,7 +99,8 @@ class SmallCompiler {
 
   /// Where a selected value's rows lie when output rows are all rows in order.
   Matrix alias(ValueId v) const {
-    auto it = std::find_if(selected_.begin(), selected_.end(), [&](auto& p) { return p.first == v; });
+    auto it =
+        std::find_if(selected_.begin(), selected_.end(), [&](auto& p) { return p.first == v; });
     return it == selected_.end() ? Matrix{} : values_.at(it->second);
   }
 
@@ -130,7 +135,8 @@ class SmallCompiler {
       const LinearOp* up = act->gate == first.out ? &second : &first;
       const PackedMatrix& gm = c_.weights->matrix(gate->weight);
       const PackedMatrix& um = c_.weights->matrix(up->weight);
-      paired = act->gate == gate->out && act->up == up->out && gm.type == um.type && gm.rows == um.rows &&
+      paired = act->gate == gate->out && act->up == up->out && gm.type == um.type &&
+               gm.rows == um.rows &&
                (act->out == gate->out || dead_after(program_, last + 1, gate->out)) &&
                (act->out == up->out || dead_after(program_, last + 1, up->out));
       if (paired) {
@@ -158,10 +164,14 @@ class SmallCompiler {
         s.out = floats(op.out);
         s.out_ld = ld(op.out);
       }
-      name += g.ops.size() == 3 ? "qkv" : first.accumulate ? "linear+residual" : kind(out) == Rows::kOutputs ? "logits" : "linear";
+      name += g.ops.size() == 3             ? "qkv"
+              : first.accumulate            ? "linear+residual"
+              : kind(out) == Rows::kOutputs ? "logits"
+                                            : "linear";
     }
     double bytes = 0;
-    for (int i = 0; i < m.segments; ++i) bytes += static_cast<double>(m.segment[i].weight.bytes()) * (m.paired ? 2 : 1);
+    for (int i = 0; i < m.segments; ++i)
+      bytes += static_cast<double>(m.segment[i].weight.bytes()) * (m.paired ? 2 : 1);
     emit(out, name, bytes,
          [m, k = kind(out), sms = c_.multiprocessors, from = alias(x)](const Step& s) {
            MatvecStage stage = m;
@@ -201,13 +211,15 @@ class SmallCompiler {
       rotary(b, r, s.where);
     };
     const auto* next = op_at<AttentionOp>(i + 1);
-    if (next && next->q == op.q && next->kv_layer == op.kv_layer && dead_after(program_, i + 1, op.q) &&
-        dead_after(program_, i + 1, op.k) && dead_after(program_, i + 1, op.v)) {
+    if (next && next->q == op.q && next->kv_layer == op.kv_layer &&
+        dead_after(program_, i + 1, op.q) && dead_after(program_, i + 1, op.k) &&
+        dead_after(program_, i + 1, op.v)) {
       AttentionArgs b = attention_args(*next);
       b.k = a.k;
       b.v = a.v;
       emit(next->out, "rope+attention", 0,
-           [b, r, rotate, layer = op.kv_layer, scratch = c_.scratch, splits = c_.splits](const Step& s) {
+           [b, r, rotate, layer = op.kv_layer, scratch = c_.scratch,
+            splits = c_.splits](const Step& s) {
              AttentionArgs d = b;
              d.batch = s.batch;
              d.rows = s.tokens;
@@ -222,7 +234,8 @@ class SmallCompiler {
   }
   int add(const AttentionOp& op, int i) {
     emit(op.out, "attention", 0,
-         [a = attention_args(op), layer = op.kv_layer, scratch = c_.scratch, splits = c_.splits](const Step& s) {
+         [a = attention_args(op), layer = op.kv_layer, scratch = c_.scratch,
+          splits = c_.splits](const Step& s) {
            AttentionArgs d = a;
            d.batch = s.batch;
            d.rows = s.tokens;
@@ -233,18 +246,21 @@ class SmallCompiler {
   }
   int add(const ActivationOp& op, int i) {
     emit(op.out, "activation", 0,
-         [g = values_.at(op.gate), u = op.up == kNone ? Matrix{} : values_.at(op.up), o = values_.at(op.out),
-          k = op.kind, n = cols(op.out), rk = kind(op.out), h = c_.weights->half16()](const Step& s) {
+         [g = values_.at(op.gate), u = op.up == kNone ? Matrix{} : values_.at(op.up),
+          o = values_.at(op.out), k = op.kind, n = cols(op.out), rk = kind(op.out),
+          h = c_.weights->half16()](const Step& s) {
            activation(g, u, o, k, rows(s, rk), n, h, s.where);
          });
     return i + 1;
   }
   int add(const AddOp& op, int i) {
-    emit(op.out, "add", 0, [x = floats(op.x), xl = ld(op.x), o = floats(op.out), ol = ld(op.out), n = cols(op.out),
-                            rk = kind(op.out)](const Step& s) { add_values(x, xl, o, ol, rows(s, rk), n, s.where); });
+    emit(op.out, "add", 0,
+         [x = floats(op.x), xl = ld(op.x), o = floats(op.out), ol = ld(op.out), n = cols(op.out),
+          rk = kind(op.out)](const Step& s) { add_values(x, xl, o, ol, rows(s, rk), n, s.where); });
     return i + 1;
   }
-  static void add_values(const float* x, int64_t xl, float* o, int64_t ol, int r, int n, const Launch& w) {
+  static void add_values(const float* x, int64_t xl, float* o, int64_t ol, int r, int n,
+                         const Launch& w) {
     ::apud::cuda::add(x, xl, o, ol, r, n, w);
   }
   int add(const SelectOp& op, int i) {
@@ -252,10 +268,13 @@ class SmallCompiler {
     bool only_read = true;
     for (size_t j = i + 1; j < program_.ops.size(); ++j) {
       OpUse u = op_use(program_.ops[j]);
-      auto in = [&](const std::vector<ValueId>& v, ValueId id) { return std::find(v.begin(), v.end(), id) != v.end(); };
+      auto in = [&](const std::vector<ValueId>& v, ValueId id) {
+        return std::find(v.begin(), v.end(), id) != v.end();
+      };
       if (in(u.writes, op.x)) only_read = false;
       if (!in(u.reads, op.out) && !in(u.writes, op.out)) continue;
-      bool reader = std::holds_alternative<NormOp>(program_.ops[j]) || std::holds_alternative<LinearOp>(program_.ops[j]);
+      bool reader = std::holds_alternative<NormOp>(program_.ops[j]) ||
+                    std::holds_alternative<LinearOp>(program_.ops[j]);
       if (!reader || in(u.writes, op.out)) {
         // A norm in place that is folded into the next product writes nothing.
         const auto* n = std::get_if<NormOp>(&program_.ops[j]);
@@ -280,14 +299,16 @@ class SmallCompiler {
     return 0;
   }
   int add(const SoftcapOp& op, int i) {
-    emit(op.x, "softcap", 0, [x = floats(op.x), l = ld(op.x), cap = op.softcap, n = cols(op.x), rk = kind(op.x)](
-                                 const Step& s) { softcap(x, l, cap, rows(s, rk), n, s.where); });
+    emit(op.x, "softcap", 0,
+         [x = floats(op.x), l = ld(op.x), cap = op.softcap, n = cols(op.x),
+          rk = kind(op.x)](const Step& s) { softcap(x, l, cap, rows(s, rk), n, s.where); });
     return i + 1;
   }
   int add(const L2NormalizeOp& op, int i) {
-    emit(op.x, "l2", 0, [x = floats(op.x), l = ld(op.x), n = cols(op.x), rk = kind(op.x)](const Step& s) {
-      l2_normalize(x, l, rows(s, rk), n, s.where);
-    });
+    emit(op.x, "l2", 0,
+         [x = floats(op.x), l = ld(op.x), n = cols(op.x), rk = kind(op.x)](const Step& s) {
+           l2_normalize(x, l, rows(s, rk), n, s.where);
+         });
     return i + 1;
   }
 
@@ -300,6 +321,8 @@ class SmallCompiler {
 
 }  // namespace
 
-Plan compile_small(const PlanContext& c, const Values& values) { return SmallCompiler(c, values).run(); }
+Plan compile_small(const PlanContext& c, const Values& values) {
+  return SmallCompiler(c, values).run();
+}
 
 }  // namespace apud::cuda

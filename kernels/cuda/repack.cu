@@ -121,8 +121,7 @@ __device__ void write_group(uint8_t* row, const PackedShape& p, int g, const Raw
   if (g % 8 == 0) {
     if constexpr (b.super == 2)
       *reinterpret_cast<uint16_t*>(row + p.super + (g / 8) * 2) = static_cast<uint16_t>(r.super);
-    if constexpr (b.super == 4)
-      *reinterpret_cast<uint32_t*>(row + p.super + (g / 8) * 4) = r.super;
+    if constexpr (b.super == 4) *reinterpret_cast<uint32_t*>(row + p.super + (g / 8) * 4) = r.super;
   }
 }
 
@@ -168,8 +167,10 @@ __global__ void unpack_kernel(PackedMatrix m, int first, int rows, T* out, int64
       uint32_t words[kGroup / 2];
       float even = 0;
       group_values<F>(group, [&](int v, float x) {
-        if (v % 2 == 0) even = x;
-        else words[v / 2] = pack2<T>(even, x);
+        if (v % 2 == 0)
+          even = x;
+        else
+          words[v / 2] = pack2<T>(even, x);
       });
 #pragma unroll
       for (int k = 0; k < kGroup / 8; ++k)

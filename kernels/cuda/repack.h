@@ -15,7 +15,7 @@ struct RepackJob {
   int rows = 0;
   RowOrder order = RowOrder::kPlain;  // stored row -> row of `to`
   int head_dim = 0;
-  uint8_t* to = nullptr;         // whole packed matrix
+  uint8_t* to = nullptr;  // whole packed matrix
   WeightType type = WeightType::kF32;
   int cols = 0;
   PackedShape shape;
@@ -27,6 +27,7 @@ enum class Half16 : uint8_t { kFp16, kBf16 };
 void unpack_h16(const PackedMatrix& m, int first, int rows, Half16 type, void* out, int64_t ld,
                 cudaStream_t stream);
 /// The same as floats: exactly the file's values.
-void unpack_f32(const PackedMatrix& m, int first, int rows, float* out, int64_t ld, cudaStream_t stream);
+void unpack_f32(const PackedMatrix& m, int first, int rows, float* out, int64_t ld,
+                cudaStream_t stream);
 
 }  // namespace apud::cuda

@@ -22,10 +22,11 @@ __device__ __forceinline__ float2 rotation_of(const HeadRotation& r, int i, int 
 }
 
 /// In place on head[0..dim) in shared memory: RMS norm where `norm` is given, then the rotation
-/// `angle(i)` of each pair. Called by a whole warp; the values are visible to the warp before and after.
+/// `angle(i)` of each pair. Called by a whole warp; the values are visible to the warp before and
+/// after.
 template <typename Angle>
-__device__ __forceinline__ void rotate_head(float* head, int dim, const float* norm, const HeadRotation& r,
-                                            Angle&& angle) {
+__device__ __forceinline__ void rotate_head(float* head, int dim, const float* norm,
+                                            const HeadRotation& r, Angle&& angle) {
   const int lane = threadIdx.x & 31;
   if (norm) {
     float ss = 0;
@@ -46,7 +47,8 @@ __device__ __forceinline__ void rotate_head(float* head, int dim, const float* n
 
 /// Writes head[0..dim) as row `slot` of a page's head block and leaves in `head` what a reader will
 /// see. Called by a whole warp.
-__device__ __forceinline__ void store_kv_row(uint8_t* block, KvType type, int dim, int slot, float* head) {
+__device__ __forceinline__ void store_kv_row(uint8_t* block, KvType type, int dim, int slot,
+                                             float* head) {
   const int lane = threadIdx.x & 31;
   if (type == KvType::kF16) {
     __half* to = reinterpret_cast<__half*>(block) + slot * dim;

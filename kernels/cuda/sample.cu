@@ -25,7 +25,8 @@ __device__ Best better_of(Best a, Best b) {
 }
 __device__ Best warp_best(Best v) {
   for (int i = 16; i > 0; i >>= 1)
-    v = better_of(v, {__shfl_xor_sync(0xffffffffu, v.value, i), __shfl_xor_sync(0xffffffffu, v.id, i)});
+    v = better_of(
+        v, {__shfl_xor_sync(0xffffffffu, v.value, i), __shfl_xor_sync(0xffffffffu, v.id, i)});
   return v;
 }
 
@@ -39,8 +40,9 @@ __global__ void __launch_bounds__(256) scan_kernel(const __grid_constant__ Sampl
   int row = blockIdx.y, chunk = blockIdx.x, per = (a.vocab + kSampleChunks - 1) / kSampleChunks;
   int begin = chunk * per, end = min(a.vocab, begin + per);
   const float* logits = a.logits + row * a.ld;
-  const uint64_t* allowed =
-      !a.plain_greedy && a.row[row].allowed_begin >= 0 ? a.allowed + a.row[row].allowed_begin : nullptr;
+  const uint64_t* allowed = !a.plain_greedy && a.row[row].allowed_begin >= 0
+                                ? a.allowed + a.row[row].allowed_begin
+                                : nullptr;
   Best best = {-INFINITY, -1};
   for (int i = begin + threadIdx.x; i < end; i += 256) {
     float x = ld_stream(logits + i);
@@ -61,7 +63,8 @@ __global__ void __launch_bounds__(256) scan_kernel(const __grid_constant__ Sampl
   }
   sum = block_sum(sum, sums);
   if (threadIdx.x == 0)
-    a.partial[row * kSampleChunks + chunk] = make_float4(best.value, __int_as_float(best.id), sum, 0);
+    a.partial[row * kSampleChunks + chunk] =
+        make_float4(best.value, __int_as_float(best.id), sum, 0);
 }
 
 __device__ float log_sum_exp(const float4* partial, Best* best) {
@@ -114,7 +117,8 @@ __device__ Best row_best(const float* work, int vocab, Shared& s) {
 /// Largest rank R such that the mass of the survivors ranked >= R is at least `wanted`: radix
 /// selection, 8 bits a pass.
 template <typename Mass>
-__device__ uint64_t select_rank(const float* work, int vocab, uint64_t wanted, Shared& s, Mass&& mass) {
+__device__ uint64_t select_rank(const float* work, int vocab, uint64_t wanted, Shared& s,
+                                Mass&& mass) {
   if (threadIdx.x == 0) {
     s.prefix = 0;
     s.have = 0;
@@ -201,7 +205,8 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(const __grid_constant__ 
     s.scan[threadIdx.x] = sum;
     __syncthreads();
     for (int step = 1; step < kThreads; step *= 2) {
-      unsigned long long before = static_cast<int>(threadIdx.x) >= step ? s.scan[threadIdx.x - step] : 0;
+      unsigned long long before =
+          static_cast<int>(threadIdx.x) >= step ? s.scan[threadIdx.x - step] : 0;
       __syncthreads();
       s.scan[threadIdx.x] += before;
       __syncthreads();

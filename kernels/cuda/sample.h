@@ -1,6 +1,6 @@
-// Drawing tokens on the device, by the rules of kernels/sampling.h: cuts as thresholds on (logit, id),
-// survivors walked in order of id. Masses are fixed-point integers, so a draw never depends on the
-// order in which threads add.
+// Drawing tokens on the device, by the rules of kernels/sampling.h: cuts as thresholds on (logit,
+// id), survivors walked in order of id. Masses are fixed-point integers, so a draw never depends on
+// the order in which threads add.
 //
 // Threads: launchers only enqueue.
 #pragma once
@@ -25,14 +25,14 @@ struct SampleArgs {
   int64_t ld = 0;
   int vocab = 0;
   int rows = 0;
-  const SampleRow* row = nullptr;       // (rows), device
+  const SampleRow* row = nullptr;  // (rows), device
   const int32_t* seen = nullptr;
   const uint64_t* allowed = nullptr;
-  bool plain_greedy = false;            // every row: greedy, no mask, no penalties
-  float* work = nullptr;                // (rows, vocab)
-  int* counts = nullptr;                // (rows, vocab), zero between launches
-  float4* partial = nullptr;            // (rows, kSampleChunks)
-  SampledToken* out = nullptr;          // (rows); id -1: no finite logit
+  bool plain_greedy = false;    // every row: greedy, no mask, no penalties
+  float* work = nullptr;        // (rows, vocab)
+  int* counts = nullptr;        // (rows, vocab), zero between launches
+  float4* partial = nullptr;    // (rows, kSampleChunks)
+  SampledToken* out = nullptr;  // (rows); id -1: no finite logit
 };
 inline constexpr int kSampleChunks = 32;
 void sample(const SampleArgs& a, const Launch& where);

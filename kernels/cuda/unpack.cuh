@@ -120,25 +120,30 @@ __device__ __forceinline__ void group_values(const Group& r, Out&& out) {
   }
 }
 
-/// What decode needs to know of 32 int8 activations besides the bytes: their scale and their sum, in the
-/// form that the weight type's formula takes.
+/// What decode needs to know of 32 int8 activations besides the bytes: their scale and their sum,
+/// in the form that the weight type's formula takes.
 struct ActivationScale {
   float d;
-  int sum;  // kSums16: int16 sums of values 0-15 and 16-31; kSum: int32; kScaledSum: float bits of d * sum
+  int sum;  // kSums16: int16 sums of values 0-15 and 16-31; kSum: int32; kScaledSum: float bits of
+            // d * sum
 };
 enum class SumKind { kNone, kSum, kSums16, kScaledSum };
 constexpr SumKind sum_kind(WeightType type) {
   switch (type) {
     case WeightType::kQ4_0:
-    case WeightType::kQ5_0: return SumKind::kSum;
+    case WeightType::kQ5_0:
+      return SumKind::kSum;
     case WeightType::kQ4_1:
     case WeightType::kQ5_1:
     case WeightType::kQ4_K:
-    case WeightType::kQ5_K: return SumKind::kScaledSum;
+    case WeightType::kQ5_K:
+      return SumKind::kScaledSum;
     case WeightType::kQ2_K:
     case WeightType::kQ3_K:
-    case WeightType::kQ6_K: return SumKind::kSums16;
-    default: return SumKind::kNone;
+    case WeightType::kQ6_K:
+      return SumKind::kSums16;
+    default:
+      return SumKind::kNone;
   }
 }
 
@@ -151,11 +156,11 @@ __device__ __forceinline__ int dot4(uint32_t a, int b, int c) {
   return d;
 }
 
-/// acc + group * activations (a0: values 0-15, a1: 16-31). Explicit operations: the same bits in every
-/// kernel that uses it.
+/// acc + group * activations (a0: values 0-15, a1: 16-31). Explicit operations: the same bits in
+/// every kernel that uses it.
 template <WeightType F>
-__device__ __forceinline__ float add_group_dot(float acc, const Group& r, const int4& a0, const int4& a1,
-                                               const ActivationScale& s) {
+__device__ __forceinline__ float add_group_dot(float acc, const Group& r, const int4& a0,
+                                               const int4& a1, const ActivationScale& s) {
   const int x[8] = {a0.x, a0.y, a0.z, a0.w, a1.x, a1.y, a1.z, a1.w};
   constexpr SumKind kSums = sum_kind(F);
   constexpr bool kPlainNibbles =
@@ -186,7 +191,8 @@ __device__ __forceinline__ float add_group_dot(float acc, const Group& r, const 
     int total = dot[0] + dot[1];
     if constexpr (kSums == SumKind::kSum) total -= a.zero * s.sum;
     acc = __fmaf_rn(__fmul_rn(a.scale[0], s.d), static_cast<float>(total), acc);
-    if constexpr (kSums == SumKind::kScaledSum) acc = __fmaf_rn(-a.minus[0], __int_as_float(s.sum), acc);
+    if constexpr (kSums == SumKind::kScaledSum)
+      acc = __fmaf_rn(-a.minus[0], __int_as_float(s.sum), acc);
     return acc;
   }
 }
@@ -195,19 +201,45 @@ __device__ __forceinline__ float add_group_dot(float acc, const Group& r, const 
 template <typename Fn>
 __host__ __device__ __forceinline__ void with_type(WeightType type, Fn&& f) {
   switch (type) {
-    case WeightType::kF32: f.template operator()<WeightType::kF32>(); break;
-    case WeightType::kF16: f.template operator()<WeightType::kF16>(); break;
-    case WeightType::kBF16: f.template operator()<WeightType::kBF16>(); break;
-    case WeightType::kQ4_0: f.template operator()<WeightType::kQ4_0>(); break;
-    case WeightType::kQ4_1: f.template operator()<WeightType::kQ4_1>(); break;
-    case WeightType::kQ5_0: f.template operator()<WeightType::kQ5_0>(); break;
-    case WeightType::kQ5_1: f.template operator()<WeightType::kQ5_1>(); break;
-    case WeightType::kQ8_0: f.template operator()<WeightType::kQ8_0>(); break;
-    case WeightType::kQ2_K: f.template operator()<WeightType::kQ2_K>(); break;
-    case WeightType::kQ3_K: f.template operator()<WeightType::kQ3_K>(); break;
-    case WeightType::kQ4_K: f.template operator()<WeightType::kQ4_K>(); break;
-    case WeightType::kQ5_K: f.template operator()<WeightType::kQ5_K>(); break;
-    case WeightType::kQ6_K: f.template operator()<WeightType::kQ6_K>(); break;
+    case WeightType::kF32:
+      f.template operator()<WeightType::kF32>();
+      break;
+    case WeightType::kF16:
+      f.template operator()<WeightType::kF16>();
+      break;
+    case WeightType::kBF16:
+      f.template operator()<WeightType::kBF16>();
+      break;
+    case WeightType::kQ4_0:
+      f.template operator()<WeightType::kQ4_0>();
+      break;
+    case WeightType::kQ4_1:
+      f.template operator()<WeightType::kQ4_1>();
+      break;
+    case WeightType::kQ5_0:
+      f.template operator()<WeightType::kQ5_0>();
+      break;
+    case WeightType::kQ5_1:
+      f.template operator()<WeightType::kQ5_1>();
+      break;
+    case WeightType::kQ8_0:
+      f.template operator()<WeightType::kQ8_0>();
+      break;
+    case WeightType::kQ2_K:
+      f.template operator()<WeightType::kQ2_K>();
+      break;
+    case WeightType::kQ3_K:
+      f.template operator()<WeightType::kQ3_K>();
+      break;
+    case WeightType::kQ4_K:
+      f.template operator()<WeightType::kQ4_K>();
+      break;
+    case WeightType::kQ5_K:
+      f.template operator()<WeightType::kQ5_K>();
+      break;
+    case WeightType::kQ6_K:
+      f.template operator()<WeightType::kQ6_K>();
+      break;
   }
 }
 

@@ -55,7 +55,8 @@ void upload(const std::vector<UploadItem>& items, int device) {
   for (int i = 0; i < static_cast<int>(items.size()); ++i) {
     const WeightView& w = items[i].from;
     size_t row = row_bytes(w.type, w.cols);
-    int64_t per = std::max<int64_t>(1, static_cast<int64_t>(kBufferBytes / std::max<size_t>(row, 1)));
+    int64_t per =
+        std::max<int64_t>(1, static_cast<int64_t>(kBufferBytes / std::max<size_t>(row, 1)));
     buffer = std::max(buffer, static_cast<size_t>(std::min(per, w.rows)) * row);
     for (int64_t r = 0; r < w.rows; r += per) pieces.push_back({i, r, std::min(per, w.rows - r)});
   }

@@ -1,5 +1,5 @@
-// Weights from a file map to packed rows on the device: several host threads copy into their own pinned
-// buffers, each with its own stream, and the device repacks what has arrived.
+// Weights from a file map to packed rows on the device: several host threads copy into their own
+// pinned buffers, each with its own stream, and the device repacks what has arrived.
 //
 // Threads: upload() starts its own and joins them.
 #pragma once

@@ -15,8 +15,9 @@ void throw_cuda(cudaError_t status, const char* what) {
   cudaGetLastError();
   ErrorKind kind = status == cudaErrorMemoryAllocation ? ErrorKind::kBusy : ErrorKind::kUnavailable;
   throw Error(kind, std::string("CUDA: ") + what + ": " + cudaGetErrorString(status),
-              kind == ErrorKind::kBusy ? "use a shorter --ctx, --kv i8 or a smaller model"
-                                       : "run again with --device cpu, or check the driver with nvidia-smi");
+              kind == ErrorKind::kBusy
+                  ? "use a shorter --ctx, --kv i8 or a smaller model"
+                  : "run again with --device cpu, or check the driver with nvidia-smi");
 }
 
 DeviceBuffer::DeviceBuffer(size_t bytes, const char* what) : bytes_(bytes) {
@@ -37,15 +38,20 @@ std::vector<LinearGroup> linear_groups(const Program& program) {
     bool joins = false;
     if (!groups.empty() && groups.back().ops.back() == i - 1 && groups.back().ops.size() < 3) {
       const auto& first = std::get<LinearOp>(program.ops[groups.back().ops[0]]);
-      joins = first.x == op->x && !first.accumulate && !op->accumulate && op->out != op->x && first.out != op->x;
-      for (int j : groups.back().ops) joins = joins && std::get<LinearOp>(program.ops[j]).out != op->out;
+      joins = first.x == op->x && !first.accumulate && !op->accumulate && op->out != op->x &&
+              first.out != op->x;
+      for (int j : groups.back().ops)
+        joins = joins && std::get<LinearOp>(program.ops[j]).out != op->out;
       // Column slices of one product start at multiples of 16 bytes.
       for (int j : groups.back().ops)
         joins = joins && program.values[std::get<LinearOp>(program.ops[j]).out].cols % 8 == 0;
-      joins = joins && program.values[op->out].cols % 8 == 0 && program.values[op->out].rows == Rows::kTokens;
+      joins = joins && program.values[op->out].cols % 8 == 0 &&
+              program.values[op->out].rows == Rows::kTokens;
     }
-    if (joins) groups.back().ops.push_back(i);
-    else groups.push_back({{i}});
+    if (joins)
+      groups.back().ops.push_back(i);
+    else
+      groups.push_back({{i}});
   }
   return groups;
 }
@@ -87,7 +93,8 @@ Uses uses_of(const Program& program, const std::vector<LinearGroup>& groups) {
 }  // namespace
 
 DeviceWeights::DeviceWeights(const Program& program, const Weights& weights,
-                             const std::vector<LinearGroup>& groups, int device, size_t spare_bytes) {
+                             const std::vector<LinearGroup>& groups, int device,
+                             size_t spare_bytes) {
   Uses uses = uses_of(program, groups);
   matrices_.resize(weights.size());
   vectors_.resize(weights.size(), nullptr);
@@ -154,7 +161,8 @@ DeviceWeights::DeviceWeights(const Program& program, const Weights& weights,
   }
   vectors_memory_ = DeviceBuffer(host.size() * 6, "norms and biases");
   if (!host.empty())
-    APUD_CUDA(cudaMemcpy(vectors_memory_.as(), host.data(), host.size() * 4, cudaMemcpyHostToDevice));
+    APUD_CUDA(
+        cudaMemcpy(vectors_memory_.as(), host.data(), host.size() * 4, cudaMemcpyHostToDevice));
   float* floats = vectors_memory_.as<float>();
   uint16_t* halves = reinterpret_cast<uint16_t*>(floats + host.size());
   for (auto& [id, at] : vector_at) vectors_[id] = floats + at;
@@ -162,15 +170,16 @@ DeviceWeights::DeviceWeights(const Program& program, const Weights& weights,
   // The step's 16-bit type: bf16 where the file has bf16 matrices, else fp16 (more exact).
   for (const LinearGroup& g : groups)
     for (int i : g.ops)
-      if (weights[std::get<LinearOp>(program.ops[i]).weight].type == WeightType::kBF16) half16_ = Half16::kBf16;
+      if (weights[std::get<LinearOp>(program.ops[i]).weight].type == WeightType::kBF16)
+        half16_ = Half16::kBf16;
   group_bias_.assign(groups.size(), nullptr);
   group_bias_half_.assign(groups.size(), nullptr);
   for (size_t g = 0; g < groups.size(); ++g) {
     if (bias_at[g] < 0) continue;
     group_bias_[g] = floats + bias_at[g];
     group_bias_half_[g] = halves + bias_at[g];
-    convert(floats + bias_at[g], bias_size[g], halves + bias_at[g], bias_size[g], 1, bias_size[g], half16_,
-            Launch{nullptr, false});
+    convert(floats + bias_at[g], bias_size[g], halves + bias_at[g], bias_size[g], 1, bias_size[g],
+            half16_, Launch{nullptr, false});
   }
 
   // 16-bit matrices for prefill. A packed 16-bit matrix of whole groups already is one.

@@ -1,5 +1,5 @@
-// All weights of a program on the device: packed matrices, float vectors, and the 16-bit matrices that
-// prefill multiplies with.
+// All weights of a program on the device: packed matrices, float vectors, and the 16-bit matrices
+// that prefill multiplies with.
 //
 // Ownership: owns the device memory. Threads: immutable after construction but for panel scratch,
 // which belongs to the executor's thread.
@@ -20,7 +20,10 @@ class DeviceBuffer {
  public:
   DeviceBuffer() = default;
   DeviceBuffer(size_t bytes, const char* what);
-  DeviceBuffer(DeviceBuffer&& o) noexcept : data_(o.data_), bytes_(o.bytes_) { o.data_ = nullptr; o.bytes_ = 0; }
+  DeviceBuffer(DeviceBuffer&& o) noexcept : data_(o.data_), bytes_(o.bytes_) {
+    o.data_ = nullptr;
+    o.bytes_ = 0;
+  }
   DeviceBuffer& operator=(DeviceBuffer&& o) noexcept {
     std::swap(data_, o.data_);
     std::swap(bytes_, o.bytes_);
@@ -28,7 +31,9 @@ class DeviceBuffer {
   }
   ~DeviceBuffer() { cudaFree(data_); }
   template <typename T = uint8_t>
-  T* as() const { return static_cast<T*>(data_); }
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
   size_t bytes() const { return bytes_; }
 
  private:
@@ -51,14 +56,16 @@ struct HalfMatrix {
 
 class DeviceWeights {
  public:
-  /// Uploads. `spare_bytes` stay free: where 16-bit copies would not leave them, prefill unpacks panels.
-  DeviceWeights(const Program& program, const Weights& weights, const std::vector<LinearGroup>& groups,
-                int device, size_t spare_bytes);
+  /// Uploads. `spare_bytes` stay free: where 16-bit copies would not leave them, prefill unpacks
+  /// panels.
+  DeviceWeights(const Program& program, const Weights& weights,
+                const std::vector<LinearGroup>& groups, int device, size_t spare_bytes);
   const PackedMatrix& matrix(WeightId id) const { return matrices_[id]; }
   const float* vector(WeightId id) const { return id == kNone ? nullptr : vectors_[id]; }
   const HalfMatrix& half(int group) const { return halves_[group]; }
   Half16 half16() const { return half16_; }
-  /// Biases of a group's ops one after another, zeros where an op has none; null where none has any.
+  /// Biases of a group's ops one after another, zeros where an op has none; null where none has
+  /// any.
   const float* group_bias(int group) const { return group_bias_[group]; }
   const void* group_bias_half(int group) const { return group_bias_half_[group]; }
   bool resident_halves() const { return resident_halves_; }

@@ -14,10 +14,10 @@
 namespace apud {
 namespace {
 
-constexpr size_t kQueries = 64;     // headings asked; each costs about one chunk of embedding
-constexpr size_t kFewest = 20;      // below, quantiles mean nothing
-constexpr int kCandidates = 100;    // as retrieval takes
-constexpr double kQuantile = 0.05;  // questions of the collection that the line may refuse
+constexpr size_t kQueries = 64;         // headings asked; each costs about one chunk of embedding
+constexpr size_t kFewest = 20;          // below, quantiles mean nothing
+constexpr int kCandidates = 100;        // as retrieval takes
+constexpr double kQuantile = 0.05;      // questions of the collection that the line may refuse
 constexpr size_t kFewestOfScript = 16;  // below, a script has no quantile of its own
 
 struct Question {

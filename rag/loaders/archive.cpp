@@ -90,14 +90,17 @@ Parts read_parts(std::string_view bytes, const std::function<bool(std::string_vi
     if (status == ARCHIVE_EOF) return parts;
     if (status < ARCHIVE_WARN) return failed(LoadStatus::kMalformed, message());
     if (count >= kMaxEntries) {
-      return failed(LoadStatus::kLimit, "zip with more than " + std::to_string(kMaxEntries) + " entries");
+      return failed(LoadStatus::kLimit,
+                    "zip with more than " + std::to_string(kMaxEntries) + " entries");
     }
     if (options.cancel && options.cancel->raised()) return failed(LoadStatus::kLimit, "cancelled");
     const char* raw = archive_entry_pathname(entry);
     std::string name = raw ? raw : "";
     if (archive_entry_filetype(entry) != AE_IFREG || !wanted(name)) continue;
-    if (archive_entry_is_encrypted(entry)) return failed(LoadStatus::kEncrypted, "encrypted: " + printable(name, true));
-    if (parts.files.count(name)) return failed(LoadStatus::kMalformed, "two parts named " + printable(name, true));
+    if (archive_entry_is_encrypted(entry))
+      return failed(LoadStatus::kEncrypted, "encrypted: " + printable(name, true));
+    if (parts.files.count(name))
+      return failed(LoadStatus::kMalformed, "two parts named " + printable(name, true));
     std::string content;
     for (;;) {
       la_ssize_t n = archive_read_data(reader.get(), buffer.data(), buffer.size());
@@ -105,8 +108,8 @@ Parts read_parts(std::string_view bytes, const std::function<bool(std::string_vi
       if (n < 0) return failed(LoadStatus::kMalformed, printable(name, true) + ": " + message());
       total += static_cast<uint64_t>(n);
       if (total > allowed) {
-        return failed(LoadStatus::kLimit, "unpacks to more than " + std::to_string(allowed) + " bytes from " +
-                                              std::to_string(bytes.size()));
+        return failed(LoadStatus::kLimit, "unpacks to more than " + std::to_string(allowed) +
+                                              " bytes from " + std::to_string(bytes.size()));
       }
       content.append(buffer.data(), static_cast<size_t>(n));
     }
@@ -120,9 +123,11 @@ bool parse_xml(const std::string* xml, pugi::xml_document& out, std::string& rea
     return false;
   }
   if (!xml_within_limits(*xml, reason)) return false;
-  pugi::xml_parse_result result = out.load_buffer(xml->data(), xml->size(), pugi::parse_default | pugi::parse_ws_pcdata);
+  pugi::xml_parse_result result =
+      out.load_buffer(xml->data(), xml->size(), pugi::parse_default | pugi::parse_ws_pcdata);
   if (result) return true;
-  reason = std::string("XML: ") + result.description() + " at byte " + std::to_string(result.offset);
+  reason =
+      std::string("XML: ") + result.description() + " at byte " + std::to_string(result.offset);
   return false;
 }
 
@@ -150,15 +155,21 @@ std::string resolve_name(std::string_view folder, std::string_view target) {
   target = target.substr(0, target.find('#'));
   std::string decoded;
   for (size_t i = 0; i < target.size(); ++i) {
-    auto hex = [](char c) { return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1; };
-    if (target[i] == '%' && i + 2 < target.size() && hex(target[i + 1]) >= 0 && hex(target[i + 2]) >= 0) {
+    auto hex = [](char c) {
+      return c >= '0' && c <= '9'                 ? c - '0'
+             : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                  : -1;
+    };
+    if (target[i] == '%' && i + 2 < target.size() && hex(target[i + 1]) >= 0 &&
+        hex(target[i + 2]) >= 0) {
       decoded += static_cast<char>(hex(target[i + 1]) * 16 + hex(target[i + 2]));
       i += 2;
     } else {
       decoded += target[i];
     }
   }
-  std::string joined = !decoded.empty() && decoded[0] == '/' ? decoded.substr(1) : std::string(folder) + decoded;
+  std::string joined =
+      !decoded.empty() && decoded[0] == '/' ? decoded.substr(1) : std::string(folder) + decoded;
   std::vector<std::string> segments;
   for (size_t begin = 0; begin <= joined.size();) {
     size_t end = std::min(joined.find('/', begin), joined.size());
@@ -175,7 +186,8 @@ std::string resolve_name(std::string_view folder, std::string_view target) {
   return out;
 }
 
-std::map<std::string, std::string, std::less<>> relationships(const std::string* rels, std::string_view folder) {
+std::map<std::string, std::string, std::less<>> relationships(const std::string* rels,
+                                                              std::string_view folder) {
   std::map<std::string, std::string, std::less<>> out;
   pugi::xml_document document;
   std::string ignored;

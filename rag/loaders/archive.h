@@ -26,8 +26,8 @@ struct Parts {
 };
 
 /// Reads the parts whose names `wanted` accepts. Limits: 65,536 entries, 256 MiB in all, 200 times
-/// the size of the archive (1 MiB always allowed); beyond them status is kLimit. A wrong checksum or
-/// broken structure is kMalformed, an encrypted part kEncrypted.
+/// the size of the archive (1 MiB always allowed); beyond them status is kLimit. A wrong checksum
+/// or broken structure is kMalformed, an encrypted part kEncrypted.
 Parts read_parts(std::string_view bytes, const std::function<bool(std::string_view)>& wanted,
                  const LoadOptions& options);
 
@@ -42,7 +42,8 @@ std::string_view local_attribute(const pugi::xml_node& node, std::string_view na
 /// First child by local name.
 pugi::xml_node local_child(const pugi::xml_node& node, std::string_view name);
 /// Relationship id → target of a .rels part, targets resolved against `folder`.
-std::map<std::string, std::string, std::less<>> relationships(const std::string* rels, std::string_view folder);
+std::map<std::string, std::string, std::less<>> relationships(const std::string* rels,
+                                                              std::string_view folder);
 /// "a/b/../c#x" against "base/": a name inside the archive, without fragment and percent escapes.
 std::string resolve_name(std::string_view folder, std::string_view target);
 

@@ -38,10 +38,13 @@ void DocumentBuilder::block(BlockKind kind, std::string_view utf8, int level) {
   }
   if (placed_) {
     next_.offset = text.size();
-    if (next_.line > 0) next_.line += static_cast<int>(std::count(piece.begin(), piece.begin() + static_cast<std::ptrdiff_t>(begin), '\n'));
+    if (next_.line > 0)
+      next_.line += static_cast<int>(
+          std::count(piece.begin(), piece.begin() + static_cast<std::ptrdiff_t>(begin), '\n'));
     auto& anchors = document_.anchors;
     // An anchor that says what the one before already implies is not kept.
-    bool same = !anchors.empty() && anchors.back().page == next_.page && anchors.back().member == next_.member &&
+    bool same = !anchors.empty() && anchors.back().page == next_.page &&
+                anchors.back().member == next_.member &&
                 (next_.line == 0 ? anchors.back().line == 0 : false);
     if (!same) anchors.push_back(next_);
     placed_ = false;
@@ -76,7 +79,8 @@ void finish_document(Document& document) {
   if (document.title.empty()) {
     for (const Block& block : document.blocks) {
       if (block.kind == BlockKind::kHeading) {
-        document.title = one_line(std::string_view(document.text).substr(block.begin, block.end - block.begin));
+        document.title =
+            one_line(std::string_view(document.text).substr(block.begin, block.end - block.begin));
         break;
       }
     }
@@ -87,7 +91,8 @@ void finish_document(Document& document) {
     if (document.reason.empty()) document.reason = "no text";
   } else if (document.replaced > 0) {
     document.status = LoadStatus::kBadEncoding;
-    document.reason = std::to_string(document.replaced) + " ill-formed byte sequences became U+FFFD";
+    document.reason =
+        std::to_string(document.replaced) + " ill-formed byte sequences became U+FFFD";
   }
 }
 

@@ -16,8 +16,8 @@ class DocumentBuilder {
 
   /// Source place of the next block. Lines of its text are taken to be lines of the source.
   void place(int line, int page, std::string_view member = {});
-  /// Appends a block: `utf8` is cleaned, trailing space cut; an empty one adds nothing. Table rows and list
-  /// items follow each other on the next line, other blocks after an empty line.
+  /// Appends a block: `utf8` is cleaned, trailing space cut; an empty one adds nothing. Table rows
+  /// and list items follow each other on the next line, other blocks after an empty line.
   void block(BlockKind kind, std::string_view utf8, int level = 0);
   void heading(int level, std::string_view utf8) { block(BlockKind::kHeading, utf8, level); }
   void hidden(int count) { document_.hidden_removed += count; }

@@ -27,14 +27,16 @@ Document load_code(std::string_view bytes) {
   };
   for (size_t begin = 0; begin < text.size(); ++line) {
     size_t end = std::min(text.find('\n', begin), text.size());
-    if (begin - document.anchors.back().offset > 65536) document.anchors.push_back({begin, line, 0, {}});
+    if (begin - document.anchors.back().offset > 65536)
+      document.anchors.push_back({begin, line, 0, {}});
     size_t visible = text.find_first_not_of(" \t", begin);
     if (visible >= end) {
       blank = true;
     } else {
       char first = text[begin];
       // A closing bracket at the margin ends what is open.
-      bool starts = first != ' ' && first != '\t' && first != '}' && first != ')' && first != ']' && first != '#';
+      bool starts = first != ' ' && first != '\t' && first != '}' && first != ')' && first != ']' &&
+                    first != '#';
       if (blank && (starts || first == '#')) close();
       if (open == std::string::npos) open = begin;
       last_end = end;

@@ -28,7 +28,8 @@ char guess_delimiter(std::string_view text) {
     if (counts.size() > 1) counts.pop_back();
     int first = counts[0];
     if (first == 0) continue;
-    double same = static_cast<double>(std::count(counts.begin(), counts.end(), first)) / static_cast<double>(counts.size());
+    double same = static_cast<double>(std::count(counts.begin(), counts.end(), first)) /
+                  static_cast<double>(counts.size());
     double score = same * 100 + std::min(first, 50);
     if (score > best_score) {
       best_score = score;

@@ -28,8 +28,10 @@ class Word {
       int level = 0;
       if (name.rfind("heading ", 0) == 0 && name.size() == 9) level = name[8] - '0';
       if (name == "title") level = 1;
-      std::string_view outline = local_attribute(local_child(local_child(style, "pPr"), "outlineLvl"), "val");
-      if (level == 0 && outline.size() == 1 && outline[0] >= '0' && outline[0] <= '8') level = outline[0] - '0' + 1;
+      std::string_view outline =
+          local_attribute(local_child(local_child(style, "pPr"), "outlineLvl"), "val");
+      if (level == 0 && outline.size() == 1 && outline[0] >= '0' && outline[0] <= '8')
+        level = outline[0] - '0' + 1;
       if (level >= 1 && level <= 9) levels_[std::string(local_attribute(style, "styleId"))] = level;
     }
   }
@@ -76,8 +78,8 @@ class Word {
         } else {
           text(child, out);
         }
-      } else if (name != "pPr" && name != "rPr" && name != "del" && name != "moveFrom" && name != "Fallback" &&
-                 name != "instrText" && name != "txbxContent") {
+      } else if (name != "pPr" && name != "rPr" && name != "del" && name != "moveFrom" &&
+                 name != "Fallback" && name != "instrText" && name != "txbxContent") {
         text(child, out);
       } else if (name == "txbxContent") {
         for (const pugi::xml_node& p : child.children()) {
@@ -146,8 +148,8 @@ Document load_docx(std::string_view bytes, const LoadOptions& options) {
   Parts parts = read_parts(
       bytes,
       [](std::string_view name) {
-        return name == "word/document.xml" || name == "word/styles.xml" || name == "word/footnotes.xml" ||
-               name == "docProps/core.xml";
+        return name == "word/document.xml" || name == "word/styles.xml" ||
+               name == "word/footnotes.xml" || name == "docProps/core.xml";
       },
       options);
   if (parts.status != LoadStatus::kOk) return skipped_document(kLoader, parts.status, parts.reason);
@@ -160,7 +162,8 @@ Document load_docx(std::string_view bytes, const LoadOptions& options) {
   Word word(builder);
   word.styles(parts.find("word/styles.xml"));
   word.body(local_child(document.document_element(), "body"));
-  if (parse_xml(parts.find("word/footnotes.xml"), notes, reason)) word.body(notes.document_element());
+  if (parse_xml(parts.find("word/footnotes.xml"), notes, reason))
+    word.body(notes.document_element());
   if (parse_xml(parts.find("docProps/core.xml"), core, reason)) {
     builder.document().title = one_line(local_child(core.document_element(), "title").text().get());
   }

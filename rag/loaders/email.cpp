@@ -1,6 +1,6 @@
-// E-mail: one message (.eml) or a mailbox (.mbox). Subject as heading, the plain text (else the HTML)
-// of each message, quoted tails and signatures cut, attachments named. Sources: RFC 5322, 2045, 2047,
-// 2231 (file names only).
+// E-mail: one message (.eml) or a mailbox (.mbox). Subject as heading, the plain text (else the
+// HTML) of each message, quoted tails and signatures cut, attachments named. Sources: RFC 5322,
+// 2045, 2047, 2231 (file names only).
 #include <algorithm>
 #include <array>
 #include <optional>
@@ -30,24 +30,34 @@ std::string decode_base64(std::string_view text) {
   std::string out;
   unsigned bits = 0, count = 0;
   for (char c : text) {
-    int value = c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26 : c >= '0' && c <= '9' ? c - '0' + 52
-                : c == '+' || c == '-' ? 62 : c == '/' || c == '_' ? 63 : -1;
+    int value = c >= 'A' && c <= 'Z'   ? c - 'A'
+                : c >= 'a' && c <= 'z' ? c - 'a' + 26
+                : c >= '0' && c <= '9' ? c - '0' + 52
+                : c == '+' || c == '-' ? 62
+                : c == '/' || c == '_' ? 63
+                                       : -1;
     if (c == '=') break;
     if (value < 0) continue;
     bits = (bits << 6 | static_cast<unsigned>(value)) & 0xFFFFFF;
-    if (++count % 4 != 1) out += static_cast<char>(bits >> (count % 4 == 2 ? 4 : count % 4 == 3 ? 2 : 0));
+    if (++count % 4 != 1)
+      out += static_cast<char>(bits >> (count % 4 == 2 ? 4 : count % 4 == 3 ? 2 : 0));
   }
   return out;
 }
 
 std::string decode_quoted(std::string_view text, bool header) {
-  auto hex = [](char c) { return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1; };
+  auto hex = [](char c) {
+    return c >= '0' && c <= '9'                 ? c - '0'
+           : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                : -1;
+  };
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
     if (text[i] == '=' && i + 2 < text.size() && hex(text[i + 1]) >= 0 && hex(text[i + 2]) >= 0) {
       out += static_cast<char>(hex(text[i + 1]) * 16 + hex(text[i + 2]));
       i += 2;
-    } else if (text[i] == '=' && i + 1 < text.size() && (text[i + 1] == '\n' || text[i + 1] == '\r')) {
+    } else if (text[i] == '=' && i + 1 < text.size() &&
+               (text[i + 1] == '\n' || text[i + 1] == '\r')) {
       i += text[i + 1] == '\r' && i + 2 < text.size() && text[i + 2] == '\n' ? 2 : 1;
     } else {
       out += header && text[i] == '_' ? ' ' : text[i];
@@ -60,7 +70,8 @@ std::string to_text(std::string_view bytes, std::string_view charset) {
   bool known = false;
   std::string out;
   std::string name = lowered(charset);
-  if (!name.empty() && name != "us-ascii" && name != "unknown-8bit") out = to_utf8(bytes, name, &known);
+  if (!name.empty() && name != "us-ascii" && name != "unknown-8bit")
+    out = to_utf8(bytes, name, &known);
   if (known) return clean_utf8(out).text;
   return decode_text(bytes).clean.text;
 }
@@ -70,12 +81,14 @@ std::string decode_words(std::string_view text) {
   std::string out;
   for (size_t i = 0; i < text.size();) {
     if (text.substr(i, 2) == "=?") {
-      size_t charset = text.find('?', i + 2), kind = charset == std::string_view::npos ? charset : text.find('?', charset + 1);
+      size_t charset = text.find('?', i + 2),
+             kind = charset == std::string_view::npos ? charset : text.find('?', charset + 1);
       size_t end = kind == std::string_view::npos ? kind : text.find("?=", kind + 1);
       if (end != std::string_view::npos && kind == charset + 2 && end - i < 1024) {
         std::string_view body = text.substr(kind + 1, end - kind - 1);
         char how = lower(text[charset + 1]);
-        out += to_text(how == 'b' ? decode_base64(body) : decode_quoted(body, true), text.substr(i + 2, charset - i - 2));
+        out += to_text(how == 'b' ? decode_base64(body) : decode_quoted(body, true),
+                       text.substr(i + 2, charset - i - 2));
         i = end + 2;
         size_t next = text.find_first_not_of(" \t\n", i);
         if (next != std::string_view::npos && text.substr(next, 2) == "=?") i = next;
@@ -152,10 +165,14 @@ void read_part(const Header& header, std::string_view content, int depth, Body& 
     size_t at = content.substr(0, mark.size()) == mark ? 0 : content.find("\n" + mark);
     while (at != std::string_view::npos && out.parts <= kMaxParts) {
       size_t begin = content.find('\n', at + 1);
-      if (begin == std::string_view::npos || content.substr(at + (at == 0 ? 0 : 1) + mark.size(), 2) == "--") break;
+      if (begin == std::string_view::npos ||
+          content.substr(at + (at == 0 ? 0 : 1) + mark.size(), 2) == "--")
+        break;
       ++begin;
       size_t end = content.find("\n" + mark, begin - 1);
-      std::string_view part = content.substr(begin, end == std::string_view::npos ? end : end > begin ? end - begin : 0);
+      std::string_view part = content.substr(begin, end == std::string_view::npos ? end
+                                                    : end > begin                 ? end - begin
+                                                                                  : 0);
       Header inner;
       size_t body = read_header(part, inner);
       read_part(inner, part.substr(body), depth + 1, out);
@@ -169,8 +186,9 @@ void read_part(const Header& header, std::string_view content, int depth, Body& 
     return;
   }
   if (attached || (type != "text/plain" && type != "text/html")) return;
-  std::string bytes = header.encoding == "base64" ? decode_base64(content)
-                      : header.encoding == "quoted-printable" ? decode_quoted(content, false) : std::string(content);
+  std::string bytes = header.encoding == "base64"             ? decode_base64(content)
+                      : header.encoding == "quoted-printable" ? decode_quoted(content, false)
+                                                              : std::string(content);
   std::string text = to_text(bytes, parameter(header.content_type, "charset"));
   std::string& target = type == "text/html" ? out.html : out.plain;
   if (!target.empty()) target += "\n\n";
@@ -187,11 +205,14 @@ std::string own_words(const std::string& text) {
   }
   size_t count = lines.size();
   for (size_t i = 0; i < count; ++i) {
-    if (lines[i] == "-- " || lines[i] == "--" || lines[i].rfind("-----Original Message-----", 0) == 0) {
+    if (lines[i] == "-- " || lines[i] == "--" ||
+        lines[i].rfind("-----Original Message-----", 0) == 0) {
       if (i > 0) count = i;
     }
   }
-  auto blank = [&](size_t i) { return lines[i].find_first_not_of(" \t") == std::string_view::npos; };
+  auto blank = [&](size_t i) {
+    return lines[i].find_first_not_of(" \t") == std::string_view::npos;
+  };
   auto quoted = [&](size_t i) { return !lines[i].empty() && lines[i][0] == '>'; };
   size_t keep = count;
   while (keep > 0 && (blank(keep - 1) || quoted(keep - 1))) --keep;
@@ -199,7 +220,9 @@ std::string own_words(const std::string& text) {
   for (size_t i = keep; i < count; ++i) cut |= quoted(i);
   if (cut && keep > 0) {
     std::string_view last = lines[keep - 1];
-    if (!last.empty() && (last.back() == ':' || (last.size() > 2 && last.substr(last.size() - 3) == "："))) --keep;
+    if (!last.empty() &&
+        (last.back() == ':' || (last.size() > 2 && last.substr(last.size() - 3) == "：")))
+      --keep;
   } else {
     keep = count;
   }
@@ -209,7 +232,8 @@ std::string own_words(const std::string& text) {
   return out;
 }
 
-void message(std::string_view raw, int line, int number, const LoadOptions& options, DocumentBuilder& builder) {
+void message(std::string_view raw, int line, int number, const LoadOptions& options,
+             DocumentBuilder& builder) {
   Header header;
   size_t begin = read_header(raw, header);
   Body body;
@@ -218,10 +242,12 @@ void message(std::string_view raw, int line, int number, const LoadOptions& opti
   builder.place(line, 0, member);
   builder.heading(1, header.subject.empty() ? "(no subject)" : header.subject);
   std::string about;
-  for (const auto& [name, value] : {std::pair{"From", header.from}, {"To", header.to}, {"Date", header.date}}) {
+  for (const auto& [name, value] :
+       {std::pair{"From", header.from}, {"To", header.to}, {"Date", header.date}}) {
     if (!value.empty()) about += std::string(about.empty() ? "" : "\n") + name + ": " + value;
   }
-  for (const std::string& file : body.attachments) about += std::string(about.empty() ? "" : "\n") + "Attachment: " + file;
+  for (const std::string& file : body.attachments)
+    about += std::string(about.empty() ? "" : "\n") + "Attachment: " + file;
   builder.place(0, 0, member);
   builder.block(BlockKind::kParagraph, about);
   if (!body.plain.empty()) {
@@ -259,9 +285,11 @@ Document load_email(std::string_view bytes, bool mailbox, const LoadOptions& opt
     if (first == std::string_view::npos) break;
     size_t next = bytes.find("\nFrom ", first);
     size_t end = next == std::string_view::npos ? bytes.size() : next + 1;
-    if (options.cancel && options.cancel->raised()) return skipped_document(kLoader, LoadStatus::kLimit, "cancelled");
+    if (options.cancel && options.cancel->raised())
+      return skipped_document(kLoader, LoadStatus::kLimit, "cancelled");
     message(bytes.substr(first + 1, end - first - 1), line, ++number, options, builder);
-    line += static_cast<int>(std::count(bytes.begin() + static_cast<std::ptrdiff_t>(at), bytes.begin() + static_cast<std::ptrdiff_t>(end), '\n'));
+    line += static_cast<int>(std::count(bytes.begin() + static_cast<std::ptrdiff_t>(at),
+                                        bytes.begin() + static_cast<std::ptrdiff_t>(end), '\n'));
     at = end;
   }
   return builder.finish();

@@ -24,8 +24,8 @@ constexpr std::array<bool, 256> kPlain = [] {
   return plain;
 }();
 
-// Length of the terminal escape sequence at text[pos] (ECMA-48): CSI, OSC and other strings, two-byte
-// escapes. A string without an end within 4 KiB is not one: only its first byte goes.
+// Length of the terminal escape sequence at text[pos] (ECMA-48): CSI, OSC and other strings,
+// two-byte escapes. A string without an end within 4 KiB is not one: only its first byte goes.
 size_t escape_length(std::string_view text, size_t pos) {
   size_t end = std::min(text.size(), pos + 4096), i = pos + 1;
   if (i >= end) return 1;
@@ -63,11 +63,13 @@ void drop_last(std::string& out) {
 double utf16_plausible(std::string_view bytes, bool big) {
   size_t good = 0, units = std::min(bytes.size(), kSniff) / 2;
   for (size_t i = 0; i < units; ++i) {
-    unsigned a = static_cast<unsigned char>(bytes[2 * i]), b = static_cast<unsigned char>(bytes[2 * i + 1]);
+    unsigned a = static_cast<unsigned char>(bytes[2 * i]),
+             b = static_cast<unsigned char>(bytes[2 * i + 1]);
     unsigned u = big ? a << 8 | b : b << 8 | a;
-    good += u == '\n' || u == '\r' || u == '\t' || (u >= 0x20 && u < 0x7F) || (u >= 0xA0 && u < 0x530) ||
-            (u >= 0x590 && u < 0x700) || (u >= 0x900 && u < 0xE80) || (u >= 0x2010 && u < 0x2030) ||
-            (u >= 0x3000 && u < 0x3100) || (u >= 0x4E00 && u < 0x9FB0) || (u >= 0xAC00 && u < 0xD7A4) ||
+    good += u == '\n' || u == '\r' || u == '\t' || (u >= 0x20 && u < 0x7F) ||
+            (u >= 0xA0 && u < 0x530) || (u >= 0x590 && u < 0x700) || (u >= 0x900 && u < 0xE80) ||
+            (u >= 0x2010 && u < 0x2030) || (u >= 0x3000 && u < 0x3100) ||
+            (u >= 0x4E00 && u < 0x9FB0) || (u >= 0xAC00 && u < 0xD7A4) ||
             (u >= 0xD800 && u < 0xE000) || (u >= 0xFF00 && u < 0xFFEF) || (i == 0 && u == 0xFEFF);
   }
   return units == 0 ? 0 : static_cast<double>(good) / static_cast<double>(units);
@@ -124,7 +126,8 @@ std::string statistical_encoding(std::string_view bytes) {
   }
   if (name.rfind("GB", 0) == 0 || name == "HZ-GB-2312") return "GB18030";
   bool weak = name.empty() || name == "ASCII" || name.rfind("ISO-8859", 0) == 0 ||
-              name.rfind("WINDOWS-", 0) == 0 || name.rfind("MAC-", 0) == 0 || name.rfind("IBM", 0) == 0;
+              name.rfind("WINDOWS-", 0) == 0 || name.rfind("MAC-", 0) == 0 ||
+              name.rfind("IBM", 0) == 0;
   // Less than some 16 bytes prove nothing about single-byte alphabets either, whatever the detector
   // says: a text in one of them has more.
   weak = weak || stretches.size() <= 16;
@@ -228,7 +231,8 @@ std::string to_utf8(std::string_view bytes, const std::string& encoding, bool* k
   if (name == "gb2312" || name == "gbk" || name == "gb_2312-80") name = "gb18030";
   if (name == "iso-8859-1" || name == "latin1") name = "windows-1252";  // as browsers do
   UErrorCode status = U_ZERO_ERROR;
-  std::unique_ptr<UConverter, void (*)(UConverter*)> from(ucnv_open(name.c_str(), &status), ucnv_close);
+  std::unique_ptr<UConverter, void (*)(UConverter*)> from(ucnv_open(name.c_str(), &status),
+                                                          ucnv_close);
   if (U_FAILURE(status)) {
     if (known) *known = false;
     return {};
@@ -245,8 +249,8 @@ std::string to_utf8(std::string_view bytes, const std::string& encoding, bool* k
     char* target = piece.data();
     status = U_ZERO_ERROR;
     ucnv_convertEx(to.get(), from.get(), &target, piece.data() + piece.size(), &source, source_end,
-                   middle.data(), &middle_read, &middle_write, middle.data() + middle.size(), first, true,
-                   &status);
+                   middle.data(), &middle_read, &middle_write, middle.data() + middle.size(), first,
+                   true, &status);
     out.append(piece.data(), static_cast<size_t>(target - piece.data()));
     if (status != U_BUFFER_OVERFLOW_ERROR) break;
   }
@@ -268,7 +272,8 @@ DecodedText decode_text(std::string_view bytes) {
   }
   clean_append(to_utf8(bytes, out.encoding), out.clean);
   // The converter has already put U+FFFD where it could not convert.
-  for (size_t at = 0; (at = out.clean.text.find("\xEF\xBF\xBD", at)) != std::string::npos; at += 3) {
+  for (size_t at = 0; (at = out.clean.text.find("\xEF\xBF\xBD", at)) != std::string::npos;
+       at += 3) {
     ++out.clean.replaced;
   }
   return out;

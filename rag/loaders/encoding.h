@@ -11,8 +11,8 @@ namespace apud {
 /// Text as every loader stores it, and what was changed on the way.
 struct CleanText {
   std::string text;
-  int replaced = 0;   // ill-formed subparts, now U+FFFD
-  int hidden = 0;     // bidi controls, tag and zero-width characters dropped
+  int replaced = 0;  // ill-formed subparts, now U+FFFD
+  int hidden = 0;    // bidi controls, tag and zero-width characters dropped
 };
 
 /// Cleans UTF-8: CRLF and CR become \n; form feeds \n; terminal escape sequences, other controls,

@@ -11,15 +11,15 @@ namespace apud {
 namespace {
 
 constexpr std::array<std::pair<std::string_view, char32_t>, 46> kNames = {{
-    {"amp", '&'},       {"lt", '<'},        {"gt", '>'},        {"quot", '"'},      {"apos", '\''},
-    {"nbsp", 0xA0},     {"copy", 0xA9},     {"reg", 0xAE},      {"deg", 0xB0},      {"plusmn", 0xB1},
-    {"middot", 0xB7},   {"laquo", 0xAB},    {"raquo", 0xBB},    {"times", 0xD7},    {"divide", 0xF7},
-    {"ndash", 0x2013},  {"mdash", 0x2014},  {"lsquo", 0x2018},  {"rsquo", 0x2019},  {"ldquo", 0x201C},
-    {"rdquo", 0x201D},  {"bull", 0x2022},   {"hellip", 0x2026}, {"trade", 0x2122},  {"larr", 0x2190},
-    {"rarr", 0x2192},   {"uarr", 0x2191},   {"darr", 0x2193},   {"harr", 0x2194},   {"le", 0x2264},
-    {"ge", 0x2265},     {"ne", 0x2260},     {"euro", 0x20AC},   {"pound", 0xA3},    {"yen", 0xA5},
-    {"sect", 0xA7},     {"para", 0xB6},     {"eacute", 0xE9},   {"egrave", 0xE8},   {"agrave", 0xE0},
-    {"uuml", 0xFC},     {"ouml", 0xF6},     {"auml", 0xE4},     {"szlig", 0xDF},    {"ccedil", 0xE7},
+    {"amp", '&'},      {"lt", '<'},       {"gt", '>'},        {"quot", '"'},     {"apos", '\''},
+    {"nbsp", 0xA0},    {"copy", 0xA9},    {"reg", 0xAE},      {"deg", 0xB0},     {"plusmn", 0xB1},
+    {"middot", 0xB7},  {"laquo", 0xAB},   {"raquo", 0xBB},    {"times", 0xD7},   {"divide", 0xF7},
+    {"ndash", 0x2013}, {"mdash", 0x2014}, {"lsquo", 0x2018},  {"rsquo", 0x2019}, {"ldquo", 0x201C},
+    {"rdquo", 0x201D}, {"bull", 0x2022},  {"hellip", 0x2026}, {"trade", 0x2122}, {"larr", 0x2190},
+    {"rarr", 0x2192},  {"uarr", 0x2191},  {"darr", 0x2193},   {"harr", 0x2194},  {"le", 0x2264},
+    {"ge", 0x2265},    {"ne", 0x2260},    {"euro", 0x20AC},   {"pound", 0xA3},   {"yen", 0xA5},
+    {"sect", 0xA7},    {"para", 0xB6},    {"eacute", 0xE9},   {"egrave", 0xE8},  {"agrave", 0xE0},
+    {"uuml", 0xFC},    {"ouml", 0xF6},    {"auml", 0xE4},     {"szlig", 0xDF},   {"ccedil", 0xE7},
     {"ensp", 0x2002},
 }};
 
@@ -63,8 +63,10 @@ std::string decode_entity(std::string_view entity) {
     char32_t code = 0;
     if (digits.empty() || digits.size() > 8) return std::string(entity);
     for (char c : digits) {
-      int value = c >= '0' && c <= '9' ? c - '0' : hex && c >= 'a' && c <= 'f' ? c - 'a' + 10
-                  : hex && c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+      int value = c >= '0' && c <= '9'          ? c - '0'
+                  : hex && c >= 'a' && c <= 'f' ? c - 'a' + 10
+                  : hex && c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                                : -1;
       if (value < 0) return std::string(entity);
       code = code * (hex ? 16 : 10) + static_cast<char32_t>(value);
       if (code > 0x10FFFF) code = 0x110000;
@@ -98,7 +100,8 @@ std::string strip_tags(std::string_view html) {
         ++name_end;
       }
       while (name_end < html.size() && html[name_end] >= '0' && html[name_end] <= '9') ++name_end;
-      bool markup = name_end > name_begin || (i + 1 < html.size() && (html[i + 1] == '!' || html[i + 1] == '?'));
+      bool markup = name_end > name_begin ||
+                    (i + 1 < html.size() && (html[i + 1] == '!' || html[i + 1] == '?'));
       if (!markup) {
         out += c;
         ++i;
@@ -111,8 +114,9 @@ std::string strip_tags(std::string_view html) {
       i = end + 1;
       if (opening && in(name, {"script", "style", "template", "noscript"})) {
         i = skip_raw(html, i, name);
-      } else if (in(name, {"p", "div", "br", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "pre", "table",
-                           "ul", "ol", "section", "article", "blockquote", "dt", "dd", "title"})) {
+      } else if (in(name, {"p",  "div",     "br",      "li",         "tr",  "h1",    "h2",
+                           "h3", "h4",      "h5",      "h6",         "pre", "table", "ul",
+                           "ol", "section", "article", "blockquote", "dt",  "dd",    "title"})) {
         out += '\n';
       } else if (in(name, {"td", "th"})) {
         out += ' ';

@@ -20,10 +20,15 @@ bool ends_with(std::string_view name, std::string_view end) {
 }  // namespace
 
 Document load_epub(std::string_view bytes, const LoadOptions& options) {
-  auto skip = [](LoadStatus status, std::string why) { return skipped_document(kLoader, status, std::move(why)); };
+  auto skip = [](LoadStatus status, std::string why) {
+    return skipped_document(kLoader, status, std::move(why));
+  };
   Parts container = read_parts(
       bytes,
-      [](std::string_view name) { return ends_with(name, "META-INF/container.xml") || ends_with(name, "META-INF/encryption.xml"); },
+      [](std::string_view name) {
+        return ends_with(name, "META-INF/container.xml") ||
+               ends_with(name, "META-INF/encryption.xml");
+      },
       options);
   if (container.status != LoadStatus::kOk) return skip(container.status, container.reason);
   // Some books are packed with their folder: everything then lies below it.
@@ -37,12 +42,17 @@ Document load_epub(std::string_view bytes, const LoadOptions& options) {
     return skip(LoadStatus::kMalformed, "META-INF/container.xml: " + reason);
   }
   std::string root = resolve_name(
-      top_folder, local_attribute(local_child(local_child(xml.document_element(), "rootfiles"), "rootfile"), "full-path"));
-  Parts opf = read_parts(bytes, [&](std::string_view name) { return name == root; }, options);
+      top_folder,
+      local_attribute(local_child(local_child(xml.document_element(), "rootfiles"), "rootfile"),
+                      "full-path"));
+  Parts opf = read_parts(
+      bytes, [&](std::string_view name) { return name == root; }, options);
   if (opf.status != LoadStatus::kOk) return skip(opf.status, opf.reason);
-  if (!parse_xml(opf.find(root), package, reason)) return skip(LoadStatus::kMalformed, "package document: " + reason);
+  if (!parse_xml(opf.find(root), package, reason))
+    return skip(LoadStatus::kMalformed, "package document: " + reason);
 
-  std::string folder = root.substr(0, root.rfind('/') == std::string::npos ? 0 : root.rfind('/') + 1);
+  std::string folder =
+      root.substr(0, root.rfind('/') == std::string::npos ? 0 : root.rfind('/') + 1);
   std::map<std::string, std::string, std::less<>> manifest;
   pugi::xml_node top = package.document_element();
   for (const pugi::xml_node& item : local_child(top, "manifest").children()) {
@@ -50,7 +60,8 @@ Document load_epub(std::string_view bytes, const LoadOptions& options) {
     if (local_attribute(item, "properties").find("nav") != std::string_view::npos) continue;
     std::string_view type = local_attribute(item, "media-type");
     if (type.find("html") == std::string_view::npos) continue;
-    manifest[std::string(local_attribute(item, "id"))] = resolve_name(folder, local_attribute(item, "href"));
+    manifest[std::string(local_attribute(item, "id"))] =
+        resolve_name(folder, local_attribute(item, "href"));
   }
   std::vector<std::string> spine;
   std::set<std::string, std::less<>> wanted;
@@ -70,7 +81,8 @@ Document load_epub(std::string_view bytes, const LoadOptions& options) {
       }
     }
   }
-  Parts parts = read_parts(bytes, [&](std::string_view name) { return wanted.count(name) > 0; }, options);
+  Parts parts = read_parts(
+      bytes, [&](std::string_view name) { return wanted.count(name) > 0; }, options);
   if (parts.status != LoadStatus::kOk) return skip(parts.status, parts.reason);
 
   std::vector<std::string> pages, names;
@@ -86,9 +98,12 @@ Document load_epub(std::string_view bytes, const LoadOptions& options) {
   std::vector<HtmlPage> parsed = parse_html(pages, options);
   if (options.cancel && options.cancel->raised()) return skip(LoadStatus::kLimit, "cancelled");
   for (size_t i = 0; i < parsed.size(); ++i) append_page(parsed[i], names[i], 0, builder);
-  builder.document().title = one_line(local_child(local_child(top, "metadata"), "title").text().get());
+  builder.document().title =
+      one_line(local_child(local_child(top, "metadata"), "title").text().get());
   Document document = builder.finish();
-  if (document.structure_lost) document.reason += (document.reason.empty() ? "" : "; ") + std::string("structure lost in a chapter");
+  if (document.structure_lost)
+    document.reason +=
+        (document.reason.empty() ? "" : "; ") + std::string("structure lost in a chapter");
   return document;
 }
 

@@ -16,17 +16,18 @@ namespace {
 
 constexpr size_t kMaxOpen = 512;
 constexpr size_t kMaxAttributes = 256;
-constexpr int kParseSeconds = 10;   // for what the pre-scan does not foresee
+constexpr int kParseSeconds = 10;  // for what the pre-scan does not foresee
 
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
 
 bool name_is(std::string_view name, std::string_view wanted) {
-  return name.size() == wanted.size() &&
-         std::equal(name.begin(), name.end(), wanted.begin(), [](char a, char b) { return lower(a) == b; });
+  return name.size() == wanted.size() && std::equal(name.begin(), name.end(), wanted.begin(),
+                                                    [](char a, char b) { return lower(a) == b; });
 }
 
 bool one_of(std::string_view name, std::initializer_list<std::string_view> list) {
-  return std::any_of(list.begin(), list.end(), [&](std::string_view x) { return name_is(name, x); });
+  return std::any_of(list.begin(), list.end(),
+                     [&](std::string_view x) { return name_is(name, x); });
 }
 
 // The value of charset= in the first kilobyte.
@@ -36,10 +37,12 @@ std::string declared_charset(std::string_view bytes) {
   size_t at = 0;
   while ((at = head.find("charset", at)) != std::string::npos) {
     at += 7;
-    while (at < head.size() && (head[at] == ' ' || head[at] == '=' || head[at] == '"' || head[at] == '\'')) ++at;
+    while (at < head.size() &&
+           (head[at] == ' ' || head[at] == '=' || head[at] == '"' || head[at] == '\''))
+      ++at;
     size_t end = at;
-    while (end < head.size() && (std::isalnum(static_cast<unsigned char>(head[end])) || head[end] == '-' ||
-                                 head[end] == '_' || head[end] == ':')) {
+    while (end < head.size() && (std::isalnum(static_cast<unsigned char>(head[end])) ||
+                                 head[end] == '-' || head[end] == '_' || head[end] == ':')) {
       ++end;
     }
     if (end > at) return head.substr(at, end - at);
@@ -67,11 +70,15 @@ std::string expand_self_closed(const std::string& xhtml) {
     size_t open = std::string_view(xhtml).substr(i, close - i).rfind('<');
     if (open != std::string::npos) open += i;
     size_t end = open == std::string::npos ? close : open + 1;
-    while (end < close && (std::isalnum(static_cast<unsigned char>(xhtml[end])) || xhtml[end] == ':')) ++end;
+    while (end < close &&
+           (std::isalnum(static_cast<unsigned char>(xhtml[end])) || xhtml[end] == ':'))
+      ++end;
     std::string_view name;
     if (open != std::string::npos) name = std::string_view(xhtml).substr(open + 1, end - open - 1);
-    bool expand = !name.empty() && !one_of(name, {"br", "img", "hr", "input", "meta", "link", "col", "area", "base"}) &&
-                  name.find(':') == std::string_view::npos;
+    bool expand =
+        !name.empty() &&
+        !one_of(name, {"br", "img", "hr", "input", "meta", "link", "col", "area", "base"}) &&
+        name.find(':') == std::string_view::npos;
     out.append(xhtml, i, close - i);
     out += expand ? "></" + std::string(name) + ">" : "/>";
     i = close + 2;
@@ -107,10 +114,12 @@ bool read_page(WireReader& in, HtmlPage& page) {
       page.title = one_line(clean_utf8(text).text);
       return true;
     }
-    if (tag != 1 || !in.number(kind) || !in.number(level) || !in.number(line) || !in.bytes(text)) return false;
-    if (kind > static_cast<uint32_t>(BlockKind::kListItem) || level > 6 || line > (1u << 30)) return false;
-    page.blocks.push_back({static_cast<BlockKind>(kind), static_cast<int>(level), static_cast<int>(line),
-                           std::string(text)});
+    if (tag != 1 || !in.number(kind) || !in.number(level) || !in.number(line) || !in.bytes(text))
+      return false;
+    if (kind > static_cast<uint32_t>(BlockKind::kListItem) || level > 6 || line > (1u << 30))
+      return false;
+    page.blocks.push_back({static_cast<BlockKind>(kind), static_cast<int>(level),
+                           static_cast<int>(line), std::string(text)});
   }
   return false;
 }
@@ -127,7 +136,8 @@ std::string decode_html(std::string_view bytes, bool* binary) {
   auto finish = [](std::string text) {
     std::string clean = clean_utf8(text).text;
     bool xhtml = clean.compare(0, 5, "<?xml") == 0 ||
-                 std::string_view(clean).substr(0, 2048).find("//www.w3.org/1999/xhtml") != std::string_view::npos;
+                 std::string_view(clean).substr(0, 2048).find("//www.w3.org/1999/xhtml") !=
+                     std::string_view::npos;
     return xhtml ? expand_self_closed(clean) : clean;
   };
   std::string charset = declared_charset(bytes);
@@ -159,8 +169,8 @@ bool html_within_limits(std::string_view html) {
       ++i;
       continue;
     }
-    while (end < html.size() && html[end] != '>' && html[end] != '/' && html[end] != ' ' && html[end] != '\t' &&
-           html[end] != '\n') {
+    while (end < html.size() && html[end] != '>' && html[end] != '/' && html[end] != ' ' &&
+           html[end] != '\t' && html[end] != '\n') {
       ++end;
     }
     std::string_view name = html.substr(begin, end - begin);
@@ -181,8 +191,9 @@ bool html_within_limits(std::string_view html) {
     i = std::min(end + 1, html.size());
     if (closing) {
       for (size_t k = open.size(); k-- > 0;) {
-        if (open[k].size() == name.size() && std::equal(name.begin(), name.end(), open[k].begin(),
-                                                        [](char a, char b) { return lower(a) == lower(b); })) {
+        if (open[k].size() == name.size() &&
+            std::equal(name.begin(), name.end(), open[k].begin(),
+                       [](char a, char b) { return lower(a) == lower(b); })) {
           open.resize(k);
           break;
         }
@@ -195,10 +206,10 @@ bool html_within_limits(std::string_view html) {
         i = html.find("</", i);
         if (i == std::string_view::npos) return true;
         if (name_is(html.substr(i + 2, name.size()), std::string([&] {
-              std::string n(name);
-              std::transform(n.begin(), n.end(), n.begin(), lower);
-              return n;
-            }()))) {
+                      std::string n(name);
+                      std::transform(n.begin(), n.end(), n.begin(), lower);
+                      return n;
+                    }()))) {
           break;
         }
         i += 2;
@@ -207,9 +218,10 @@ bool html_within_limits(std::string_view html) {
     }
     // Void elements, and those whose end tag is optional: they never nest by themselves.
     bool counts = !self_closing || !one_of(name, {"path", "rect", "circle", "use", "line", "g"});
-    if (one_of(name, {"br", "img", "hr", "input", "meta", "link", "col", "area", "base", "embed", "source", "track",
-                      "wbr", "param", "p", "li", "td", "th", "tr", "dt", "dd", "option", "tbody", "thead", "tfoot",
-                      "html", "head", "body"})) {
+    if (one_of(name, {"br",     "img",   "hr",    "input",  "meta",  "link", "col",
+                      "area",   "base",  "embed", "source", "track", "wbr",  "param",
+                      "p",      "li",    "td",    "th",     "tr",    "dt",   "dd",
+                      "option", "tbody", "thead", "tfoot",  "html",  "head", "body"})) {
       counts = false;
     }
     if (counts) {
@@ -220,7 +232,8 @@ bool html_within_limits(std::string_view html) {
   return true;
 }
 
-std::vector<HtmlPage> parse_html(const std::vector<std::string>& pages, const LoadOptions& options) {
+std::vector<HtmlPage> parse_html(const std::vector<std::string>& pages,
+                                 const LoadOptions& options) {
   std::vector<HtmlPage> out(pages.size());
   WireWriter input;
   std::vector<size_t> sent;
@@ -235,7 +248,8 @@ std::vector<HtmlPage> parse_html(const std::vector<std::string>& pages, const Lo
   if (sent.empty()) return out;
   ChildLimits limits;
   limits.memory_bytes = options.parser_memory;
-  limits.cpu_seconds = std::min(kParseSeconds, std::max(1, static_cast<int>(options.parser_seconds)));
+  limits.cpu_seconds =
+      std::min(kParseSeconds, std::max(1, static_cast<int>(options.parser_seconds)));
   limits.wall_seconds = 2.0 * limits.cpu_seconds;
   ChildResult result = run_in_child(html_child_name(), input.buffer, limits, options.cancel);
   WireReader reader(result.output);
@@ -247,7 +261,8 @@ std::vector<HtmlPage> parse_html(const std::vector<std::string>& pages, const Lo
   return out;
 }
 
-void append_page(const HtmlPage& page, std::string_view member, int page_number, DocumentBuilder& builder) {
+void append_page(const HtmlPage& page, std::string_view member, int page_number,
+                 DocumentBuilder& builder) {
   builder.hidden(page.hidden);
   builder.document().structure_lost |= page.structure_lost;
   for (const HtmlBlock& block : page.blocks) {
@@ -262,7 +277,8 @@ Document load_html(std::string_view bytes, const LoadOptions& options) {
   if (binary) return skipped_document("html/1", LoadStatus::kBinary, "binary content");
   CleanText clean = clean_utf8(bytes);  // for the counts: hidden marks are gone before parsing
   HtmlPage page = std::move(parse_html(pages, options)[0]);
-  if (options.cancel && options.cancel->raised()) return skipped_document("html/1", LoadStatus::kLimit, "cancelled");
+  if (options.cancel && options.cancel->raised())
+    return skipped_document("html/1", LoadStatus::kLimit, "cancelled");
   DocumentBuilder builder("html/1");
   if (detect_encoding(bytes) == "UTF-8") {
     builder.hidden(clean.hidden);

@@ -27,8 +27,8 @@ struct HtmlPage {
   std::string failure;          // why, one line
 };
 
-/// Bytes of an HTML file as UTF-8: byte order mark, then strict UTF-8, then the declared charset, then
-/// detection. `binary` when it is no text.
+/// Bytes of an HTML file as UTF-8: byte order mark, then strict UTF-8, then the declared charset,
+/// then detection. `binary` when it is no text.
 std::string decode_html(std::string_view bytes, bool* binary);
 
 /// True when gumbo's time stays near linear: at most 512 open elements, 256 attributes in a tag.
@@ -39,6 +39,7 @@ bool html_within_limits(std::string_view html);
 std::vector<HtmlPage> parse_html(const std::vector<std::string>& pages, const LoadOptions& options);
 
 /// Appends a page's blocks.
-void append_page(const HtmlPage& page, std::string_view member, int page_number, DocumentBuilder& builder);
+void append_page(const HtmlPage& page, std::string_view member, int page_number,
+                 DocumentBuilder& builder);
 
 }  // namespace apud

@@ -39,7 +39,8 @@ class Extractor {
     return a ? std::string_view(a->value) : std::string_view{};
   }
 
-  static bool has_class(const GumboElement& element, std::initializer_list<std::string_view> names) {
+  static bool has_class(const GumboElement& element,
+                        std::initializer_list<std::string_view> names) {
     std::string_view all = attribute(element, "class");
     while (!all.empty()) {
       size_t end = all.find_first_of(" \t\n");
@@ -69,16 +70,28 @@ class Extractor {
   // Parts of a page that are not its content.
   static bool is_furniture(const GumboElement& element) {
     switch (element.tag) {
-      case GUMBO_TAG_SCRIPT: case GUMBO_TAG_STYLE: case GUMBO_TAG_TEMPLATE: case GUMBO_TAG_NAV:
-      case GUMBO_TAG_ASIDE: case GUMBO_TAG_HEAD: case GUMBO_TAG_IFRAME: case GUMBO_TAG_OBJECT:
-      case GUMBO_TAG_SVG: case GUMBO_TAG_BUTTON: case GUMBO_TAG_SELECT: case GUMBO_TAG_NOSCRIPT:
+      case GUMBO_TAG_SCRIPT:
+      case GUMBO_TAG_STYLE:
+      case GUMBO_TAG_TEMPLATE:
+      case GUMBO_TAG_NAV:
+      case GUMBO_TAG_ASIDE:
+      case GUMBO_TAG_HEAD:
+      case GUMBO_TAG_IFRAME:
+      case GUMBO_TAG_OBJECT:
+      case GUMBO_TAG_SVG:
+      case GUMBO_TAG_BUTTON:
+      case GUMBO_TAG_SELECT:
+      case GUMBO_TAG_NOSCRIPT:
         return true;
-      default: break;
+      default:
+        break;
     }
     std::string_view role = attribute(element, "role");
-    if (role == "navigation" || role == "search" || role == "banner" || role == "contentinfo") return true;
-    return has_class(element, {"headerlink", "anchorjs-link", "sphinxsidebar", "sidebar", "navheader", "navfooter",
-                               "breadcrumb", "breadcrumbs", "wy-nav-side", "related", "toc"});
+    if (role == "navigation" || role == "search" || role == "banner" || role == "contentinfo")
+      return true;
+    return has_class(element,
+                     {"headerlink", "anchorjs-link", "sphinxsidebar", "sidebar", "navheader",
+                      "navfooter", "breadcrumb", "breadcrumbs", "wy-nav-side", "related", "toc"});
   }
 
   void find_title(const GumboNode* node, int depth) {
@@ -98,16 +111,20 @@ class Extractor {
 
   const GumboNode* find_main(const GumboNode* node, int depth) {
     if (node->type != GUMBO_NODE_ELEMENT || depth > 64) return nullptr;
-    if (node->v.element.tag == GUMBO_TAG_MAIN || attribute(node->v.element, "role") == "main") return node;
+    if (node->v.element.tag == GUMBO_TAG_MAIN || attribute(node->v.element, "role") == "main")
+      return node;
     const GumboVector& children = node->v.element.children;
     for (unsigned i = 0; i < children.length; ++i) {
-      if (const GumboNode* found = find_main(static_cast<const GumboNode*>(children.data[i]), depth + 1)) return found;
+      if (const GumboNode* found =
+              find_main(static_cast<const GumboNode*>(children.data[i]), depth + 1))
+        return found;
     }
     return nullptr;
   }
 
   void flush() {
-    if (buffer_.find_first_not_of(" \n") != std::string::npos) out_.block(kind_, level_, line_, buffer_);
+    if (buffer_.find_first_not_of(" \n") != std::string::npos)
+      out_.block(kind_, level_, line_, buffer_);
     buffer_.clear();
     line_ = 0;
     kind_ = items_ > 0 ? BlockKind::kListItem : BlockKind::kParagraph;
@@ -115,7 +132,8 @@ class Extractor {
   }
 
   void text(const char* chars, unsigned line) {
-    if (line_ == 0 && std::strspn(chars, " \t\n") != std::strlen(chars)) line_ = static_cast<int>(line);
+    if (line_ == 0 && std::strspn(chars, " \t\n") != std::strlen(chars))
+      line_ = static_cast<int>(line);
     if (pre_ > 0) {
       buffer_ += chars;
       return;
@@ -161,7 +179,8 @@ class Extractor {
 
   void walk(const GumboNode* node, int depth) {
     if (depth > kMaxDepth) return;
-    if (node->type == GUMBO_NODE_TEXT || node->type == GUMBO_NODE_WHITESPACE || node->type == GUMBO_NODE_CDATA) {
+    if (node->type == GUMBO_NODE_TEXT || node->type == GUMBO_NODE_WHITESPACE ||
+        node->type == GUMBO_NODE_CDATA) {
       text(node->v.text.text, node->v.text.start_pos.line);
       return;
     }
@@ -175,9 +194,14 @@ class Extractor {
     }
     const GumboTag tag = element.tag;
     switch (tag) {
-      case GUMBO_TAG_H1: case GUMBO_TAG_H2: case GUMBO_TAG_H3: case GUMBO_TAG_H4: case GUMBO_TAG_H5:
+      case GUMBO_TAG_H1:
+      case GUMBO_TAG_H2:
+      case GUMBO_TAG_H3:
+      case GUMBO_TAG_H4:
+      case GUMBO_TAG_H5:
       case GUMBO_TAG_H6:
-        block(element, depth, BlockKind::kHeading, static_cast<int>(tag) - static_cast<int>(GUMBO_TAG_H1) + 1);
+        block(element, depth, BlockKind::kHeading,
+              static_cast<int>(tag) - static_cast<int>(GUMBO_TAG_H1) + 1);
         return;
       case GUMBO_TAG_PRE:
         flush();
@@ -187,7 +211,8 @@ class Extractor {
         flush();
         --pre_;
         return;
-      case GUMBO_TAG_UL: case GUMBO_TAG_OL:
+      case GUMBO_TAG_UL:
+      case GUMBO_TAG_OL:
         if (row_ > 0) break;
         flush();
         ++items_;
@@ -225,7 +250,8 @@ class Extractor {
         --row_;
         flush();
         return;
-      case GUMBO_TAG_TD: case GUMBO_TAG_TH:
+      case GUMBO_TAG_TD:
+      case GUMBO_TAG_TH:
         if (row_ > 0) {
           if (cell_++ > 0) buffer_ += " | ";
         } else {
@@ -233,16 +259,33 @@ class Extractor {
         }
         children(element, depth);
         return;
-      case GUMBO_TAG_BR: buffer_ += row_ > 0 ? ' ' : '\n'; return;
+      case GUMBO_TAG_BR:
+        buffer_ += row_ > 0 ? ' ' : '\n';
+        return;
       case GUMBO_TAG_IMG: {
         std::string_view alt = attribute(element, "alt");
         if (alt.size() > 3) text(std::string(alt).c_str(), element.start_pos.line);
         return;
       }
-      case GUMBO_TAG_P: case GUMBO_TAG_DIV: case GUMBO_TAG_SECTION: case GUMBO_TAG_ARTICLE: case GUMBO_TAG_MAIN:
-      case GUMBO_TAG_HEADER: case GUMBO_TAG_FOOTER: case GUMBO_TAG_BLOCKQUOTE: case GUMBO_TAG_DL: case GUMBO_TAG_DT:
-      case GUMBO_TAG_DD: case GUMBO_TAG_FIGURE: case GUMBO_TAG_FIGCAPTION: case GUMBO_TAG_CAPTION: case GUMBO_TAG_HR:
-      case GUMBO_TAG_ADDRESS: case GUMBO_TAG_DETAILS: case GUMBO_TAG_SUMMARY: case GUMBO_TAG_FORM:
+      case GUMBO_TAG_P:
+      case GUMBO_TAG_DIV:
+      case GUMBO_TAG_SECTION:
+      case GUMBO_TAG_ARTICLE:
+      case GUMBO_TAG_MAIN:
+      case GUMBO_TAG_HEADER:
+      case GUMBO_TAG_FOOTER:
+      case GUMBO_TAG_BLOCKQUOTE:
+      case GUMBO_TAG_DL:
+      case GUMBO_TAG_DT:
+      case GUMBO_TAG_DD:
+      case GUMBO_TAG_FIGURE:
+      case GUMBO_TAG_FIGCAPTION:
+      case GUMBO_TAG_CAPTION:
+      case GUMBO_TAG_HR:
+      case GUMBO_TAG_ADDRESS:
+      case GUMBO_TAG_DETAILS:
+      case GUMBO_TAG_SUMMARY:
+      case GUMBO_TAG_FORM:
         if (row_ > 0 || pre_ > 0) {
           text(" ", element.start_pos.line);
           children(element, depth);
@@ -253,7 +296,8 @@ class Extractor {
           block(element, depth, items_ > 0 ? BlockKind::kListItem : BlockKind::kParagraph, 0);
         }
         return;
-      default: break;
+      default:
+        break;
     }
     children(element, depth);
   }

@@ -1,5 +1,5 @@
-// What the HTML child and its parent say to each other. The parent trusts nothing of it: every length
-// is checked. Private to rag.
+// What the HTML child and its parent say to each other. The parent trusts nothing of it: every
+// length is checked. Private to rag.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,9 @@ const char* html_child_name();
 
 struct WireWriter {
   std::string buffer;
-  void number(uint32_t value) { buffer.append(reinterpret_cast<const char*>(&value), sizeof value); }
+  void number(uint32_t value) {
+    buffer.append(reinterpret_cast<const char*>(&value), sizeof value);
+  }
   void bytes(std::string_view text) {
     number(static_cast<uint32_t>(text.size()));
     buffer.append(text);

@@ -1,6 +1,6 @@
-// JSON and JSON Lines: records as blocks of "path: value" lines, with the source line of each record.
-// An own scanner, because lines are wanted and depth must be bounded; text that is not JSON is read
-// as plain text.
+// JSON and JSON Lines: records as blocks of "path: value" lines, with the source line of each
+// record. An own scanner, because lines are wanted and depth must be bounded; text that is not JSON
+// is read as plain text.
 #include <string>
 #include <vector>
 
@@ -33,7 +33,8 @@ class Scanner {
 
  private:
   void space() {
-    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\t' || text_[at_] == '\n' || text_[at_] == '\r')) {
+    while (at_ < text_.size() &&
+           (text_[at_] == ' ' || text_[at_] == '\t' || text_[at_] == '\n' || text_[at_] == '\r')) {
       line_ += text_[at_++] == '\n';
     }
   }
@@ -50,7 +51,9 @@ class Scanner {
     out = 0;
     for (int i = 0; i < 4; ++i) {
       char c = text_[at_++];
-      int v = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+      int v = c >= '0' && c <= '9'                 ? c - '0'
+              : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                   : -1;
       if (v < 0) return false;
       out = out * 16 + static_cast<char32_t>(v);
     }
@@ -69,20 +72,35 @@ class Scanner {
       char c = text_[at_++];
       char32_t code = 0, low = 0;
       switch (c) {
-        case 'n': out += '\n'; break;
-        case 't': out += '\t'; break;
-        case 'r': case 'b': case 'f': out += ' '; break;
-        case '"': case '\\': case '/': out += c; break;
+        case 'n':
+          out += '\n';
+          break;
+        case 't':
+          out += '\t';
+          break;
+        case 'r':
+        case 'b':
+        case 'f':
+          out += ' ';
+          break;
+        case '"':
+        case '\\':
+        case '/':
+          out += c;
+          break;
         case 'u':
           if (!hex4(code)) return false;
           if (code >= 0xD800 && code < 0xDC00 && text_.substr(at_, 2) == "\\u") {
             at_ += 2;
             if (!hex4(low)) return false;
-            code = low >= 0xDC00 && low < 0xE000 ? 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00) : kReplacement;
+            code = low >= 0xDC00 && low < 0xE000
+                       ? 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00)
+                       : kReplacement;
           }
           utf8_append(out, code);
           break;
-        default: return false;
+        default:
+          return false;
       }
     }
     return false;
@@ -133,8 +151,8 @@ class Scanner {
       return take(close);
     }
     size_t end = at_;
-    while (end < text_.size() && (std::isalnum(static_cast<unsigned char>(text_[end])) || text_[end] == '-' ||
-                                  text_[end] == '+' || text_[end] == '.')) {
+    while (end < text_.size() && (std::isalnum(static_cast<unsigned char>(text_[end])) ||
+                                  text_[end] == '-' || text_[end] == '+' || text_[end] == '.')) {
       ++end;
     }
     std::string_view word = text_.substr(at_, end - at_);

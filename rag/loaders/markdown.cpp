@@ -23,17 +23,17 @@ constexpr size_t kPieceMax = 96u << 10;
 
 struct Parse {
   DocumentBuilder* builder;
-  std::string_view source;       // the piece
-  int first_line;                // of the piece, in the file
-  const char* counted;           // lines are counted up to here …
-  int line;                      // … and this is the line there
+  std::string_view source;  // the piece
+  int first_line;           // of the piece, in the file
+  const char* counted;      // lines are counted up to here …
+  int line;                 // … and this is the line there
 
   std::string buffer;
   int buffer_line = 0;
   BlockKind kind = BlockKind::kParagraph;
   int level = 0;
   int lists = 0;
-  std::vector<int> numbers;      // next number of the open lists; -1: bullets
+  std::vector<int> numbers;  // next number of the open lists; -1: bullets
   int cells = 0;
   int images = 0;
   std::string href;
@@ -74,8 +74,9 @@ int enter_block(MD_BLOCKTYPE type, void* detail, void* data) {
     case MD_BLOCK_OL:
       flush(p);
       ++p.lists;
-      p.numbers.push_back(type == MD_BLOCK_UL ? -1
-                                              : static_cast<int>(static_cast<MD_BLOCK_OL_DETAIL*>(detail)->start));
+      p.numbers.push_back(type == MD_BLOCK_UL
+                              ? -1
+                              : static_cast<int>(static_cast<MD_BLOCK_OL_DETAIL*>(detail)->start));
       break;
     case MD_BLOCK_LI: {
       flush(p);
@@ -108,7 +109,8 @@ int enter_block(MD_BLOCKTYPE type, void* detail, void* data) {
     case MD_BLOCK_TD:
       if (p.cells++ > 0) p.buffer += " | ";
       break;
-    default: break;
+    default:
+      break;
   }
   return 0;
 }
@@ -145,8 +147,8 @@ int leave_span(MD_SPANTYPE type, void*, void* data) {
   if (type == MD_SPAN_A) {
     // Addresses of the web are content ("where do I download it?"); relative links are markup.
     bool web = p.href.rfind("http://", 0) == 0 || p.href.rfind("https://", 0) == 0;
-    if (web && p.link_begin <= p.buffer.size() && p.buffer.find(p.href, p.link_begin) == std::string::npos &&
-        p.kind != BlockKind::kHeading) {
+    if (web && p.link_begin <= p.buffer.size() &&
+        p.buffer.find(p.href, p.link_begin) == std::string::npos && p.kind != BlockKind::kHeading) {
       p.buffer += " (" + p.href + ")";
     }
     p.href.clear();
@@ -160,11 +162,20 @@ int text(MD_TEXTTYPE type, const MD_CHAR* chars, MD_SIZE size, void* data) {
   if (p.buffer_line == 0) p.buffer_line = line_of(p, chars);
   switch (type) {
     case MD_TEXT_BR:
-    case MD_TEXT_SOFTBR: p.buffer += '\n'; break;
-    case MD_TEXT_NULLCHAR: break;
-    case MD_TEXT_ENTITY: p.buffer += decode_entity(piece); break;
-    case MD_TEXT_HTML: p.buffer.append(p.kind == BlockKind::kParagraph && p.lists == 0 ? piece : std::string_view{}); break;
-    default: p.buffer.append(piece); break;
+    case MD_TEXT_SOFTBR:
+      p.buffer += '\n';
+      break;
+    case MD_TEXT_NULLCHAR:
+      break;
+    case MD_TEXT_ENTITY:
+      p.buffer += decode_entity(piece);
+      break;
+    case MD_TEXT_HTML:
+      p.buffer.append(p.kind == BlockKind::kParagraph && p.lists == 0 ? piece : std::string_view{});
+      break;
+    default:
+      p.buffer.append(piece);
+      break;
   }
   return 0;
 }
@@ -189,8 +200,8 @@ size_t front_matter(std::string_view source, DocumentBuilder& builder) {
   return end + 5;
 }
 
-// Where the piece that begins at `begin` ends: before a heading or after an empty line where that is
-// possible, never inside a fence that is shorter than a piece.
+// Where the piece that begins at `begin` ends: before a heading or after an empty line where that
+// is possible, never inside a fence that is shorter than a piece.
 size_t piece_end(std::string_view source, size_t begin) {
   if (source.size() - begin <= kPieceMax) return source.size();
   size_t best = 0;
@@ -224,14 +235,16 @@ Document load_markdown(std::string_view bytes) {
   std::string_view source = decoded.clean.text;
 
   MD_PARSER parser{};
-  parser.flags = MD_FLAG_TABLES | MD_FLAG_STRIKETHROUGH | MD_FLAG_PERMISSIVEURLAUTOLINKS | MD_FLAG_TASKLISTS;
+  parser.flags =
+      MD_FLAG_TABLES | MD_FLAG_STRIKETHROUGH | MD_FLAG_PERMISSIVEURLAUTOLINKS | MD_FLAG_TASKLISTS;
   parser.enter_block = enter_block;
   parser.leave_block = leave_block;
   parser.enter_span = enter_span;
   parser.leave_span = leave_span;
   parser.text = text;
   size_t begin = front_matter(source, builder);
-  int line = 1 + static_cast<int>(std::count(source.begin(), source.begin() + static_cast<std::ptrdiff_t>(begin), '\n'));
+  int line = 1 + static_cast<int>(std::count(
+                     source.begin(), source.begin() + static_cast<std::ptrdiff_t>(begin), '\n'));
   while (begin < source.size()) {
     size_t end = piece_end(source, begin);
     Parse parse{};
@@ -240,7 +253,8 @@ Document load_markdown(std::string_view bytes) {
     parse.first_line = line;
     parse.counted = parse.source.data();
     parse.line = line;
-    if (md_parse(parse.source.data(), static_cast<MD_SIZE>(parse.source.size()), &parser, &parse) != 0) {
+    if (md_parse(parse.source.data(), static_cast<MD_SIZE>(parse.source.size()), &parser, &parse) !=
+        0) {
       return skipped_document("markdown/1", LoadStatus::kLimit, "Markdown parser out of memory");
     }
     flush(parse);

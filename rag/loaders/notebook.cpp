@@ -11,8 +11,8 @@ namespace apud {
 namespace {
 
 constexpr const char* kLoader = "notebook/1";
-constexpr size_t kMaxBytes = 128u << 20;   // the parsed form takes several times that
-constexpr size_t kMaxOutput = 2000;        // of one cell, characters kept
+constexpr size_t kMaxBytes = 128u << 20;  // the parsed form takes several times that
+constexpr size_t kMaxOutput = 2000;       // of one cell, characters kept
 constexpr int kMaxDepth = 128;
 
 using nlohmann::json;
@@ -60,11 +60,14 @@ const json& member(const json& object, const char* name) {
 Document load_notebook(std::string_view bytes) {
   DecodedText decoded = decode_text(bytes);
   if (decoded.binary) return skipped_document(kLoader, LoadStatus::kBinary, "binary content");
-  if (bytes.size() > kMaxBytes) return skipped_document(kLoader, LoadStatus::kLimit, "notebook larger than 128 MiB");
-  if (!shallow(decoded.clean.text)) return skipped_document(kLoader, LoadStatus::kMalformed, "JSON nested deeper than 128");
+  if (bytes.size() > kMaxBytes)
+    return skipped_document(kLoader, LoadStatus::kLimit, "notebook larger than 128 MiB");
+  if (!shallow(decoded.clean.text))
+    return skipped_document(kLoader, LoadStatus::kMalformed, "JSON nested deeper than 128");
   json notebook = json::parse(decoded.clean.text, nullptr, false);
   const json& cells = member(notebook, "cells");
-  if (!cells.is_array()) return skipped_document(kLoader, LoadStatus::kMalformed, "no notebook: \"cells\" is missing");
+  if (!cells.is_array())
+    return skipped_document(kLoader, LoadStatus::kMalformed, "no notebook: \"cells\" is missing");
   DocumentBuilder builder(kLoader);
   builder.hidden(decoded.clean.hidden);
   int number = 0;
@@ -77,7 +80,9 @@ Document load_notebook(std::string_view bytes) {
       Document part = load_markdown(source);
       for (const Block& block : part.blocks) {
         builder.place(0, number, name);
-        builder.block(block.kind, std::string_view(part.text).substr(block.begin, block.end - block.begin), block.level);
+        builder.block(block.kind,
+                      std::string_view(part.text).substr(block.begin, block.end - block.begin),
+                      block.level);
       }
       continue;
     }
@@ -89,7 +94,8 @@ Document load_notebook(std::string_view bytes) {
       std::string text = joined(member(output, "text"));
       if (text.empty()) text = joined(member(member(output, "data"), "text/plain"));
       size_t cut = std::min(text.size(), kMaxOutput);
-      while (cut < text.size() && cut > 0 && (static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) --cut;
+      while (cut < text.size() && cut > 0 && (static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80)
+        --cut;
       builder.place(0, number, name);
       builder.block(BlockKind::kCode, std::string_view(text).substr(0, cut));
     }

@@ -36,7 +36,8 @@ class OpenDocument {
         text(child, content);
         place();
         bool item = list && content.find_first_not_of(" \t\n") != std::string::npos;
-        builder_.block(item ? BlockKind::kListItem : BlockKind::kParagraph, item ? "- " + content : content);
+        builder_.block(item ? BlockKind::kListItem : BlockKind::kParagraph,
+                       item ? "- " + content : content);
       } else if (name == "list") {
         body(child, true);
       } else if (name == "table") {
@@ -87,7 +88,8 @@ class OpenDocument {
     for (const pugi::xml_node& row : node.children()) {
       std::string_view name = local_name(row.name());
       if (name != "table-row") {
-        if (name == "table-header-rows" || name == "table-rows" || name == "table-row-group") rows(row, writer, line);
+        if (name == "table-header-rows" || name == "table-rows" || name == "table-row-group")
+          rows(row, writer, line);
         continue;
       }
       ++line;
@@ -95,7 +97,9 @@ class OpenDocument {
       for (const pugi::xml_node& cell : row.children()) {
         std::string content;
         cell_text(cell, content);
-        int repeat = content.empty() && !cell.next_sibling() ? 1 : repeat_of(local_attribute(cell, "number-columns-repeated"));
+        int repeat = content.empty() && !cell.next_sibling()
+                         ? 1
+                         : repeat_of(local_attribute(cell, "number-columns-repeated"));
         for (int i = 0; i < repeat && cells.size() < 4096; ++i) cells.push_back(content);
       }
       while (!cells.empty() && cells.back().empty()) cells.pop_back();

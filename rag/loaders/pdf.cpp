@@ -20,10 +20,12 @@ constexpr int kMaxPages = 20000;
 // A crop area beyond any page (the format ends at 14,400 points): without one pdftotext drops what
 // runs over the edge of the page, as long paths in typeset manuals do.
 constexpr const char* kExtent = "16000";
-constexpr size_t kMaxOutput = 64u << 20;   // of one slice
-constexpr size_t kMaxText = 256u << 20;    // of one document
+constexpr size_t kMaxOutput = 64u << 20;  // of one slice
+constexpr size_t kMaxText = 256u << 20;   // of one document
 
-bool holds(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
+bool holds(std::string_view text, std::string_view part) {
+  return text.find(part) != std::string_view::npos;
+}
 
 std::string first_line(std::string_view text) {
   return printable(utf8_repair(text.substr(0, std::min<size_t>(text.find('\n'), 160))), true);
@@ -35,7 +37,8 @@ Document load_pdf(std::string_view bytes, const LoadOptions& options) {
   const char* kLoader = "pdf/1";
   std::optional<Path> program = find_program("pdftotext");
   if (!program) {
-    return skipped_document(kLoader, LoadStatus::kUnsupported, "pdftotext not found: install poppler-utils");
+    return skipped_document(kLoader, LoadStatus::kUnsupported,
+                            "pdftotext not found: install poppler-utils");
   }
   ChildLimits limits;
   limits.memory_bytes = options.parser_memory;
@@ -49,13 +52,15 @@ Document load_pdf(std::string_view bytes, const LoadOptions& options) {
   int pages = 0;
   for (;;) {
     ::lseek(input.get(), 0, SEEK_SET);
-    ChildResult result = run_program(
-        *program,
-        {"-raw", "-enc", "UTF-8", "-eol", "unix", "-f", std::to_string(pages + 1), "-l",
-         std::to_string(pages + kSlicePages), "-x", "-72", "-y", "-72", "-W", kExtent, "-H", kExtent, "-", "-"},
-        input.get(), limits, options.cancel);
+    ChildResult result =
+        run_program(*program,
+                    {"-raw", "-enc", "UTF-8", "-eol", "unix", "-f", std::to_string(pages + 1), "-l",
+                     std::to_string(pages + kSlicePages), "-x", "-72", "-y", "-72", "-W", kExtent,
+                     "-H", kExtent, "-", "-"},
+                    input.get(), limits, options.cancel);
     const std::string& said = result.diagnostics;
-    if (result.end == ChildEnd::kCancelled) return skipped_document(kLoader, LoadStatus::kLimit, "cancelled");
+    if (result.end == ChildEnd::kCancelled)
+      return skipped_document(kLoader, LoadStatus::kLimit, "cancelled");
     bool past_the_end = result.end == ChildEnd::kExit && holds(said, "Wrong page range");
     if (past_the_end && pages > 0) break;
     if (result.end == ChildEnd::kOk) {

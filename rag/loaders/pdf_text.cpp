@@ -13,9 +13,9 @@ namespace apud {
 
 namespace {
 
-constexpr size_t kEdgeLines = 3;           // of a page that may be a running header or footer
-constexpr double kRunningShare = 0.3;      // of the pages that carry it
-constexpr size_t kTextPageCharacters = 20; // fewer: a page without text
+constexpr size_t kEdgeLines = 3;            // of a page that may be a running header or footer
+constexpr double kRunningShare = 0.3;       // of the pages that carry it
+constexpr size_t kTextPageCharacters = 20;  // fewer: a page without text
 
 struct Line {
   std::string text;
@@ -27,7 +27,8 @@ struct Line {
 bool letter(unsigned char c) { return static_cast<unsigned>((c | 32) - 'a') < 26u || c >= 0x80; }
 bool digit(char c) { return c >= '0' && c <= '9'; }
 
-// Digits become one #, lower-case Roman numbers standing alone ~, so that page numbers compare equal.
+// Digits become one #, lower-case Roman numbers standing alone ~, so that page numbers compare
+// equal.
 std::string masked(std::string_view line) {
   std::string out;
   for (size_t i = 0; i < line.size();) {
@@ -37,8 +38,10 @@ std::string masked(std::string_view line) {
       continue;
     }
     size_t end = i;
-    while (end < line.size() && std::string_view("ivxlc").find(line[end]) != std::string_view::npos) ++end;
-    bool alone = end > i && (i == 0 || line[i - 1] == ' ') && (end == line.size() || line[end] == ' ');
+    while (end < line.size() && std::string_view("ivxlc").find(line[end]) != std::string_view::npos)
+      ++end;
+    bool alone =
+        end > i && (i == 0 || line[i - 1] == ' ') && (end == line.size() || line[end] == ' ');
     if (alone) {
       out += '#';
       i = end;
@@ -62,8 +65,8 @@ std::vector<std::string_view> lines_of(std::string_view page) {
 }
 
 // For each page how many lines at its top and bottom are running headers and footers: their masked
-// text stands at an edge of more than 30 % of the pages, or at the same edge of three pages in a row
-// or every other (chapter titles).
+// text stands at an edge of more than 30 % of the pages, or at the same edge of three pages in a
+// row or every other (chapter titles).
 struct Edges {
   size_t top = 0, bottom = 0;
 };
@@ -85,7 +88,8 @@ std::vector<Edges> running_lines(const std::vector<std::vector<std::string_view>
       }
     }
   }
-  size_t needed = std::max<size_t>(3, static_cast<size_t>(static_cast<double>(pages.size()) * kRunningShare) + 1);
+  size_t needed = std::max<size_t>(
+      3, static_cast<size_t>(static_cast<double>(pages.size()) * kRunningShare) + 1);
   for (size_t page = 0; page < pages.size(); ++page) {
     for (bool top : {true, false}) {
       size_t count = 0;
@@ -93,7 +97,8 @@ std::vector<Edges> running_lines(const std::vector<std::vector<std::string_view>
       size_t most = std::clamp<size_t>(pages[page].size() / 6, 1, kEdgeLines);
       for (size_t i = 0; i < most && i < pages[page].size(); ++i) {
         std::string line = edge_line(page, i, top);
-        bool running = on_pages[line] >= needed || line == "#" || line == "- # -" || line == "– # –";
+        bool running =
+            on_pages[line] >= needed || line == "#" || line == "- # -" || line == "– # –";
         for (size_t step : {1u, 2u}) {
           size_t near = 0;
           for (int side : {-2, -1, 1, 2}) {
@@ -117,7 +122,8 @@ std::vector<Edges> running_lines(const std::vector<std::vector<std::string_view>
 
 // Ligatures of fonts, spelled out.
 std::string spell_ligatures(std::string text) {
-  static constexpr std::array<const char*, 7> kLigatures = {"ff", "fi", "fl", "ffi", "ffl", "st", "st"};
+  static constexpr std::array<const char*, 7> kLigatures = {"ff",  "fi", "fl", "ffi",
+                                                            "ffl", "st", "st"};
   if (text.find("\xEF\xAC") == std::string::npos) return text;
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
@@ -138,7 +144,8 @@ std::string spell_ligatures(std::string text) {
 // form is a backquote.
 std::string spell_backquotes(std::string text) {
   for (size_t at = 0; (at = text.find("\xCC\x80", at)) != std::string::npos; ++at) {
-    bool accent = at > 0 && std::string_view("aeiounwyAEIOUNWY").find(text[at - 1]) != std::string_view::npos;
+    bool accent =
+        at > 0 && std::string_view("aeiounwyAEIOUNWY").find(text[at - 1]) != std::string_view::npos;
     if (!accent) text.replace(at, 2, "`");
   }
   return text;
@@ -172,10 +179,13 @@ bool ends_with_any(std::string_view text, std::initializer_list<std::string_view
 
 // Bullets, dashes and numbers that begin a list item, and shell prompts.
 bool starts_item(std::string_view line) {
-  if (starts_with_any(line, {"• ", "◦ ", "▪ ", "■ ", "– ", "— ", "- ", "* ", "∗ ", "● ", "○ ", "$ ", "# "})) return true;
+  if (starts_with_any(
+          line, {"• ", "◦ ", "▪ ", "■ ", "– ", "— ", "- ", "* ", "∗ ", "● ", "○ ", "$ ", "# "}))
+    return true;
   size_t i = line.size() > 1 && line[0] == '(' ? 1 : 0, begin = i;
   while (i < line.size() && digit(line[i]) && i - begin < 3) ++i;
-  return i > begin && i + 1 < line.size() && (line[i] == '.' || line[i] == ')') && line[i + 1] == ' ';
+  return i > begin && i + 1 < line.size() && (line[i] == '.' || line[i] == ')') &&
+         line[i + 1] == ' ';
 }
 
 // Level of a heading by its number ("2.3.1 Title", "Chapter 4", "第 3 章", "A.2 Title"); 0: none.
@@ -183,11 +193,18 @@ bool starts_item(std::string_view line) {
 int heading_level(const Line& line, const Line* next, int& last_chapter) {
   std::string_view text = line.text;
   if (line.width > 100 || text.size() < 3 || text.find("…") != std::string_view::npos) return 0;
-  if (ends_with_any(text, {".", ",", ";", ":", "。", "，", "；", "：", "、", "-", "）"}) && line.width > 40) return 0;
-  if (starts_with_any(text, {"Chapter ", "CHAPTER ", "Appendix ", "APPENDIX ", "Part ", "PART "}) && line.width < 70) {
+  if (ends_with_any(text, {".", ",", ";", ":", "。", "，", "；", "：", "、", "-", "）"}) &&
+      line.width > 40)
+    return 0;
+  if (starts_with_any(text, {"Chapter ", "CHAPTER ", "Appendix ", "APPENDIX ", "Part ", "PART "}) &&
+      line.width < 70) {
     size_t space = text.find(' ') + 1;
-    return space < text.size() && (digit(text[space]) || (text[space] >= 'A' && text[space] <= 'Z' &&
-           (space + 1 == text.size() || text[space + 1] == ' ' || text[space + 1] == '.' || text[space + 1] == ':'))) ? 1 : 0;
+    return space < text.size() &&
+                   (digit(text[space]) || (text[space] >= 'A' && text[space] <= 'Z' &&
+                                           (space + 1 == text.size() || text[space + 1] == ' ' ||
+                                            text[space + 1] == '.' || text[space + 1] == ':')))
+               ? 1
+               : 0;
   }
   if (text.substr(0, 3) == "第") {
     size_t at = std::min(text.find("章"), text.find("节"));
@@ -198,14 +215,17 @@ int heading_level(const Line& line, const Line* next, int& last_chapter) {
   int dots = 0;
   bool appendix = text[0] >= 'A' && text[0] <= 'Z' && text[1] == '.' && digit(text[2]);
   if (appendix) i = 1;
-  while (i < text.size() && (digit(text[i]) || (text[i] == '.' && i + 1 < text.size() && digit(text[i + 1])))) {
+  while (i < text.size() &&
+         (digit(text[i]) || (text[i] == '.' && i + 1 < text.size() && digit(text[i + 1])))) {
     dots += text[i] == '.';
     if (++i > 14) return 0;
   }
   if (i == 0) return 0;
   if (i < text.size() && text[i] == '.') ++i;  // "2.1. Title"
   if (i >= text.size() || text[i] != ' ') return 0;
-  std::string_view title = text.substr(text.find_first_not_of(' ', i) == std::string_view::npos ? i : text.find_first_not_of(' ', i));
+  std::string_view title = text.substr(text.find_first_not_of(' ', i) == std::string_view::npos
+                                           ? i
+                                           : text.find_first_not_of(' ', i));
   if (title.empty() || !letter(static_cast<unsigned char>(title[0]))) return 0;
   if (dots > 0) return dots + 1;
   int number = 0;
@@ -235,7 +255,8 @@ class Joiner {
     while (last > 0 && (static_cast<unsigned char>(before[last]) & 0xC0) == 0x80) --last;
     Utf8Char tail = utf8_decode(before, last);
     if (tail.code == '-' || tail.code == 0x2010) {
-      bool after_slash = last > 0 && before[last - 1] == '/' && letter(static_cast<unsigned char>(line[0]));
+      bool after_slash =
+          last > 0 && before[last - 1] == '/' && letter(static_cast<unsigned char>(line[0]));
       if (after_slash || (last > 0 && letter(static_cast<unsigned char>(before[last - 1])) &&
                           broken_word(before, last, line))) {
         before.resize(last);
@@ -253,7 +274,8 @@ class Joiner {
 
  private:
   static bool is_full_width_mark(char32_t c) {
-    return (c >= 0x3000 && c <= 0x303F) || (c >= 0xFF00 && c <= 0xFF65) || c == 0x201C || c == 0x201D;
+    return (c >= 0x3000 && c <= 0x303F) || (c >= 0xFF00 && c <= 0xFF65) || c == 0x201C ||
+           c == 0x201D;
   }
 
   // Words that the end of a line may have cut do not count: with `cut` the first, and any last one.
@@ -273,7 +295,8 @@ class Joiner {
       if (end < text.size() && !(text[end] == '-' && end + 1 == text.size())) {
         std::string word = lower(text.substr(i, end - i));
         // Of a-b-c also a-b and b-c: what a line may end in.
-        for (size_t hyphen = word.find('-'); hyphen != std::string::npos; hyphen = word.find('-', hyphen + 1)) {
+        for (size_t hyphen = word.find('-'); hyphen != std::string::npos;
+             hyphen = word.find('-', hyphen + 1)) {
           size_t before = hyphen == 0 ? 0 : word.rfind('-', hyphen - 1) + 1;
           words_.insert(word.substr(before, word.find('-', hyphen + 1) - before));
           if (word.size() > 128) break;
@@ -291,12 +314,14 @@ class Joiner {
   }
 
   bool broken_word(const std::string& before, size_t hyphen, const std::string& line) const {
-    if (!letter(static_cast<unsigned char>(line[0])) || (line[0] >= 'A' && line[0] <= 'Z')) return false;
+    if (!letter(static_cast<unsigned char>(line[0])) || (line[0] >= 'A' && line[0] <= 'Z'))
+      return false;
     size_t token = before.rfind(' ', hyphen - 1);
     token = token == std::string::npos ? 0 : token + 1;
     std::string_view whole(before.data() + token, hyphen - token);
     // Paths, addresses, options and identifiers keep their hyphens.
-    if (whole.find_first_of("/_@0123456789=") != std::string_view::npos || whole[0] == '-') return false;
+    if (whole.find_first_of("/_@0123456789=") != std::string_view::npos || whole[0] == '-')
+      return false;
     size_t begin = hyphen;
     while (begin > token && letter(static_cast<unsigned char>(before[begin - 1]))) --begin;
     size_t end = 0;
@@ -315,8 +340,11 @@ class Joiner {
 // True when `line` goes on with the paragraph that ends with `before`.
 bool continues(const Line& before, const Line& line) {
   if (starts_item(line.text)) return false;
-  if (starts_with_any(line.text, {"，", "。", "、", "；", "：", "！", "？", "）", "”", "’", "》", "」", ",", ")"})) return true;
-  if (ends_with_any(before.text, {"、", "，", "（", "“", "《", "「", "-", "\xE2\x80\x90"})) return true;
+  if (starts_with_any(line.text, {"，", "。", "、", "；", "：", "！", "？", "）", "”", "’", "》",
+                                  "」", ",", ")"}))
+    return true;
+  if (ends_with_any(before.text, {"、", "，", "（", "“", "《", "「", "-", "\xE2\x80\x90"}))
+    return true;
   bool full = before.width * 4 >= before.page_width * 3;
   bool ended = ends_with_any(before.text, {".", "!", "?", ":", "。", "！", "？", "："});
   if (full && !ended) return true;
@@ -368,7 +396,8 @@ Document pdf_document(const std::vector<std::string_view>& pages) {
     for (size_t i = edges[page].top; i < raw[page].size() - edges[page].bottom; ++i) {
       std::string_view piece = raw[page][i];
       CleanText clean = clean_utf8(piece);
-      if (piece.size() > 2 && piece.substr(piece.size() - 2) == "\xC2\xAD") clean.text += '-';  // soft, at a break
+      if (piece.size() > 2 && piece.substr(piece.size() - 2) == "\xC2\xAD")
+        clean.text += '-';  // soft, at a break
       document.hidden_removed += clean.hidden;
       document.replaced += clean.replaced;
       std::string text = shrink_leaders(spell_backquotes(spell_ligatures(one_line(clean.text))));
@@ -378,11 +407,13 @@ Document pdf_document(const std::vector<std::string_view>& pages) {
       characters += text.size();
       lines.push_back({std::move(text), static_cast<int>(page) + 1, width, 0});
     }
-    if (on_page < kTextPageCharacters) document.pages_without_text.push_back(static_cast<int>(page) + 1);
+    if (on_page < kTextPageCharacters)
+      document.pages_without_text.push_back(static_cast<int>(page) + 1);
     if (widths.empty()) continue;
     // A full line: the 80th percentile, so that a few overlong lines do not make all others short.
     size_t rank = widths.size() * 8 / 10;
-    std::nth_element(widths.begin(), widths.begin() + static_cast<std::ptrdiff_t>(rank), widths.end());
+    std::nth_element(widths.begin(), widths.begin() + static_cast<std::ptrdiff_t>(rank),
+                     widths.end());
     for (size_t i = begin_line; i < lines.size(); ++i) lines[i].page_width = widths[rank];
   }
 
@@ -393,11 +424,13 @@ Document pdf_document(const std::vector<std::string_view>& pages) {
   for (size_t i = 0; i < lines.size(); ++i) {
     const Line& line = lines[i];
     int level = heading_level(line, i + 1 < lines.size() ? &lines[i + 1] : nullptr, last_chapter);
-    bool go_on = i > 0 && level == 0 && kind != BlockKind::kHeading && continues(lines[i - 1], line);
+    bool go_on =
+        i > 0 && level == 0 && kind != BlockKind::kHeading && continues(lines[i - 1], line);
     if (!text.empty() && !go_on) {
       // Short lines under each other are rows of a table or code: one block, a line each.
       bool row = level == 0 && kind == BlockKind::kParagraph && !starts_item(line.text) &&
-                 lines[i - 1].width * 4 < lines[i - 1].page_width * 3 && line.width * 4 < line.page_width * 3;
+                 lines[i - 1].width * 4 < lines[i - 1].page_width * 3 &&
+                 line.width * 4 < line.page_width * 3;
       if (row) {
         text += '\n';
       } else {
@@ -414,8 +447,9 @@ Document pdf_document(const std::vector<std::string_view>& pages) {
     } else {
       text += line.text;
       if (document.blocks.back().begin == before) {
-        kind = level > 0 ? BlockKind::kHeading
-               : starts_item(line.text) ? BlockKind::kListItem : BlockKind::kParagraph;
+        kind = level > 0                ? BlockKind::kHeading
+               : starts_item(line.text) ? BlockKind::kListItem
+                                        : BlockKind::kParagraph;
         document.blocks.back().kind = kind;
         document.blocks.back().level = level;
       }
@@ -430,8 +464,9 @@ Document pdf_document(const std::vector<std::string_view>& pages) {
   finish_document(document);
   if (!document.pages_without_text.empty()) {
     document.status = LoadStatus::kNoText;
-    document.reason = "no text on page" + std::string(document.pages_without_text.size() > 1 ? "s " : " ") +
-                      page_list(document.pages_without_text) + " of " + std::to_string(pages.size());
+    document.reason =
+        "no text on page" + std::string(document.pages_without_text.size() > 1 ? "s " : " ") +
+        page_list(document.pages_without_text) + " of " + std::to_string(pages.size());
   } else if (document.status == LoadStatus::kOk && characters < 400) {
     document.reason = "only " + std::to_string(characters) + " bytes of text";
   }

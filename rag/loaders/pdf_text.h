@@ -1,5 +1,5 @@
-// From pdftotext's raw-order output to paragraphs: running headers and footers removed, lines joined,
-// hyphenation mended, headings guessed. Private to rag.
+// From pdftotext's raw-order output to paragraphs: running headers and footers removed, lines
+// joined, hyphenation mended, headings guessed. Private to rag.
 //
 // Threads: re-entrant.
 #pragma once

@@ -24,7 +24,8 @@ void paragraph_text(const pugi::xml_node& node, std::string& out) {
 }
 
 bool is_title(const pugi::xml_node& shape) {
-  std::string_view type = local_attribute(local_child(local_child(local_child(shape, "nvSpPr"), "nvPr"), "ph"), "type");
+  std::string_view type =
+      local_attribute(local_child(local_child(local_child(shape, "nvSpPr"), "nvPr"), "ph"), "type");
   return type == "title" || type == "ctrTitle";
 }
 
@@ -63,7 +64,8 @@ Document load_pptx(std::string_view bytes, const LoadOptions& options) {
   Parts parts = read_parts(
       bytes,
       [](std::string_view name) {
-        bool slide = name.rfind("ppt/slides/slide", 0) == 0 && name.size() > 4 && name.substr(name.size() - 4) == ".xml";
+        bool slide = name.rfind("ppt/slides/slide", 0) == 0 && name.size() > 4 &&
+                     name.substr(name.size() - 4) == ".xml";
         return slide || name == "ppt/presentation.xml" || name == "ppt/_rels/presentation.xml.rels";
       },
       options);
@@ -76,7 +78,8 @@ Document load_pptx(std::string_view bytes, const LoadOptions& options) {
   auto targets = relationships(parts.find("ppt/_rels/presentation.xml.rels"), "ppt/");
   DocumentBuilder builder(kLoader);
   int number = 0, broken = 0;
-  for (const pugi::xml_node& id : local_child(presentation.document_element(), "sldIdLst").children()) {
+  for (const pugi::xml_node& id :
+       local_child(presentation.document_element(), "sldIdLst").children()) {
     ++number;
     // r:id beside id: the one with a prefix names the relationship.
     auto target = targets.find(std::string_view(id.attribute("r:id").value()));
@@ -99,7 +102,8 @@ Document load_pptx(std::string_view bytes, const LoadOptions& options) {
   }
   Document document = builder.finish();
   if (broken > 0) {
-    document.reason += (document.reason.empty() ? "" : "; ") + std::to_string(broken) + " of " + std::to_string(number) + " slides not readable";
+    document.reason += (document.reason.empty() ? "" : "; ") + std::to_string(broken) + " of " +
+                       std::to_string(number) + " slides not readable";
   }
   return document;
 }

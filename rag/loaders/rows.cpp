@@ -31,7 +31,8 @@ void RowWriter::row(const std::vector<std::string>& cells, int line, std::string
     first_ = false;
     std::set<std::string> distinct(values.begin(), values.end());
     bool header = values.size() > 1 && distinct.size() == values.size() && filled == values.size();
-    for (const std::string& value : values) header = header && value.size() <= 80 && !looks_numeric(value);
+    for (const std::string& value : values)
+      header = header && value.size() <= 80 && !looks_numeric(value);
     if (header) names_ = values;
   } else if (!names_.empty()) {
     for (size_t i = 0; i < values.size(); ++i) {

@@ -15,8 +15,8 @@ namespace apud {
 class RowWriter {
  public:
   explicit RowWriter(DocumentBuilder& builder) : builder_(builder) {}
-  /// The first row decides: names of columns when all its cells are short texts that differ from each
-  /// other and no numbers, else data. Later rows are written as "name: value; name: value", or
+  /// The first row decides: names of columns when all its cells are short texts that differ from
+  /// each other and no numbers, else data. Later rows are written as "name: value; name: value", or
   /// "a | b" without names. Empty cells are left out.
   void row(const std::vector<std::string>& cells, int line, std::string_view member = {});
   /// A new table begins.

@@ -13,7 +13,8 @@ namespace {
 
 // Length of a line that is one punctuation character repeated (an underline), else 0.
 size_t underline_length(std::string_view line) {
-  if (line.size() < 3 || std::string_view("=-~^#*+\"'`:.").find(line[0]) == std::string_view::npos) return 0;
+  if (line.size() < 3 || std::string_view("=-~^#*+\"'`:.").find(line[0]) == std::string_view::npos)
+    return 0;
   return line.find_first_not_of(line[0]) == std::string_view::npos ? line.size() : 0;
 }
 
@@ -26,7 +27,8 @@ size_t letters(std::string_view line) {
 }  // namespace
 
 // Walks the lines once. A heading is a short line with an underline below it of about its length
-// (at least 3/4 of its characters and 3) and an empty line, a line of the same kind or nothing before it.
+// (at least 3/4 of its characters and 3) and an empty line, a line of the same kind or nothing
+// before it.
 Document load_text(std::string_view bytes, std::string_view extension) {
   DecodedText decoded = decode_text(bytes);
   if (decoded.binary) return skipped_document("text/1", LoadStatus::kBinary, "binary content");
@@ -38,19 +40,21 @@ Document load_text(std::string_view bytes, std::string_view extension) {
   const std::string& text = document.text;
   const bool asciidoc = extension == "adoc" || extension == "asciidoc" || extension == "asc";
 
-  std::string styles;             // underline characters in order of appearance: their levels
+  std::string styles;               // underline characters in order of appearance: their levels
   size_t open = std::string::npos;  // start of the running paragraph
   size_t last_end = 0;
   int line = 1;
   auto close = [&] {
-    if (open != std::string::npos) document.blocks.push_back({open, last_end, BlockKind::kParagraph, 0});
+    if (open != std::string::npos)
+      document.blocks.push_back({open, last_end, BlockKind::kParagraph, 0});
     open = std::string::npos;
   };
   document.anchors.push_back({0, 1, 0, {}});
   for (size_t begin = 0; begin < text.size(); ++line) {
     size_t end = text.find('\n', begin);
     if (end == std::string::npos) end = text.size();
-    if (begin - document.anchors.back().offset > 65536) document.anchors.push_back({begin, line, 0, {}});
+    if (begin - document.anchors.back().offset > 65536)
+      document.anchors.push_back({begin, line, 0, {}});
     std::string_view here(text.data() + begin, end - begin);
     size_t visible = here.find_first_not_of(" \t");
     if (visible == std::string_view::npos) {

@@ -33,8 +33,8 @@ int number_of(std::string_view text) {
   return value;
 }
 
-// Formats of the cells that show numbers as dates: built-in numbers 14-22 and 45-47, and own formats
-// with a year, month or day outside of quotes and brackets.
+// Formats of the cells that show numbers as dates: built-in numbers 14-22 and 45-47, and own
+// formats with a year, month or day outside of quotes and brackets.
 std::vector<bool> date_styles(const std::string* xml) {
   std::vector<bool> out;
   pugi::xml_document document;
@@ -42,7 +42,8 @@ std::vector<bool> date_styles(const std::string* xml) {
   if (!parse_xml(xml, document, ignored)) return out;
   std::set<int> dates;
   for (int i = 14; i <= 22; ++i) dates.insert(i);
-  for (const pugi::xml_node& format : local_child(document.document_element(), "numFmts").children()) {
+  for (const pugi::xml_node& format :
+       local_child(document.document_element(), "numFmts").children()) {
     bool quoted = false, date = false;
     for (char c : local_attribute(format, "formatCode")) {
       if (c == '"' || c == '[' || c == ']') quoted = c == '"' ? !quoted : c == '[';
@@ -56,8 +57,8 @@ std::vector<bool> date_styles(const std::string* xml) {
   return out;
 }
 
-// Serial day number (1900 system) as ISO date. Source: days-to-civil, H. Hinnant, "chrono-compatible
-// low-level date algorithms".
+// Serial day number (1900 system) as ISO date. Source: days-to-civil, H. Hinnant,
+// "chrono-compatible low-level date algorithms".
 std::string iso_date(const std::string& serial) {
   double value = 0;
   auto result = std::from_chars(serial.data(), serial.data() + serial.size(), value);
@@ -73,7 +74,8 @@ std::string iso_date(const std::string& serial) {
   if (seconds == 0) {
     std::snprintf(text, sizeof text, "%04ld-%02ld-%02ld", year, month, day);
   } else {
-    std::snprintf(text, sizeof text, "%04ld-%02ld-%02ld %02d:%02d", year, month, day, seconds / 3600 % 24, seconds / 60 % 60);
+    std::snprintf(text, sizeof text, "%04ld-%02ld-%02ld %02d:%02d", year, month, day,
+                  seconds / 3600 % 24, seconds / 60 % 60);
   }
   return text;
 }
@@ -93,7 +95,8 @@ Document load_xlsx(std::string_view bytes, const LoadOptions& options) {
   Parts parts = read_parts(
       bytes,
       [](std::string_view name) {
-        bool sheet = name.rfind("xl/worksheets/", 0) == 0 && name.find("/_rels/") == std::string_view::npos;
+        bool sheet =
+            name.rfind("xl/worksheets/", 0) == 0 && name.find("/_rels/") == std::string_view::npos;
         return sheet || name == "xl/workbook.xml" || name == "xl/_rels/workbook.xml.rels" ||
                name == "xl/sharedStrings.xml" || name == "xl/styles.xml";
       },
@@ -118,7 +121,8 @@ Document load_xlsx(std::string_view bytes, const LoadOptions& options) {
   auto targets = relationships(parts.find("xl/_rels/workbook.xml.rels"), "xl/");
   DocumentBuilder builder(kLoader);
   int broken = 0;
-  for (const pugi::xml_node& entry : local_child(workbook.document_element(), "sheets").children()) {
+  for (const pugi::xml_node& entry :
+       local_child(workbook.document_element(), "sheets").children()) {
     std::string_view state = local_attribute(entry, "state");
     if (state == "hidden" || state == "veryHidden") {
       builder.hidden(1);
@@ -135,7 +139,8 @@ Document load_xlsx(std::string_view bytes, const LoadOptions& options) {
     builder.heading(1, name);
     RowWriter rows(builder);
     int line = 0;
-    for (const pugi::xml_node& row : local_child(sheet.document_element(), "sheetData").children()) {
+    for (const pugi::xml_node& row :
+         local_child(sheet.document_element(), "sheetData").children()) {
       int stated = number_of(local_attribute(row, "r"));
       line = stated > 0 ? stated : line + 1;
       std::vector<std::string> cells;
@@ -148,14 +153,18 @@ Document load_xlsx(std::string_view bytes, const LoadOptions& options) {
         int style = number_of(local_attribute(cell, "s"));
         if (type == "s") {
           int index = number_of(value);
-          value = index >= 0 && static_cast<size_t>(index) < strings.size() ? strings[static_cast<size_t>(index)] : "";
+          value = index >= 0 && static_cast<size_t>(index) < strings.size()
+                      ? strings[static_cast<size_t>(index)]
+                      : "";
         } else if (type == "inlineStr") {
           value.clear();
           all_text(cell, value);
         } else if (type == "b") {
           value = value == "1" ? "true" : "false";
         } else if (type.empty() || type == "n") {
-          if (style >= 0 && static_cast<size_t>(style) < dates.size() && dates[static_cast<size_t>(style)]) value = iso_date(value);
+          if (style >= 0 && static_cast<size_t>(style) < dates.size() &&
+              dates[static_cast<size_t>(style)])
+            value = iso_date(value);
         }
         cells[column] = std::move(value);
       }
@@ -163,7 +172,9 @@ Document load_xlsx(std::string_view bytes, const LoadOptions& options) {
     }
   }
   Document document = builder.finish();
-  if (broken > 0) document.reason += (document.reason.empty() ? "" : "; ") + std::to_string(broken) + " sheets not readable";
+  if (broken > 0)
+    document.reason +=
+        (document.reason.empty() ? "" : "; ") + std::to_string(broken) + " sheets not readable";
   return document;
 }
 

@@ -251,7 +251,8 @@ std::vector<std::string> Store::remove_documents(WriteLock&, std::span<const int
     while (quoting.row()) sessions.push_back(quoting.text(0));
     // Answers made from it hold its words in their traces.
     for (const char* sql :
-         {"DELETE FROM answers WHERE id IN (SELECT answer FROM answer_documents WHERE document = ?)",
+         {"DELETE FROM answers WHERE id IN (SELECT answer FROM answer_documents WHERE document = "
+          "?)",
           "DELETE FROM answer_documents WHERE answer NOT IN (SELECT id FROM answers)"}) {
       Statement drop(db, sql);
       if (std::string_view(sql).find('?') != std::string_view::npos) drop.add(id);

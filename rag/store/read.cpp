@@ -124,7 +124,9 @@ DocumentText Store::text(int64_t document) {
   return std::move(*text);
 }
 
-Anchor DocumentText::anchor_at(size_t offset) const { return apud::anchor_at(text, anchors, offset); }
+Anchor DocumentText::anchor_at(size_t offset) const {
+  return apud::anchor_at(text, anchors, offset);
+}
 
 std::vector<std::string> Store::vector_keys(std::string_view embedder) {
   Statement select(
@@ -160,8 +162,9 @@ void Store::for_each_vector(int64_t collection, const std::function<void(const V
 }
 
 int64_t Store::chunk_count(int64_t collection) {
-  Statement select(impl_->database(),
-                   "SELECT coalesce(sum(chunks), 0) FROM documents WHERE collection = ? AND vanished = 0");
+  Statement select(
+      impl_->database(),
+      "SELECT coalesce(sum(chunks), 0) FROM documents WHERE collection = ? AND vanished = 0");
   select.add(collection);
   return select.row() ? select.integer(0) : 0;
 }

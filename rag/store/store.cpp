@@ -83,13 +83,13 @@ CollectionInfo read_collection(Database& db, Statement& row) {
   Statement roots(db, "SELECT path FROM roots WHERE collection = ? ORDER BY path");
   roots.add(info.id);
   while (roots.row()) info.roots.push_back(roots.text(0));
-  Statement sums(
-      db,
-      "SELECT count(*) FILTER (WHERE vanished = 0 AND chunks > 0), count(*) FILTER (WHERE vanished = 1), "
-      "coalesce(sum(chunks) FILTER (WHERE vanished = 0), 0), "
-      "coalesce(sum(tokens) FILTER (WHERE vanished = 0), 0), "
-      "coalesce(sum(text_bytes) FILTER (WHERE vanished = 0), 0) "
-      "FROM documents WHERE collection = ?");
+  Statement sums(db,
+                 "SELECT count(*) FILTER (WHERE vanished = 0 AND chunks > 0), count(*) FILTER "
+                 "(WHERE vanished = 1), "
+                 "coalesce(sum(chunks) FILTER (WHERE vanished = 0), 0), "
+                 "coalesce(sum(tokens) FILTER (WHERE vanished = 0), 0), "
+                 "coalesce(sum(text_bytes) FILTER (WHERE vanished = 0), 0) "
+                 "FROM documents WHERE collection = ?");
   sums.add(info.id);
   sums.row();
   info.documents = sums.integer(0);
@@ -337,8 +337,12 @@ std::vector<std::string> Store::remove_collection(WriteLock& lock, std::string_v
     const char* mine = "(SELECT id FROM documents WHERE collection = ?)";
     auto run = [&](const std::string& sql) { Statement(db, sql).add(info.id).run(); };
     // Answers made from its documents hold their words in their traces.
-    run(fmt::format("DELETE FROM answers WHERE id IN (SELECT answer FROM answer_documents WHERE document IN {})", mine));
-    Statement(db, "DELETE FROM answer_documents WHERE answer NOT IN (SELECT id FROM answers)").run();
+    run(
+        fmt::format("DELETE FROM answers WHERE id IN (SELECT answer FROM answer_documents WHERE "
+                    "document IN {})",
+                    mine));
+    Statement(db, "DELETE FROM answer_documents WHERE answer NOT IN (SELECT id FROM answers)")
+        .run();
     run(fmt::format("INSERT OR IGNORE INTO orphans SELECT vector FROM chunks WHERE document IN {}",
                     mine));
     run(fmt::format("DELETE FROM chunks WHERE document IN {}", mine));

@@ -12,8 +12,9 @@ namespace apud {
 namespace {
 
 const std::vector<std::string>& verbs() {
-  static const std::vector<std::string> all = {"chat", "ask", "batch", "search", "ingest", "eval", "coll", "doc",
-                                               "session", "cache", "model", "config", "explain", "doctor", "bench", "completion"};
+  static const std::vector<std::string> all = {
+      "chat",    "ask",   "batch", "search", "ingest",  "eval",   "coll",  "doc",
+      "session", "cache", "model", "config", "explain", "doctor", "bench", "completion"};
   return all;
 }
 
@@ -37,7 +38,9 @@ std::string usage_error(const std::vector<std::string>& args) {
   return {};
 }
 
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool has(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 TEST(Cli, EveryVerbHasHelp) {
   Parsed root = parse({"--help"});
@@ -78,11 +81,22 @@ TEST(Cli, AnUnknownOptionNamesTheVerbsHelp) {
 }
 
 TEST(Cli, BadValuesAreRefused) {
-  for (const std::vector<std::string>& args : std::vector<std::vector<std::string>>{
-           {"ask", "x", "--ctx", "-5"}, {"ask", "x", "--ctx", "many"}, {"ask", "x", "-t", "99"}, {"ask", "x", "--device", "tpu"},
-           {"ask", "x", "--cpu-isa", "neon"}, {"search", "x", "--mode", "magic"}, {"search"}, {"ingest"}, {"coll", "explode"},
-           {"session", "export", "x", "--format", "pdf"}, {"ask", "x", "--max-tokens", "0"}, {"ask", "x", "--threads", "-1"},
-           {"ask", "x", "--seed", "abc"}, {"completion", "tcsh"}, {"ask", "x", "--top-p", "1.5"}}) {
+  for (const std::vector<std::string>& args :
+       std::vector<std::vector<std::string>>{{"ask", "x", "--ctx", "-5"},
+                                             {"ask", "x", "--ctx", "many"},
+                                             {"ask", "x", "-t", "99"},
+                                             {"ask", "x", "--device", "tpu"},
+                                             {"ask", "x", "--cpu-isa", "neon"},
+                                             {"search", "x", "--mode", "magic"},
+                                             {"search"},
+                                             {"ingest"},
+                                             {"coll", "explode"},
+                                             {"session", "export", "x", "--format", "pdf"},
+                                             {"ask", "x", "--max-tokens", "0"},
+                                             {"ask", "x", "--threads", "-1"},
+                                             {"ask", "x", "--seed", "abc"},
+                                             {"completion", "tcsh"},
+                                             {"ask", "x", "--top-p", "1.5"}}) {
     SCOPED_TRACE(testing::PrintToString(args));
     std::string error = usage_error(args);
     EXPECT_EQ(error.find('\n'), std::string::npos) << error;
@@ -91,8 +105,11 @@ TEST(Cli, BadValuesAreRefused) {
 }
 
 TEST(Cli, OptionsReachTheirFields) {
-  Options o = parse({"ask", "How", "long?", "-k", "a", "-k", "b", "--ctx", "512", "-t", "0.5", "--seed", "7", "--stop", "x", "-n", "3",
-                     "-f", "one.txt", "-f", "-", "--strict", "--no-sources", "--json", "-q"}).options;
+  Options o = parse({"ask",      "How",          "long?",  "-k",  "a",       "-k", "b",
+                     "--ctx",    "512",          "-t",     "0.5", "--seed",  "7",  "--stop",
+                     "x",        "-n",           "3",      "-f",  "one.txt", "-f", "-",
+                     "--strict", "--no-sources", "--json", "-q"})
+                  .options;
   EXPECT_EQ(o.verb, "ask");
   EXPECT_EQ(o.ask.words, (std::vector<std::string>{"How", "long?"}));
   EXPECT_EQ(o.common.collections, (std::vector<std::string>{"a", "b"}));
@@ -109,14 +126,20 @@ TEST(Cli, OptionsReachTheirFields) {
 
 TEST(Cli, AQuestionMayLookLikeAnything) {
   EXPECT_EQ(parse({"ask", "-"}).options.ask.words, std::vector<std::string>{"-"});
-  EXPECT_EQ(parse({"ask", "--", "--help me"}).options.ask.words, std::vector<std::string>{"--help me"});
-  EXPECT_EQ(parse({"search", "--", "-without"}).options.search.words, std::vector<std::string>{"-without"});
+  EXPECT_EQ(parse({"ask", "--", "--help me"}).options.ask.words,
+            std::vector<std::string>{"--help me"});
+  EXPECT_EQ(parse({"search", "--", "-without"}).options.search.words,
+            std::vector<std::string>{"-without"});
   EXPECT_EQ(parse({"ask", "怎么续借？"}).options.ask.words, std::vector<std::string>{"怎么续借？"});
   // Options do not swallow the words after them.
-  EXPECT_EQ(parse({"ask", "-k", "papers", "what", "is", "it"}).options.ask.words, (std::vector<std::string>{"what", "is", "it"}));
-  EXPECT_EQ(parse({"ask", "-f", "a.txt", "why?"}).options.ask.words, std::vector<std::string>{"why?"});
-  EXPECT_EQ(parse({"ask", "[what, is it]"}).options.ask.words, std::vector<std::string>{"[what, is it]"});
-  EXPECT_EQ(parse({"ask", "{a} \"b\" 'c'"}).options.ask.words, std::vector<std::string>{"{a} \"b\" 'c'"});
+  EXPECT_EQ(parse({"ask", "-k", "papers", "what", "is", "it"}).options.ask.words,
+            (std::vector<std::string>{"what", "is", "it"}));
+  EXPECT_EQ(parse({"ask", "-f", "a.txt", "why?"}).options.ask.words,
+            std::vector<std::string>{"why?"});
+  EXPECT_EQ(parse({"ask", "[what, is it]"}).options.ask.words,
+            std::vector<std::string>{"[what, is it]"});
+  EXPECT_EQ(parse({"ask", "{a} \"b\" 'c'"}).options.ask.words,
+            std::vector<std::string>{"{a} \"b\" 'c'"});
 }
 
 TEST(Cli, CompletionScriptsHoldEveryVerbAndParse) {
@@ -141,8 +164,9 @@ TEST(Cli, BashCompletionAnswers) {
   dir.write("apud.bash", completion_script("bash"));
   auto complete = [&](const std::string& words, int index) {
     std::string out = (dir / "out").string();
-    std::string command = "bash -c 'source " + (dir / "apud.bash").string() + "; COMP_WORDS=(" + words + "); COMP_CWORD=" +
-                          std::to_string(index) + "; _apud; echo \"${COMPREPLY[@]}\"' > " + out;
+    std::string command = "bash -c 'source " + (dir / "apud.bash").string() + "; COMP_WORDS=(" +
+                          words + "); COMP_CWORD=" + std::to_string(index) +
+                          "; _apud; echo \"${COMPREPLY[@]}\"' > " + out;
     EXPECT_EQ(std::system(command.c_str()), 0);
     std::ifstream in(out);
     std::string line;

@@ -10,7 +10,8 @@
 namespace apud {
 namespace {
 
-CatalogueEntry entry(const std::string& id, double gigabytes, const std::string& registry = "", const std::string& hub = "hub/repo") {
+CatalogueEntry entry(const std::string& id, double gigabytes, const std::string& registry = "",
+                     const std::string& hub = "hub/repo") {
   CatalogueEntry e;
   e.id = id;
   e.kind = "chat";
@@ -22,7 +23,8 @@ CatalogueEntry entry(const std::string& id, double gigabytes, const std::string&
 
 const std::vector<CatalogueEntry>& entries() {
   static const std::vector<CatalogueEntry> all = [] {
-    std::vector<CatalogueEntry> list = {entry("small", 0.4, "small"), entry("coder", 1.0, "coder", ""), entry("general", 1.02),
+    std::vector<CatalogueEntry> list = {entry("small", 0.4, "small"),
+                                        entry("coder", 1.0, "coder", ""), entry("general", 1.02),
                                         entry("large", 4.7), entry("huge", 9.0)};
     CatalogueEntry gated = entry("gated", 2.5);
     gated.needs_acceptance = true;
@@ -57,8 +59,10 @@ TEST(RecommendModel, TheLargestThatFitsAndIsFast) {
 
 TEST(RecommendModel, OnlyWhatCanBeReachedAndNeedsNoConsent) {
   EXPECT_EQ(chosen(64 * kGiB, 200e9, false), "coder") << "the registry's largest";
-  EXPECT_NE(recommend_model(entries(), 64 * kGiB, 200e9, false).reason.find("not reached"), std::string::npos);
-  EXPECT_EQ(chosen(4 * kGiB, 20e9, true), "general") << "a general model before a coder of its size; gated, base and embedders never";
+  EXPECT_NE(recommend_model(entries(), 64 * kGiB, 200e9, false).reason.find("not reached"),
+            std::string::npos);
+  EXPECT_EQ(chosen(4 * kGiB, 20e9, true), "general")
+      << "a general model before a coder of its size; gated, base and embedders never";
 }
 
 TEST(RecommendModel, TheOrderOfTheCatalogueDoesNotMatter) {
@@ -66,7 +70,8 @@ TEST(RecommendModel, TheOrderOfTheCatalogueDoesNotMatter) {
     for (uint64_t memory : {kGiB + 500'000'000, 3 * kGiB, 64 * kGiB}) {
       std::vector<CatalogueEntry> reversed(entries().rbegin(), entries().rend());
       Recommendation r = recommend_model(reversed, memory, bandwidth, true);
-      EXPECT_EQ(r.entry ? r.entry->id : "", chosen(memory, bandwidth, true)) << memory << " " << bandwidth;
+      EXPECT_EQ(r.entry ? r.entry->id : "", chosen(memory, bandwidth, true))
+          << memory << " " << bandwidth;
     }
   }
 }

@@ -174,7 +174,8 @@ TEST(SaysNotInDocuments, RefusalsAndAnswers) {
   EXPECT_TRUE(says_not_in_documents("不在文档中"));
   EXPECT_FALSE(says_not_in_documents(""));
   EXPECT_FALSE(says_not_in_documents("Three weeks [1]."));
-  EXPECT_FALSE(says_not_in_documents("The rule says: what is not in the documents is not a rule [1]."));
+  EXPECT_FALSE(
+      says_not_in_documents("The rule says: what is not in the documents is not a rule [1]."));
   EXPECT_FALSE(says_not_in_documents("三个星期 [1]。"));
 }
 

@@ -42,10 +42,19 @@ TEST_F(SettingsTest, DefaultsWithoutAFile) {
 }
 
 TEST_F(SettingsTest, EveryKeySurvivesSaveAndLoad) {
-  const std::map<std::string, std::string> values = {
-      {"model", "some/path.gguf"}, {"embedder", "minilm-l6"}, {"device", "cpu"}, {"cpu_isa", "avx2"},
-      {"threads", "3"}, {"ctx", "2048"}, {"evidence", "700"}, {"answer", "250"}, {"collection", "papers"},
-      {"temperature", "0.5"}, {"system", "Be \"brief\".\n第二行"}, {"think", "show"}, {"cache_gb", "2.5"}};
+  const std::map<std::string, std::string> values = {{"model", "some/path.gguf"},
+                                                     {"embedder", "minilm-l6"},
+                                                     {"device", "cpu"},
+                                                     {"cpu_isa", "avx2"},
+                                                     {"threads", "3"},
+                                                     {"ctx", "2048"},
+                                                     {"evidence", "700"},
+                                                     {"answer", "250"},
+                                                     {"collection", "papers"},
+                                                     {"temperature", "0.5"},
+                                                     {"system", "Be \"brief\".\n第二行"},
+                                                     {"think", "show"},
+                                                     {"cache_gb", "2.5"}};
   for (const auto& [key, value] : values) save_setting(key, value);
   Settings s = load_settings();
   size_t checked = 0;
@@ -57,7 +66,8 @@ TEST_F(SettingsTest, EveryKeySurvivesSaveAndLoad) {
   EXPECT_EQ(checked, values.size());
   for (const auto& [key, value] : values) save_setting(key, std::nullopt);
   for (const SettingKey& key : setting_keys()) {
-    EXPECT_EQ(setting_text(load_settings(), key.name), setting_text(Settings(), key.name)) << key.name;
+    EXPECT_EQ(setting_text(load_settings(), key.name), setting_text(Settings(), key.name))
+        << key.name;
   }
   struct stat info {};
   ASSERT_EQ(::stat(settings_path().c_str(), &info), 0);
@@ -97,9 +107,11 @@ TEST_F(SettingsTest, ABadValueNamesKeyValueAndWhatWasExpected) {
     write("# a comment\n" + line + "\n");
     Error e = load_error();
     EXPECT_EQ(e.kind(), ErrorKind::kConfig) << line;
-    EXPECT_NE(std::string(e.what()).find(":2"), std::string::npos) << "no line number: " << e.what();
+    EXPECT_NE(std::string(e.what()).find(":2"), std::string::npos)
+        << "no line number: " << e.what();
     for (const std::string& word : words) {
-      EXPECT_NE(std::string(e.what()).find(word), std::string::npos) << word << " not in: " << e.what();
+      EXPECT_NE(std::string(e.what()).find(word), std::string::npos)
+          << word << " not in: " << e.what();
     }
   }
 }
@@ -121,7 +133,8 @@ TEST_F(SettingsTest, TheCommandLineGetsUsageErrorsAndTheFileStays) {
 }
 
 TEST(Nearest, TypingErrorsComeFirst) {
-  const std::vector<std::string> verbs = {"ask", "batch", "bench", "chat", "coll", "search", "session"};
+  const std::vector<std::string> verbs = {"ask",  "batch",  "bench",  "chat",
+                                          "coll", "search", "session"};
   EXPECT_EQ(nearest_names("serach", verbs).front(), "search");
   EXPECT_EQ(nearest_names("cht", verbs).front(), "chat");
   EXPECT_EQ(nearest_names("batchs", verbs).front(), "batch");

@@ -35,8 +35,10 @@ bool acts(const std::string& text) {
   for (size_t pos = 0; pos < text.size();) {
     Utf8Char c = utf8_decode(text, pos);
     if (!c.valid) return true;
-    if ((c.code < 0x20 && c.code != '\n' && c.code != '\t') || (c.code >= 0x7F && c.code < 0xA0)) return true;
-    if ((c.code >= 0x202A && c.code <= 0x202E) || (c.code >= 0x2066 && c.code <= 0x2069)) return true;
+    if ((c.code < 0x20 && c.code != '\n' && c.code != '\t') || (c.code >= 0x7F && c.code < 0xA0))
+      return true;
+    if ((c.code >= 0x202A && c.code <= 0x202E) || (c.code >= 0x2066 && c.code <= 0x2069))
+      return true;
     if (c.code >= 0xE0000 && c.code <= 0xE007F) return true;
     pos += c.size;
   }
@@ -44,11 +46,33 @@ bool acts(const std::string& text) {
 }
 
 const std::vector<std::string>& attacks() {
-  static const std::vector<std::string> all = {
-      "\x1b]52;c;cm0gLXJmIC8K\x07", "\x1b]0;title\x07", "\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\", "\x1bP1$r\x1b\\",
-      "\x1b_apc\x1b\\", "\x1b[2J\x1b[H", "\x1b[6n", "\x1b]unterminated", "\x1b" "c", "\x9b" "2J", "\xc2\x9b" "2J", "\xc2\x9d" "52;c;x\xc2\x9c",
-      "\xe2\x80\xae" "drawkcab", "\xe2\x81\xa6iso", "\xf3\xa0\x80\xa0\xf3\xa0\x80\xa1", "\r\x1b[Aover", "\x08\x08\x08", "\x7f", std::string("\x00\x01", 2),
-      "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xff"};
+  static const std::vector<std::string> all = {"\x1b]52;c;cm0gLXJmIC8K\x07",
+                                               "\x1b]0;title\x07",
+                                               "\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\",
+                                               "\x1bP1$r\x1b\\",
+                                               "\x1b_apc\x1b\\",
+                                               "\x1b[2J\x1b[H",
+                                               "\x1b[6n",
+                                               "\x1b]unterminated",
+                                               "\x1b"
+                                               "c",
+                                               "\x9b"
+                                               "2J",
+                                               "\xc2\x9b"
+                                               "2J",
+                                               "\xc2\x9d"
+                                               "52;c;x\xc2\x9c",
+                                               "\xe2\x80\xae"
+                                               "drawkcab",
+                                               "\xe2\x81\xa6iso",
+                                               "\xf3\xa0\x80\xa0\xf3\xa0\x80\xa1",
+                                               "\r\x1b[Aover",
+                                               "\x08\x08\x08",
+                                               "\x7f",
+                                               std::string("\x00\x01", 2),
+                                               "\xed\xa0\x80",
+                                               "\xf4\x90\x80\x80",
+                                               "\xff"};
   return all;
 }
 
@@ -57,13 +81,16 @@ TEST(Terminal, NothingUntrustedReachesTheScreenRaw) {
   for (const std::string& attack : attacks()) {
     for (size_t split = 0; split <= attack.size(); ++split) {
       std::string text = "a" + attack + "b";
-      EXPECT_FALSE(acts(captured(1, [&] {
-        Terminal terminal(tty);
-        // Pieces of an answer arrive as valid UTF-8 and may break anywhere else.
-        terminal.out_text(text.substr(0, split + 1));
-        terminal.out_text(text.substr(split + 1));
-        terminal.flush();
-      }))) << testing::PrintToString(attack) << " split at " << split;
+      EXPECT_FALSE(acts(captured(1,
+                                 [&] {
+                                   Terminal terminal(tty);
+                                   // Pieces of an answer arrive as valid UTF-8 and may break
+                                   // anywhere else.
+                                   terminal.out_text(text.substr(0, split + 1));
+                                   terminal.out_text(text.substr(split + 1));
+                                   terminal.flush();
+                                 })))
+          << testing::PrintToString(attack) << " split at " << split;
     }
     EXPECT_FALSE(acts(captured(2, [&] {
       Terminal terminal(tty);
@@ -71,7 +98,8 @@ TEST(Terminal, NothingUntrustedReachesTheScreenRaw) {
     }))) << testing::PrintToString(attack);
     // Our own dim on and off are all the escapes there are.
     std::string dim = captured(2, [&] { Terminal(tty).dim(attack); });
-    ASSERT_TRUE(dim.starts_with("\x1b[2m") && dim.ends_with("\x1b[0m\n")) << testing::PrintToString(dim);
+    ASSERT_TRUE(dim.starts_with("\x1b[2m") && dim.ends_with("\x1b[0m\n"))
+        << testing::PrintToString(dim);
     EXPECT_FALSE(acts(dim.substr(4, dim.size() - 9))) << testing::PrintToString(attack);
     std::string line = captured(2, [&] { Terminal(tty).progress(attack, true); });
     ASSERT_TRUE(line.starts_with("\r\x1b[K")) << testing::PrintToString(line);
@@ -80,19 +108,23 @@ TEST(Terminal, NothingUntrustedReachesTheScreenRaw) {
 }
 
 TEST(Terminal, TheAttackTableActs) {
-  for (const std::string& attack : attacks()) EXPECT_TRUE(acts(attack)) << testing::PrintToString(attack);
+  for (const std::string& attack : attacks())
+    EXPECT_TRUE(acts(attack)) << testing::PrintToString(attack);
 }
 
 TEST(Terminal, NoEscapeWithoutColour) {
-  for (TerminalState state : {TerminalState{true, true, true, false, 80}, TerminalState{false, false, false, false, 80}}) {
+  for (TerminalState state : {TerminalState{true, true, true, false, 80},
+                              TerminalState{false, false, false, false, 80}}) {
     std::string both = captured(2, [&] {
       Terminal terminal(state);
-      terminal.progress("reading", true), terminal.dim("dim"), terminal.note("note"), terminal.warn("w"), terminal.error("e");
+      terminal.progress("reading", true), terminal.dim("dim"), terminal.note("note"),
+          terminal.warn("w"), terminal.error("e");
       terminal.progress("", true);
     });
     EXPECT_EQ(both.find('\x1b'), std::string::npos) << testing::PrintToString(both);
     EXPECT_EQ(both.find('\r'), std::string::npos) << testing::PrintToString(both);
-    EXPECT_EQ(both.find("dim") != std::string::npos, state.stderr_tty) << "dim lines are for terminals";
+    EXPECT_EQ(both.find("dim") != std::string::npos, state.stderr_tty)
+        << "dim lines are for terminals";
   }
 }
 
@@ -100,17 +132,18 @@ TEST(Terminal, QuietSilencesAllButErrors) {
   std::string text = captured(2, [] {
     Terminal terminal(TerminalState{true, true, true, true, 80});
     terminal.set_quiet(true);
-    terminal.note("note"), terminal.warn("warn"), terminal.dim("dim"), terminal.progress("progress", true), terminal.error("error: x");
+    terminal.note("note"), terminal.warn("warn"), terminal.dim("dim"),
+        terminal.progress("progress", true), terminal.error("error: x");
   });
   EXPECT_EQ(text, "error: x\n");
 }
 
 TEST(Terminal, ProgressNeverWrapsAndCleansUp) {
   for (const std::string& line : {std::string(300, 'x'), [] {
-         std::string wide;
-         for (int i = 0; i < 100; ++i) wide += "读";
-         return wide;
-       }()}) {
+                                    std::string wide;
+                                    for (int i = 0; i < 100; ++i) wide += "读";
+                                    return wide;
+                                  }()}) {
     std::string text = captured(2, [&] {
       Terminal terminal(TerminalState{true, true, true, true, 40});
       terminal.progress(line, true);

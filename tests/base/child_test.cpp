@@ -112,13 +112,15 @@ TEST(Child, ProgramsAreLimitedToo) {
   auto shell = find_program("sh");
   ASSERT_TRUE(shell);
   FileDescriptor input = memory_file("hello");
-  ChildResult cat = run_program(*shell, {"-c", "read x; echo $x; echo oops >&2; exit 3"}, input.get(), {});
+  ChildResult cat =
+      run_program(*shell, {"-c", "read x; echo $x; echo oops >&2; exit 3"}, input.get(), {});
   EXPECT_EQ(cat.end, ChildEnd::kExit);
   EXPECT_EQ(cat.code, 3);
   EXPECT_EQ(cat.output, "hello\n");
   EXPECT_EQ(cat.diagnostics, "oops\n");
   // No new processes: the shell cannot even start `true`.
-  ChildResult fork = run_program(*shell, {"-c", "/bin/true | /bin/true; echo survived"}, input.get(), {});
+  ChildResult fork =
+      run_program(*shell, {"-c", "/bin/true | /bin/true; echo survived"}, input.get(), {});
   EXPECT_EQ(fork.output.find("survived"), std::string::npos) << fork.output;
   EXPECT_THROW(run_program("/nonexistent/program", {}, input.get(), {}), Error);
   EXPECT_FALSE(find_program("no-such-program-of-apud"));

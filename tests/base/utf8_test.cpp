@@ -31,7 +31,8 @@ TEST(Utf8, MaximalSubpartsAsInTheStandard) {
 // However bytes are cut, the stream gives what repairing the whole gives.
 TEST(Utf8, StreamEqualsWholeAtEverySplit) {
   std::mt19937 rng(7);
-  const std::string pieces[] = {"a", "é", "中", "😀", "\x80", "\xE4\xB8", "\xF0\x9F", "\xC0", "\xED\xA0\x80", "\n"};
+  const std::string pieces[] = {"a",        "é",    "中",           "😀", "\x80", "\xE4\xB8",
+                                "\xF0\x9F", "\xC0", "\xED\xA0\x80", "\n"};
   for (int round = 0; round < 300; ++round) {
     std::string text;
     for (int i = 0; i < 12; ++i) text += pieces[rng() % std::size(pieces)];
@@ -47,8 +48,20 @@ TEST(Utf8, StreamEqualsWholeAtEverySplit) {
 }
 
 TEST(Utf8, TerminalFilterLeavesNoEscape) {
-  const std::string attacks[] = {"\x1b]0;title\x07", "\x1b]52;c;YQ==\x1b\\", "\x1b[2J", "\x1b" "c", "\xC2\x9B" "31m",
-                                 "\x1bP1;2|x\x1b\\", "\b\b\b", "\r", "\x7f", "\u202Eabc", "\U000E0041", "\u2066x\u2069"};
+  const std::string attacks[] = {"\x1b]0;title\x07",
+                                 "\x1b]52;c;YQ==\x1b\\",
+                                 "\x1b[2J",
+                                 "\x1b"
+                                 "c",
+                                 "\xC2\x9B"
+                                 "31m",
+                                 "\x1bP1;2|x\x1b\\",
+                                 "\b\b\b",
+                                 "\r",
+                                 "\x7f",
+                                 "\u202Eabc",
+                                 "\U000E0041",
+                                 "\u2066x\u2069"};
   for (const std::string& attack : attacks) {
     std::string shown = printable("ok " + attack + " end\n\tx");
     for (size_t pos = 0; pos < shown.size();) {

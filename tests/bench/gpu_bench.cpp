@@ -1,4 +1,5 @@
-// The GPU figures of docs/performance.md from one run, without any file: gpu_bench [quick|full] [--stages]
+// The GPU figures of docs/performance.md from one run, without any file: gpu_bench [quick|full]
+// [--stages]
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -9,14 +10,16 @@
 namespace {
 
 void print(const apud::GpuBenchRow& r) {
-  std::printf("%-22s %-22s ctx %6d  %12.1f %-6s", r.work.c_str(), r.model.c_str(), r.context, r.value, r.unit.c_str());
+  std::printf("%-22s %-22s ctx %6d  %12.1f %-6s", r.work.c_str(), r.model.c_str(), r.context,
+              r.value, r.unit.c_str());
   if (r.share > 0) std::printf("  %5.1f%% of %s", 100 * r.share, r.ceiling.c_str());
   if (r.microseconds_per_stage > 0) std::printf("  %.2f us/stage", r.microseconds_per_stage);
-  if (r.logits_hash) std::printf("  logits %016llx", static_cast<unsigned long long>(r.logits_hash));
+  if (r.logits_hash)
+    std::printf("  logits %016llx", static_cast<unsigned long long>(r.logits_hash));
   std::printf("\n");
   for (const auto& s : r.stages)
-    std::printf("    %-18s x%-3d %9.1f us  %7.2f each  lost %6.2f\n", s.stage.c_str(), s.count, s.microseconds,
-                s.microseconds / s.count, s.lost);
+    std::printf("    %-18s x%-3d %9.1f us  %7.2f each  lost %6.2f\n", s.stage.c_str(), s.count,
+                s.microseconds, s.microseconds / s.count, s.lost);
   std::fflush(stdout);
 }
 
@@ -26,16 +29,22 @@ int main(int argc, char** argv) {
   bool full = false, stages = false;
   std::vector<std::string> models;
   for (int i = 1; i < argc; ++i) {
-    if (!std::strcmp(argv[i], "full")) full = true;
-    else if (!std::strcmp(argv[i], "--stages")) stages = true;
-    else if (std::strcmp(argv[i], "quick")) models.push_back(argv[i]);
+    if (!std::strcmp(argv[i], "full"))
+      full = true;
+    else if (!std::strcmp(argv[i], "--stages"))
+      stages = true;
+    else if (std::strcmp(argv[i], "quick"))
+      models.push_back(argv[i]);
   }
   try {
     apud::GpuCeilings c = apud::measure_gpu_ceilings(0);
-    std::printf("%s: read %.0f GB/s, copy %.0f, host link %.1f, gemm %.0f (2048 rows) / %.0f (8192) TFLOP/s\n",
-                c.device.c_str(), c.read / 1e9, c.copy / 1e9, c.host_link / 1e9, c.gemm_2048 / 1e12, c.gemm_8192 / 1e12);
-    auto run = [&](std::vector<std::string> names, std::vector<std::string> works, std::vector<int> contexts,
-                   std::vector<std::pair<int, int>> prefills) {
+    std::printf(
+        "%s: read %.0f GB/s, copy %.0f, host link %.1f, gemm %.0f (2048 rows) / %.0f (8192) "
+        "TFLOP/s\n",
+        c.device.c_str(), c.read / 1e9, c.copy / 1e9, c.host_link / 1e9, c.gemm_2048 / 1e12,
+        c.gemm_8192 / 1e12);
+    auto run = [&](std::vector<std::string> names, std::vector<std::string> works,
+                   std::vector<int> contexts, std::vector<std::pair<int, int>> prefills) {
       apud::GpuBenchOptions o;
       o.models = models.empty() ? std::move(names) : models;
       o.works = std::move(works);
@@ -55,7 +64,8 @@ int main(int argc, char** argv) {
       run({"llama-7b:q8_0"}, {"load", "decode"}, {512}, {});
       run({"llama-7b:q4_k_m"}, {"load", "decode", "prefill", "attention"}, {512, 16384},
           {{2048, 0}, {512, 4096}, {16384, 0}});
-      run({"llama-3-8b:q4_k_m"}, {"load", "decode", "prefill", "attention"}, {4096, 16384}, {{2048, 0}});
+      run({"llama-3-8b:q4_k_m"}, {"load", "decode", "prefill", "attention"}, {4096, 16384},
+          {{2048, 0}});
       run({"qwen2.5-1.5b:q4_k_m"}, {"load", "decode", "prefill"}, {512}, {{2048, 0}});
       run({"e5-small:f16"}, {"embed"}, {}, {});
     }

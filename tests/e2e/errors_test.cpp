@@ -9,8 +9,10 @@ namespace {
 /// No model is needed for these.
 class Errors : public testing::Test {
  protected:
-  /// Exit code, nothing on stdout, exactly one "error:" line (and an indented advice) holding `words`.
-  void refused(const std::vector<std::string>& args, int code, const std::vector<std::string>& words, const std::string& input = "") {
+  /// Exit code, nothing on stdout, exactly one "error:" line (and an indented advice) holding
+  /// `words`.
+  void refused(const std::vector<std::string>& args, int code,
+               const std::vector<std::string>& words, const std::string& input = "") {
     SCOPED_TRACE(testing::PrintToString(args));
     check(home_.run(args, input), code, words);
   }
@@ -22,9 +24,13 @@ class Errors : public testing::Test {
     for (const std::string& line : lines) errors += line.starts_with("error: ");
     EXPECT_EQ(errors, 1) << r;
     ASSERT_FALSE(lines.empty()) << r;
-    for (const std::string& line : lines) EXPECT_TRUE(line.starts_with("error: ") || line.starts_with("  ") || line.starts_with("warning: ")) << r;
+    for (const std::string& line : lines)
+      EXPECT_TRUE(line.starts_with("error: ") || line.starts_with("  ") ||
+                  line.starts_with("warning: "))
+          << r;
     EXPECT_LE(lines.size(), 3u) << r;
-    for (const std::string& word : words) EXPECT_TRUE(has(r.err, word)) << "'" << word << "' is missing" << r;
+    for (const std::string& word : words)
+      EXPECT_TRUE(has(r.err, word)) << "'" << word << "' is missing" << r;
     expect_no_escape(r);
   }
   void no_models() {
@@ -64,7 +70,8 @@ TEST_F(Errors, NoModelYet) {
 }
 
 TEST_F(Errors, UnknownNames) {
-  refused({"ask", "--no-docs", "-m", "qwen2.5-coder:0.5c", "Hello?"}, 66, {"qwen2.5-coder:0.5c", "qwen2.5-coder:0.5b"});
+  refused({"ask", "--no-docs", "-m", "qwen2.5-coder:0.5c", "Hello?"}, 66,
+          {"qwen2.5-coder:0.5c", "qwen2.5-coder:0.5b"});
   refused({"model", "pull", "qwen2.5-coder:0.5c"}, 66, {"qwen2.5-coder:0.5b"});
   refused({"model", "info", "/no/such/model.gguf"}, 66, {"/no/such/model.gguf"});
   refused({"session", "show", "nothing"}, 66, {"nothing"});
@@ -81,7 +88,8 @@ TEST_F(Errors, MissingFilesAndFolders) {
   refused({"ask", "--no-docs", "-f", "missing.txt", "What?"}, 66, {"missing.txt"});
   refused({"batch", "-i", "missing.jsonl"}, 66, {"missing.jsonl"});
   home_.write("q.jsonl", "x\n");
-  refused({"batch", "-i", "q.jsonl", "-o", "/no/such/folder/out.jsonl"}, 66, {"/no/such/folder/out.jsonl"});
+  refused({"batch", "-i", "q.jsonl", "-o", "/no/such/folder/out.jsonl"}, 66,
+          {"/no/such/folder/out.jsonl"});
 }
 
 TEST_F(Errors, AFolderInPlaceOfAFile) {
@@ -92,8 +100,11 @@ TEST_F(Errors, AFolderInPlaceOfAFile) {
 }
 
 TEST_F(Errors, JsonErrorsAreJson) {
-  for (const auto& [args, code, name] : std::vector<std::tuple<std::vector<std::string>, int, std::string>>{
-           {{"ask", "--json", ""}, 2, "usage"}, {{"search", "--json", "x"}, 66, "no_input"}, {{"serach", "--json"}, 2, "usage"},
+  for (const auto& [args, code, name] :
+       std::vector<std::tuple<std::vector<std::string>, int, std::string>>{
+           {{"ask", "--json", ""}, 2, "usage"},
+           {{"search", "--json", "x"}, 66, "no_input"},
+           {{"serach", "--json"}, 2, "usage"},
            {{"coll", "info", "--json", "nothing"}, 66, "no_input"}}) {
     SCOPED_TRACE(testing::PrintToString(args));
     RunResult r = home_.run(args);
@@ -129,7 +140,8 @@ TEST_F(Errors, DamagedModels) {
   refused({"ask", "--no-docs", "-m", "empty.gguf", "Hello?"}, 65, {"empty.gguf"});
   home_.write("text.gguf", "this is no model at all, whatever its name says\n");
   refused({"ask", "--no-docs", "-m", "text.gguf", "Hello?"}, 65, {"text.gguf"});
-  home_.write("huge.gguf", std::string("GGUF\x03\0\0\0", 8) + std::string(8, '\x7f') + std::string(8, '\x7f'));
+  home_.write("huge.gguf",
+              std::string("GGUF\x03\0\0\0", 8) + std::string(8, '\x7f') + std::string(8, '\x7f'));
   refused({"ask", "--no-docs", "-m", "huge.gguf", "Hello?"}, 65, {"huge.gguf"});
   std::filesystem::path whole = models_dir() / kTinyModel;
   if (!std::filesystem::exists(whole)) GTEST_SKIP() << "model not fetched: " << whole;
@@ -160,7 +172,8 @@ TEST_F(Errors, AClosedPipeIsQuiet) {
 
 class LibraryErrors : public LibraryTest {
  protected:
-  void refused(const std::vector<std::string>& args, int code, const std::vector<std::string>& words) {
+  void refused(const std::vector<std::string>& args, int code,
+               const std::vector<std::string>& words) {
     RunResult r = run(args);
     EXPECT_EQ(r.code, code) << r;
     EXPECT_EQ(r.out, "") << r;
@@ -184,7 +197,8 @@ TEST_F(LibraryErrors, AFullDiskBehindAnAnswer) {
   EXPECT_EQ(r.code, 74) << r;
   RunResult search = home().shell("\"$APUD\" search telescope > /dev/full");
   EXPECT_EQ(search.code, 74) << search;
-  RunResult batch = home().shell("echo hello | \"$APUD\" batch --no-docs --max-tokens 4 > /dev/full");
+  RunResult batch =
+      home().shell("echo hello | \"$APUD\" batch --no-docs --max-tokens 4 > /dev/full");
   EXPECT_EQ(batch.code, 74) << batch;
 }
 
@@ -192,14 +206,22 @@ TEST_F(LibraryErrors, HostileFileNamesAreShownNotObeyed) {
   Home home;
   configure(home);
   home.write("docs/plain.md", "# Fruit\n\nThe quince is yellow.\n");
-  home.write("docs/evil\x1b]52;c;cm0=\x07\x1b[2J name.md", "# Trees\n\nThe larch loses its needles.\n");
+  home.write("docs/evil\x1b]52;c;cm0=\x07\x1b[2J name.md",
+             "# Trees\n\nThe larch loses its needles.\n");
   RunResult ingest = home.run({"ingest", "docs", "-v"});
   EXPECT_EQ(ingest.code, 0) << ingest;
   expect_no_escape(ingest);
   EXPECT_TRUE(has(ingest.err, "\\x1b")) << "the name is shown" << ingest;
-  for (const std::vector<std::string>& args : std::vector<std::vector<std::string>>{
-           {"search", "larch needles"}, {"search", "-l", "larch needles"}, {"search", "-v", "larch needles"}, {"doc", "list"}, {"ask", "Which tree loses its needles?"},
-           {"ask", "--json", "Which tree loses its needles?"}, {"search", "--json", "larch"}, {"ingest", "docs", "--jsonl", "-v"}, {"ask", "-f", "no\x1b[31m", "x"}}) {
+  for (const std::vector<std::string>& args :
+       std::vector<std::vector<std::string>>{{"search", "larch needles"},
+                                             {"search", "-l", "larch needles"},
+                                             {"search", "-v", "larch needles"},
+                                             {"doc", "list"},
+                                             {"ask", "Which tree loses its needles?"},
+                                             {"ask", "--json", "Which tree loses its needles?"},
+                                             {"search", "--json", "larch"},
+                                             {"ingest", "docs", "--jsonl", "-v"},
+                                             {"ask", "-f", "no\x1b[31m", "x"}}) {
     RunResult r = home.run(args);
     EXPECT_TRUE(r.code == 0 || r.code == 66) << r;
     expect_no_escape(r);
@@ -215,8 +237,10 @@ TEST_F(LibraryErrors, AReadOnlyDataFolder) {
     copy_samples(home);
     ASSERT_EQ(home.run({"ingest", "samples"}).code, 0);
     std::string data = (home.path() / ".local/share/apud").string();
-    if (::mount(data.c_str(), data.c_str(), nullptr, MS_BIND, nullptr) != 0) GTEST_SKIP() << "root without the right to mount";
-    bool read_only = ::mount(nullptr, data.c_str(), nullptr, MS_BIND | MS_REMOUNT | MS_RDONLY, nullptr) == 0;
+    if (::mount(data.c_str(), data.c_str(), nullptr, MS_BIND, nullptr) != 0)
+      GTEST_SKIP() << "root without the right to mount";
+    bool read_only =
+        ::mount(nullptr, data.c_str(), nullptr, MS_BIND | MS_REMOUNT | MS_RDONLY, nullptr) == 0;
     if (read_only) {
       RunResult search = home.run({"search", "late return"});
       EXPECT_EQ(search.code, 0) << search;
@@ -251,7 +275,8 @@ TEST_F(LibraryErrors, AFullDisk) {
   copy_samples(home);
   std::filesystem::create_directories(home.path() / ".local/share/apud");
   std::string data = (home.path() / ".local/share/apud").string();
-  if (::mount("tmpfs", data.c_str(), "tmpfs", 0, "size=160k") != 0) GTEST_SKIP() << "root without the right to mount";
+  if (::mount("tmpfs", data.c_str(), "tmpfs", 0, "size=160k") != 0)
+    GTEST_SKIP() << "root without the right to mount";
   RunResult r = home.run({"ingest", "samples"});
   ::umount2(data.c_str(), MNT_DETACH);
   EXPECT_EQ(r.code, 74) << r;
@@ -268,11 +293,14 @@ TEST_F(LibraryErrors, ADamagedStoreIsRefusedWithAdvice) {
   configure(home);
   copy_samples(home);
   ASSERT_EQ(home.run({"ingest", "samples"}).code, 0);
-  RunResult found = home.shell("find .local/share/apud -name '*.db' -o -name '*.sqlite*' | head -1");
+  RunResult found =
+      home.shell("find .local/share/apud -name '*.db' -o -name '*.sqlite*' | head -1");
   ASSERT_FALSE(found.lines().empty()) << found;
   std::string path = found.lines().front();
   // Without its log the file stands alone, and its beginning is overwritten.
-  home.shell("rm -f '" + path + "-wal' '" + path + "-shm'; printf 'this is not a database' | dd of='" + path + "' conv=notrunc 2>/dev/null");
+  home.shell("rm -f '" + path + "-wal' '" + path +
+             "-shm'; printf 'this is not a database' | dd of='" + path +
+             "' conv=notrunc 2>/dev/null");
   RunResult r = home.run({"search", "telescope"});
   EXPECT_EQ(r.code, 65) << r;
   EXPECT_EQ(r.out, "") << r;

@@ -43,13 +43,14 @@ class LibraryTest : public testing::Test {
     home.write(".config/apud/config.toml", "model = '" + model_path(kChatModel) + "'\n");
   }
   static void copy_samples(Home& home) {
-    std::filesystem::copy(std::filesystem::path(APUD_SOURCE_DIR) / "samples", home.path() / "samples",
-                          std::filesystem::copy_options::recursive);
+    std::filesystem::copy(std::filesystem::path(APUD_SOURCE_DIR) / "samples",
+                          home.path() / "samples", std::filesystem::copy_options::recursive);
   }
 
   /// The home that tests share: they must leave its documents as they are.
   Home& home() { return *shared_; }
-  RunResult run(const std::vector<std::string>& args, const std::string& input = "", const Home::During& during = {}) {
+  RunResult run(const std::vector<std::string>& args, const std::string& input = "",
+                const Home::During& during = {}) {
     return shared_->run(args, input, during);
   }
   static const RunResult& first_ingest() { return first_ingest_; }
@@ -59,7 +60,9 @@ class LibraryTest : public testing::Test {
   static inline RunResult first_ingest_;
 };
 
-inline bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+inline bool has(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 inline std::string lower(std::string text) {
   for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));

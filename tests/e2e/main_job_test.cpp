@@ -30,7 +30,10 @@ TEST_F(MainJob, IngestTakesEveryFileOnceAndTheSecondRunNothing) {
 
 TEST_F(MainJob, SearchIsGrepShapedInBothLanguages) {
   for (const auto& [query, file] : std::vector<std::pair<std::string, std::string>>{
-           {"cost of a late return", "lending-rules.md"}, {"loose power plug", "observing-log.txt"}, {"逾期收费", "图书馆使用指南.md"}, {"粘虫板", "茶园笔记.txt"}}) {
+           {"cost of a late return", "lending-rules.md"},
+           {"loose power plug", "observing-log.txt"},
+           {"逾期收费", "图书馆使用指南.md"},
+           {"粘虫板", "茶园笔记.txt"}}) {
     for (const std::string& mode : {"hybrid", "dense", "bm25"}) {
       RunResult r = run({"search", query, "--mode", mode});
       EXPECT_EQ(r.code, 0) << r;
@@ -50,15 +53,19 @@ TEST_F(MainJob, TheLineOfAHitIsTheLineInTheFile) {
   std::smatch match;
   std::string line = r.lines().empty() ? "" : r.lines().front();
   ASSERT_TRUE(std::regex_match(line, match, std::regex("(.+):([0-9]+): (.+)"))) << r;
-  std::ifstream in(match[1].str().starts_with("/") ? match[1].str() : (home().path() / match[1].str()).string());
+  std::ifstream in(match[1].str().starts_with("/") ? match[1].str()
+                                                   : (home().path() / match[1].str()).string());
   std::string text;
   for (int i = 0; i < std::stoi(match[2]); ++i) ASSERT_TRUE(std::getline(in, text)) << line;
-  EXPECT_TRUE(has(match[3], text.substr(0, 12)) || has(text, match[3].str().substr(0, 12))) << "file: " << text << "\nsearch: " << line;
+  EXPECT_TRUE(has(match[3], text.substr(0, 12)) || has(text, match[3].str().substr(0, 12)))
+      << "file: " << text << "\nsearch: " << line;
 }
 
 TEST_F(MainJob, NothingFoundIsExitOneAndNoOutput) {
-  for (const std::vector<std::string>& args : std::vector<std::vector<std::string>>{
-           {"search", "zxqwvkj", "--mode", "bm25"}, {"search", "path:*.nothing telescope"}, {"search", "--json", "zxqwvkj", "--mode", "bm25"}}) {
+  for (const std::vector<std::string>& args :
+       std::vector<std::vector<std::string>>{{"search", "zxqwvkj", "--mode", "bm25"},
+                                             {"search", "path:*.nothing telescope"},
+                                             {"search", "--json", "zxqwvkj", "--mode", "bm25"}}) {
     RunResult r = run(args);
     EXPECT_EQ(r.code, 1) << r;
     if (args[1] == "--json") {
@@ -73,7 +80,8 @@ TEST_F(MainJob, SearchFilesAndJson) {
   RunResult files = run({"search", "-l", "telescope"});
   EXPECT_EQ(files.code, 0) << files;
   std::vector<std::string> lines = files.lines();
-  EXPECT_EQ(std::set<std::string>(lines.begin(), lines.end()).size(), lines.size()) << "each file once" << files;
+  EXPECT_EQ(std::set<std::string>(lines.begin(), lines.end()).size(), lines.size())
+      << "each file once" << files;
   EXPECT_TRUE(std::all_of(lines.begin(), lines.end(), [](const std::string& line) {
     return std::filesystem::path(line).has_extension() && !has(line, ": ");
   })) << files;
@@ -83,18 +91,22 @@ TEST_F(MainJob, SearchFilesAndJson) {
   EXPECT_EQ(json["schema"], 1);
   EXPECT_EQ(json["query"], "late return");
   ASSERT_EQ(json["results"].size(), 2u);
-  for (const char* field : {"path", "line", "page", "collection", "heading", "score", "dense", "bm25", "text"}) {
+  for (const char* field :
+       {"path", "line", "page", "collection", "heading", "score", "dense", "bm25", "text"}) {
     EXPECT_TRUE(json["results"][0].contains(field)) << field;
   }
   EXPECT_EQ(json["results"][0]["collection"], "default");
-  EXPECT_TRUE(json.contains("below_line") && json["timing"].contains("embed_ms") && json["timing"].contains("search_ms"));
+  EXPECT_TRUE(json.contains("below_line") && json["timing"].contains("embed_ms") &&
+              json["timing"].contains("search_ms"));
 }
 
 // --- ask -----------------------------------------------------------------------------------------
 
 /// `apud ask QUESTION` of the default model with a prompt short enough for a test.
-std::vector<std::string> ask(const std::string& question, const std::vector<std::string>& more = {}) {
-  std::vector<std::string> args = {"ask", "-m", model_path(kDefaultModel), "--evidence", "400", "-q", question};
+std::vector<std::string> ask(const std::string& question,
+                             const std::vector<std::string>& more = {}) {
+  std::vector<std::string> args = {"ask", "-m",    model_path(kDefaultModel), "--evidence", "400",
+                                   "-q",  question};
   args.insert(args.end(), more.begin(), more.end());
   return args;
 }
@@ -119,7 +131,8 @@ TEST_F(MainJob, AskAnswersWithTheFactAndALegend) {
   expect_no_escape(r);
   std::vector<std::string> places = legend(r);
   ASSERT_FALSE(places.empty()) << r;
-  EXPECT_TRUE(std::regex_search(places.front(), std::regex("^\\[1\\] .*lending-rules\\.md:[0-9]+"))) << r;
+  EXPECT_TRUE(std::regex_search(places.front(), std::regex("^\\[1\\] .*lending-rules\\.md:[0-9]+")))
+      << r;
   // Numbers in the answer are those of the legend.
   std::string body = r.out.substr(0, r.out.find("\n\n[1]"));
   const std::regex mark("\\[([0-9]+)\\]");
@@ -143,22 +156,27 @@ TEST_F(MainJob, AskJsonHoldsWhatTheDocumentationPromises) {
   RunResult r = run({"ask", "--json", "How long may a borrowed telescope be kept?"});
   EXPECT_EQ(r.code, 0) << r;
   Json json = json_of(r);
-  for (const char* field : {"schema", "id", "answer", "citations", "retrieval", "usage", "timing", "model", "seed", "finish_reason",
-                            "no_evidence", "unsupported", "warnings"}) {
+  for (const char* field :
+       {"schema", "id", "answer", "citations", "retrieval", "usage", "timing", "model", "seed",
+        "finish_reason", "no_evidence", "unsupported", "warnings"}) {
     EXPECT_TRUE(json.contains(field)) << field << r;
   }
   EXPECT_EQ(json["schema"], 1);
   ASSERT_FALSE(json["citations"].empty()) << r;
-  for (const char* field : {"id", "path", "page", "line", "line_end", "start", "end", "quote", "verified"}) {
+  for (const char* field :
+       {"id", "path", "page", "line", "line_end", "start", "end", "quote", "verified"}) {
     EXPECT_TRUE(json["citations"][0].contains(field)) << field;
   }
-  for (const char* field : {"query", "candidates", "best_dense", "abstain_line", "below_line", "passages", "evidence_tokens", "budget", "left_out"}) {
+  for (const char* field : {"query", "candidates", "best_dense", "abstain_line", "below_line",
+                            "passages", "evidence_tokens", "budget", "left_out"}) {
     EXPECT_TRUE(json["retrieval"].contains(field)) << field;
   }
-  for (const char* field : {"prompt", "cached", "cached_device", "cached_disk", "computed", "generated", "reasoning"}) {
+  for (const char* field :
+       {"prompt", "cached", "cached_device", "cached_disk", "computed", "generated", "reasoning"}) {
     EXPECT_TRUE(json["usage"][field].is_number_integer()) << field;
   }
-  for (const char* field : {"queue", "restore", "ttft", "tpot", "total", "tokens_per_second", "prefill_tokens_per_second"}) {
+  for (const char* field : {"queue", "restore", "ttft", "tpot", "total", "tokens_per_second",
+                            "prefill_tokens_per_second"}) {
     EXPECT_TRUE(json["timing"][field].is_number()) << field;
   }
   const Json& usage = json["usage"];
@@ -186,8 +204,10 @@ TEST_F(MainJob, AskJsonHoldsWhatTheDocumentationPromises) {
 }
 
 TEST_F(MainJob, ASmallWindowIsNeverExceeded) {
-  for (const std::string& question : {std::string("What does a late return cost?"), std::string("石门桥有几个孔？"),
-                                      std::string("Tell me everything about the course, its evenings, speakers, fees and what to bring.")}) {
+  for (const std::string& question :
+       {std::string("What does a late return cost?"), std::string("石门桥有几个孔？"),
+        std::string("Tell me everything about the course, its evenings, speakers, fees and what to "
+                    "bring.")}) {
     RunResult r = run({"ask", "--json", "--ctx", "512", "--max-tokens", "100", question});
     Json json = json_of(r);
     EXPECT_LE(json["usage"]["prompt"].get<int>(), 412) << r;
@@ -216,7 +236,8 @@ TEST_F(MainJob, ShowPromptPrintsItAndAsksNothing) {
 
 TEST_F(MainJob, ShowPromptAsJsonCountsThePromptAndNamesItsPassages) {
   RunResult plain = run({"ask", "--show-prompt", "What does a late return cost?"});
-  RunResult r = run({"ask", "--show-prompt", "--json", "--ctx", "512", "--max-tokens", "100", "What does a late return cost?"});
+  RunResult r = run({"ask", "--show-prompt", "--json", "--ctx", "512", "--max-tokens", "100",
+                     "What does a late return cost?"});
   EXPECT_EQ(r.code, 0) << r;
   Json json = json_of(r);
   EXPECT_EQ(json["schema"], 1);
@@ -235,10 +256,12 @@ TEST_F(MainJob, ShowPromptAsJsonCountsThePromptAndNamesItsPassages) {
 }
 
 TEST_F(MainJob, AskReadsStdinOnlyWhenNamed) {
-  RunResult dash = run({"ask", "-", "--max-tokens", "40"}, "How long may a borrowed telescope be kept?\n");
+  RunResult dash =
+      run({"ask", "-", "--max-tokens", "40"}, "How long may a borrowed telescope be kept?\n");
   EXPECT_EQ(dash.code, 0) << dash;
   EXPECT_TRUE(has(lower(dash.out), "three weeks") || has(dash.out, "3 weeks")) << dash;
-  RunResult ignored = run({"ask", "--show-prompt", "What does a late return cost?"}, "SECRETWORD on stdin\n");
+  RunResult ignored =
+      run({"ask", "--show-prompt", "What does a late return cost?"}, "SECRETWORD on stdin\n");
   EXPECT_FALSE(has(ignored.out, "SECRETWORD")) << ignored;
   RunResult both = run({"ask", "-", "-f", "-"}, "x");
   EXPECT_EQ(both.code, 2) << both;
@@ -248,17 +271,22 @@ TEST_F(MainJob, FilesAndStdinAsEvidence) {
   APUD_REQUIRE_MODEL(kDefaultModel);
   const std::string model = model_path(kDefaultModel);
   home().write("note.txt", "The spare key of the dome hangs behind the blue barrel.\n");
-  RunResult file = run({"ask", "--no-docs", "-m", model, "-f", "note.txt", "Where does the spare key of the dome hang?"});
+  RunResult file = run({"ask", "--no-docs", "-m", model, "-f", "note.txt",
+                        "Where does the spare key of the dome hang?"});
   EXPECT_EQ(file.code, 0) << file;
   EXPECT_TRUE(has(lower(file.out), "barrel")) << file;
   EXPECT_TRUE(has(file.out, "note.txt")) << file;
-  RunResult piped = run({"ask", "--no-docs", "-m", model, "-f", "-", "Where does the spare key of the dome hang?"},
-                        "The spare key of the dome hangs behind the blue barrel.\n");
+  RunResult piped = run(
+      {"ask", "--no-docs", "-m", model, "-f", "-", "Where does the spare key of the dome hang?"},
+      "The spare key of the dome hangs behind the blue barrel.\n");
   EXPECT_TRUE(has(lower(piped.out), "barrel")) << piped;
   std::string book = "The spare key of the dome hangs behind the blue barrel.\n\n";
-  for (int i = 0; i < 600; ++i) book += "Paragraph " + std::to_string(i) + " speaks of other things, such as weather and cheese.\n\n";
+  for (int i = 0; i < 600; ++i)
+    book += "Paragraph " + std::to_string(i) +
+            " speaks of other things, such as weather and cheese.\n\n";
   home().write("book.txt", book);
-  RunResult packed = run({"ask", "--no-docs", "-m", model, "-f", "book.txt", "--ctx", "768", "--max-tokens", "60", "Where does the spare key of the dome hang?"});
+  RunResult packed = run({"ask", "--no-docs", "-m", model, "-f", "book.txt", "--ctx", "768",
+                          "--max-tokens", "60", "Where does the spare key of the dome hang?"});
   EXPECT_EQ(packed.code, 0) << packed;
   EXPECT_TRUE(has(lower(packed.out), "barrel")) << packed;
   EXPECT_TRUE(has(packed.err, "left out")) << "a text too long is packed, and said" << packed;
@@ -266,7 +294,8 @@ TEST_F(MainJob, FilesAndStdinAsEvidence) {
 
 TEST_F(MainJob, WhatTheDocumentsDoNotHoldIsExitOne) {
   APUD_REQUIRE_MODEL(kDefaultModel);
-  for (const char* question : {"What is the boiling point of tungsten in kelvin?", "火星到地球的平均距离是多少公里？"}) {
+  for (const char* question :
+       {"What is the boiling point of tungsten in kelvin?", "火星到地球的平均距离是多少公里？"}) {
     RunResult r = run(ask(question));
     EXPECT_EQ(r.code, 1) << r;
     EXPECT_TRUE(r.out.starts_with("Not in the documents.")) << r;
@@ -286,7 +315,9 @@ TEST_F(MainJob, WithoutDocumentsTheModelAnswersAlone) {
 
 TEST_F(MainJob, SamplesNeedATemperatureAndAreReproducible) {
   EXPECT_EQ(run({"ask", "--no-docs", "-n", "2", "Name a colour."}).code, 2);
-  std::vector<std::string> args = {"ask", "--no-docs", "--json", "-n", "2", "-t", "0.9", "--seed", "5", "--max-tokens", "12", "Name a colour."};
+  std::vector<std::string> args = {"ask", "--no-docs",    "--json", "-n",
+                                   "2",   "-t",           "0.9",    "--seed",
+                                   "5",   "--max-tokens", "12",     "Name a colour."};
   Json one = json_of(run(args)), two = json_of(run(args));
   ASSERT_EQ(one["samples"].size(), 2u) << one;
   EXPECT_EQ(one["samples"], two["samples"]);
@@ -308,9 +339,12 @@ TEST_F(MainJob, ASecondProcessReusesThePromptAndAnswersTheSame) {
 TEST_F(MainJob, NoSaveLeavesNothing) {
   Home other;
   configure(other);
-  RunResult r = other.run({"ask", "--no-docs", "--no-save", "--max-tokens", "4", "Say the word xylophonist."});
+  RunResult r = other.run(
+      {"ask", "--no-docs", "--no-save", "--max-tokens", "4", "Say the word xylophonist."});
   EXPECT_EQ(r.code, 0) << r;
-  RunResult left = other.shell("grep -rl xylophonist \"$HOME\" | wc -l; find \"$HOME/.cache\" -name '*.kv*' 2>/dev/null | wc -l; ls \"$HOME/.local/share/apud\" 2>/dev/null | wc -l");
+  RunResult left = other.shell(
+      "grep -rl xylophonist \"$HOME\" | wc -l; find \"$HOME/.cache\" -name '*.kv*' 2>/dev/null | "
+      "wc -l; ls \"$HOME/.local/share/apud\" 2>/dev/null | wc -l");
   EXPECT_EQ(left.out, "0\n0\n0\n") << left;
 }
 
@@ -318,7 +352,8 @@ TEST_F(MainJob, NoSaveLeavesNothing) {
 std::vector<Json> usages(Home& home, const std::string& name) {
   Json session = json_of(home.run({"session", "export", name, "--format", "json"}));
   std::vector<Json> out;
-  const Json& turns = session.contains("turns") ? session["turns"] : session["conversation"]["turns"];
+  const Json& turns =
+      session.contains("turns") ? session["turns"] : session["conversation"]["turns"];
   for (const Json& turn : turns) {
     if (turn["role"] == "assistant") out.push_back(turn["data"]["usage"]);
   }
@@ -326,7 +361,8 @@ std::vector<Json> usages(Home& home, const std::string& name) {
 }
 
 TEST_F(MainJob, TurnTwoOfAChatReadsOnlyWhatIsNew) {
-  RunResult r = run({"chat", "-s", "two-turns", "-t", "0"}, "How long may a borrowed telescope be kept?\nThanks!\n");
+  RunResult r = run({"chat", "-s", "two-turns", "-t", "0"},
+                    "How long may a borrowed telescope be kept?\nThanks!\n");
   EXPECT_EQ(r.code, 0) << r;
   expect_no_escape(r);
   std::vector<Json> turns = usages(home(), "two-turns");
@@ -338,23 +374,30 @@ TEST_F(MainJob, TurnTwoOfAChatReadsOnlyWhatIsNew) {
 
 TEST_F(MainJob, AFollowUpSearchesAgainAndKeepsTheFirstPassages) {
   APUD_REQUIRE_MODEL(kDefaultModel);
-  RunResult r = run({"chat", "-s", "follow", "-t", "0", "--evidence", "400", "-m", model_path(kDefaultModel)}, "How long may a borrowed telescope be kept?\nAnd what does a late return cost?\n");
+  RunResult r =
+      run({"chat", "-s", "follow", "-t", "0", "--evidence", "400", "-m", model_path(kDefaultModel)},
+          "How long may a borrowed telescope be kept?\nAnd what does a late return cost?\n");
   EXPECT_EQ(r.code, 0) << r;
   EXPECT_TRUE(has(r.out, "4 euro") || has(r.out, "€4") || has(r.out, "4€")) << r;
   std::vector<Json> turns = usages(home(), "follow");
   ASSERT_EQ(turns.size(), 2u) << r;
-  EXPECT_GE(turns[1]["cached"].get<int>(), turns[0]["prompt"].get<int>() + turns[0]["generated"].get<int>() - 1) << turns[0] << turns[1];
+  EXPECT_GE(turns[1]["cached"].get<int>(),
+            turns[0]["prompt"].get<int>() + turns[0]["generated"].get<int>() - 1)
+      << turns[0] << turns[1];
 }
 
 TEST_F(MainJob, AChatGoesOnTomorrow) {
-  RunResult first = run({"chat", "-s", "tomorrow", "--no-docs", "-t", "0", "--max-tokens", "24"}, "My dog is called Bramble. Remember that.\n");
+  RunResult first = run({"chat", "-s", "tomorrow", "--no-docs", "-t", "0", "--max-tokens", "24"},
+                        "My dog is called Bramble. Remember that.\n");
   EXPECT_EQ(first.code, 0) << first;
-  RunResult second = run({"chat", "-c", "--no-docs", "-t", "0", "--max-tokens", "24"}, "What is my dog called?\n");
+  RunResult second =
+      run({"chat", "-c", "--no-docs", "-t", "0", "--max-tokens", "24"}, "What is my dog called?\n");
   EXPECT_EQ(second.code, 0) << second;
   EXPECT_TRUE(has(second.out, "Bramble")) << second;
   std::vector<Json> turns = usages(home(), "tomorrow");
   ASSERT_EQ(turns.size(), 2u);
-  EXPECT_GT(turns[1]["cached"].get<int>(), turns[0]["prompt"].get<int>() - 1) << "restored, not recomputed: " << turns[1];
+  EXPECT_GT(turns[1]["cached"].get<int>(), turns[0]["prompt"].get<int>() - 1)
+      << "restored, not recomputed: " << turns[1];
   RunResult list = run({"session", "list"});
   EXPECT_TRUE(has(list.out, "tomorrow")) << list;
   RunResult fork = run({"session", "fork", "tomorrow", "copy"});
@@ -369,7 +412,8 @@ TEST_F(MainJob, AChatGoesOnTomorrow) {
 
 TEST_F(MainJob, BatchKeepsOrderEchoesIdsAndReportsBadLines) {
   std::string input =
-      "{\"id\": \"a\", \"question\": \"How long may a borrowed telescope be kept?\", \"max_tokens\": 30}\n"
+      "{\"id\": \"a\", \"question\": \"How long may a borrowed telescope be kept?\", "
+      "\"max_tokens\": 30}\n"
       "\n"
       "not json but a plain question about the loose power plug\n"
       "{\"id\": 7, \"question\": 5}\n"
@@ -378,7 +422,8 @@ TEST_F(MainJob, BatchKeepsOrderEchoesIdsAndReportsBadLines) {
       "{\"id\": \"f\", \"question\": \"x\", \"colour\": 1}\n"
       "{\"id\": \"g\", \"question\": \"x\", \"k\": \"nowhere\"}\n";
   APUD_REQUIRE_MODEL(kDefaultModel);
-  RunResult r = run({"batch", "--max-tokens", "30", "--evidence", "400", "-m", model_path(kDefaultModel)}, input);
+  RunResult r = run(
+      {"batch", "--max-tokens", "30", "--evidence", "400", "-m", model_path(kDefaultModel)}, input);
   EXPECT_EQ(r.code, 65) << r;
   std::vector<Json> lines = json_lines(r.out);
   ASSERT_EQ(lines.size(), 7u) << r;
@@ -394,21 +439,26 @@ TEST_F(MainJob, BatchKeepsOrderEchoesIdsAndReportsBadLines) {
     EXPECT_TRUE(lines[bad]["error"]["code"].is_string()) << lines[bad];
     EXPECT_FALSE(lines[bad].contains("answer")) << lines[bad];
   }
-  EXPECT_TRUE(has(lower(lines[0]["answer"]), "three weeks") || has(lines[0]["answer"], "3 weeks")) << lines[0];
+  EXPECT_TRUE(has(lower(lines[0]["answer"]), "three weeks") || has(lines[0]["answer"], "3 weeks"))
+      << lines[0];
   EXPECT_TRUE(has(lines[4]["answer"], "八") || has(lines[4]["answer"], "8")) << lines[4];
   for (size_t good : {0u, 1u, 4u}) EXPECT_EQ(lines[good]["schema"], 1);
 }
 
 std::string small_questions(int count) {
   std::string out;
-  for (int i = 0; i < count; ++i) out += "{\"id\": " + std::to_string(100 + i) + ", \"question\": \"Spell the number " + std::to_string(i) + " in words.\"}\n";
+  for (int i = 0; i < count; ++i)
+    out += "{\"id\": " + std::to_string(100 + i) + ", \"question\": \"Spell the number " +
+           std::to_string(i) + " in words.\"}\n";
   return out;
 }
 
 /// id, index and answer of each line: what does not depend on time.
 std::vector<Json> essence(const std::string& text) {
   std::vector<Json> out;
-  for (const Json& line : json_lines(text)) out.push_back({line["id"], line["index"], line.value("answer", Json()), line.contains("error")});
+  for (const Json& line : json_lines(text))
+    out.push_back(
+        {line["id"], line["index"], line.value("answer", Json()), line.contains("error")});
   return out;
 }
 
@@ -420,7 +470,9 @@ TEST_F(MainJob, BatchExitCodesAndJobs) {
   EXPECT_EQ(four.code, 0) << four;
   EXPECT_EQ(essence(one.out), essence(four.out));
   APUD_REQUIRE_MODEL(kDefaultModel);
-  RunResult none = run({"batch", "--max-tokens", "12", "--evidence", "300", "-m", model_path(kDefaultModel)}, "{\"id\": 1, \"question\": \"What is the boiling point of tungsten in kelvin?\"}\n");
+  RunResult none =
+      run({"batch", "--max-tokens", "12", "--evidence", "300", "-m", model_path(kDefaultModel)},
+          "{\"id\": 1, \"question\": \"What is the boiling point of tungsten in kelvin?\"}\n");
   EXPECT_EQ(none.code, 1) << none;
   EXPECT_EQ(json_lines(none.out).at(0)["no_evidence"], true);
   EXPECT_EQ(run({"batch", "--jobs", "0"}, "x\n").code, 2);
@@ -428,7 +480,8 @@ TEST_F(MainJob, BatchExitCodesAndJobs) {
 
 TEST_F(MainJob, BatchResumesAfterATornLine) {
   home().write("questions.jsonl", small_questions(6));
-  RunResult whole = run({"batch", "--no-docs", "--max-tokens", "8", "-i", "questions.jsonl", "-o", "whole.jsonl"});
+  RunResult whole = run(
+      {"batch", "--no-docs", "--max-tokens", "8", "-i", "questions.jsonl", "-o", "whole.jsonl"});
   ASSERT_EQ(whole.code, 0) << whole;
   EXPECT_EQ(whole.out, "");
   auto read = [&](const char* name) {
@@ -441,11 +494,13 @@ TEST_F(MainJob, BatchResumesAfterATornLine) {
   // Torn inside a line, torn just before its newline, and at a line's end.
   for (size_t cut : {three + 25, answers.find('\n', three), three, size_t{0}, size_t{1}}) {
     home().write("torn.jsonl", answers.substr(0, cut));
-    RunResult resumed = run({"batch", "--no-docs", "--max-tokens", "8", "-i", "questions.jsonl", "-o", "torn.jsonl", "--resume"});
+    RunResult resumed = run({"batch", "--no-docs", "--max-tokens", "8", "-i", "questions.jsonl",
+                             "-o", "torn.jsonl", "--resume"});
     EXPECT_EQ(resumed.code, 0) << resumed;
     EXPECT_EQ(essence(read("torn.jsonl")), essence(answers)) << "cut at " << cut;
   }
-  RunResult again = run({"batch", "--no-docs", "--max-tokens", "8", "-i", "questions.jsonl", "-o", "whole.jsonl", "--resume"});
+  RunResult again = run({"batch", "--no-docs", "--max-tokens", "8", "-i", "questions.jsonl", "-o",
+                         "whole.jsonl", "--resume"});
   EXPECT_EQ(again.code, 0) << again;
   EXPECT_EQ(read("whole.jsonl"), answers) << "nothing left to do changes nothing";
   EXPECT_EQ(run({"batch", "--resume", "-i", "questions.jsonl"}).code, 2);
@@ -457,7 +512,8 @@ TEST_F(MainJob, BatchResumesAfterATornLine) {
 
 TEST_F(MainJob, AClosedPipeEndsTheRun) {
   home().write("many.jsonl", small_questions(500));
-  RunResult r = home().shell("\"$APUD\" batch --no-docs --max-tokens 8 -i many.jsonl | head -1; echo ${PIPESTATUS[0]}");
+  RunResult r = home().shell(
+      "\"$APUD\" batch --no-docs --max-tokens 8 -i many.jsonl | head -1; echo ${PIPESTATUS[0]}");
   EXPECT_LT(r.seconds, 20) << r;
   ASSERT_EQ(r.lines().size(), 2u) << r;
   EXPECT_EQ(Json::parse(r.lines()[0])["index"], 0);
@@ -472,11 +528,13 @@ TEST_F(MainJob, TenThousandQuestionsNeedNoMoreMemoryThanFew) {
     long kib = 0;
     std::string input;
     for (int i = 0; i < count; ++i) input += "q" + std::to_string(i) + "\n";
-    RunResult r = run({"batch", "--no-docs", "--no-save", "--max-tokens", "1", "--ctx", "256", "--system", "x", "-m", model_path(kTinyModel)}, input,
-                      [&](pid_t pid, const RunResult&) {
+    RunResult r = run({"batch", "--no-docs", "--no-save", "--max-tokens", "1", "--ctx", "256",
+                       "--system", "x", "-m", model_path(kTinyModel)},
+                      input, [&](pid_t pid, const RunResult&) {
                         std::ifstream in("/proc/" + std::to_string(pid) + "/status");
                         for (std::string line; std::getline(in, line);) {
-                          if (line.rfind("VmHWM:", 0) == 0) kib = std::max(kib, std::atol(line.c_str() + 6));
+                          if (line.rfind("VmHWM:", 0) == 0)
+                            kib = std::max(kib, std::atol(line.c_str() + 6));
                         }
                         return true;
                       });
@@ -488,7 +546,8 @@ TEST_F(MainJob, TenThousandQuestionsNeedNoMoreMemoryThanFew) {
   long few = peak(200);
   long many = peak(2000);
   home().set_time_limit(120);
-  EXPECT_LT(many, few + 8 * 1024) << few << " KiB after 200 questions, " << many << " KiB after 2000";
+  EXPECT_LT(many, few + 8 * 1024) << few << " KiB after 200 questions, " << many
+                                  << " KiB after 2000";
 }
 
 // --- strict --------------------------------------------------------------------------------------
@@ -496,9 +555,17 @@ TEST_F(MainJob, TenThousandQuestionsNeedNoMoreMemoryThanFew) {
 TEST_F(MainJob, StrictFailsWhereACitationDoesNotHold) {
   // The model is told to quote words that no passage holds: the quote cannot be verified.
   APUD_REQUIRE_MODEL(kDefaultModel);
-  std::vector<std::string> args = {"ask", "--json", "-m", model_path(kDefaultModel), "--evidence", "300", "--system",
-                                   "Reply with exactly this sentence and nothing else: The rule says \"telescopes are made of green cheese and moonlight\" [1].",
-                                   "How long may a borrowed telescope be kept?"};
+  std::vector<std::string> args = {
+      "ask",
+      "--json",
+      "-m",
+      model_path(kDefaultModel),
+      "--evidence",
+      "300",
+      "--system",
+      "Reply with exactly this sentence and nothing else: The rule says \"telescopes are made of "
+      "green cheese and moonlight\" [1].",
+      "How long may a borrowed telescope be kept?"};
   RunResult lenient = run(args);
   Json json = json_of(lenient);
   bool unverified = false;
@@ -516,13 +583,14 @@ TEST_F(MainJob, StrictFailsWhereACitationDoesNotHold) {
 TEST_F(MainJob, InterruptStopsAnAnswerAndTerminationLeaves) {
   for (auto [signal, code] : {std::pair{SIGINT, 130}, {SIGTERM, 143}, {SIGHUP, 129}}) {
     std::chrono::steady_clock::time_point sent{};
-    RunResult r = run({"ask", "--no-docs", "--max-tokens", "600", "Count from one to three hundred in words."}, "",
-                      [&, number = signal](pid_t pid, const RunResult& now) {
-                        if (now.out.size() < 20) return true;
-                        sent = std::chrono::steady_clock::now();
-                        ::kill(pid, number);
-                        return false;
-                      });
+    RunResult r = run(
+        {"ask", "--no-docs", "--max-tokens", "600", "Count from one to three hundred in words."},
+        "", [&, number = signal](pid_t pid, const RunResult& now) {
+          if (now.out.size() < 20) return true;
+          sent = std::chrono::steady_clock::now();
+          ::kill(pid, number);
+          return false;
+        });
     double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - sent).count();
     EXPECT_EQ(r.code, code) << r;
     EXPECT_LT(took, 2) << r;
@@ -531,12 +599,13 @@ TEST_F(MainJob, InterruptStopsAnAnswerAndTerminationLeaves) {
 }
 
 TEST_F(MainJob, AStoppedAnswerStaysInTheChat) {
-  RunResult r = run({"chat", "-s", "stopped", "--no-docs", "-t", "0", "--max-tokens", "600"}, "Count from one to three hundred in words.\n",
-                    [&](pid_t pid, const RunResult& now) {
-                      if (now.out.size() < 20) return true;
-                      ::kill(pid, SIGINT);
-                      return false;
-                    });
+  RunResult r =
+      run({"chat", "-s", "stopped", "--no-docs", "-t", "0", "--max-tokens", "600"},
+          "Count from one to three hundred in words.\n", [&](pid_t pid, const RunResult& now) {
+            if (now.out.size() < 20) return true;
+            ::kill(pid, SIGINT);
+            return false;
+          });
   RunResult show = run({"session", "show", "stopped"});
   EXPECT_EQ(show.code, 0) << r << show;
   EXPECT_TRUE(has(show.out, "Count from one to three hundred")) << show;
@@ -546,12 +615,13 @@ TEST_F(MainJob, AStoppedAnswerStaysInTheChat) {
 }
 
 TEST_F(MainJob, TerminationMidAnswerKeepsTheChat) {
-  RunResult r = run({"chat", "-s", "terminated", "--no-docs", "-t", "0", "--max-tokens", "600"}, "Count from one to three hundred in words.\n",
-                    [&](pid_t pid, const RunResult& now) {
-                      if (now.out.size() < 20) return true;
-                      ::kill(pid, SIGTERM);
-                      return false;
-                    });
+  RunResult r =
+      run({"chat", "-s", "terminated", "--no-docs", "-t", "0", "--max-tokens", "600"},
+          "Count from one to three hundred in words.\n", [&](pid_t pid, const RunResult& now) {
+            if (now.out.size() < 20) return true;
+            ::kill(pid, SIGTERM);
+            return false;
+          });
   EXPECT_EQ(r.code, 143) << r;
   EXPECT_TRUE(has(run({"session", "show", "terminated"}).out, "Count from one to three hundred"));
 }

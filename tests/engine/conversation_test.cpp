@@ -16,23 +16,30 @@ using test::FakeModel;
 using test::FakeTokenizer;
 
 constexpr const char* kChatMl =
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + "
-    "'<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "+ "
+    "'<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' "
+    "}}"
     "{% endif %}{# system #}";
 constexpr const char* kTrims =
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] | "
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "| "
     "trim + '<|im_end|>' }}{% endfor %}{{ '<|im_start|>assistant\n' }}{# system #}";
 constexpr const char* kThinks =
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + "
-    "'<|im_end|>' }}{% endfor %}{{ '<|im_start|>assistant\n' }}{% if enable_thinking is defined and "
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "+ "
+    "'<|im_end|>' }}{% endfor %}{{ '<|im_start|>assistant\n' }}{% if enable_thinking is defined "
+    "and "
     "enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{# system #}";
 constexpr const char* kNoRoleOfThatName =
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + "
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "+ "
     "'<|im_end|>' }}{% endfor %}{{ '<|im_start|>assistant\n' }}";
 
 std::shared_ptr<FakeModel> model_with(const char* source, char fingerprint = 'f') {
   return std::make_shared<FakeModel>(
-      std::make_shared<const ChatTemplate>(std::string(source), std::string(), std::string("<|im_end|>")),
+      std::make_shared<const ChatTemplate>(std::string(source), std::string(),
+                                           std::string("<|im_end|>")),
       std::string(32, fingerprint));
 }
 
@@ -62,8 +69,9 @@ TEST(Conversation, EachPromptContinuesTheLast) {
   chat.add_user("More", "passage\n\n", 3);
   Prompt second = chat.prompt(1000);
   EXPECT_EQ(text_of(second.ids),
-            text_of(first.ids) + "Hello<|im_end|>\n<|im_start|>user\npassage\n\nMore<|im_end|>\n"
-                                 "<|im_start|>assistant\n");
+            text_of(first.ids) +
+                "Hello<|im_end|>\n<|im_start|>user\npassage\n\nMore<|im_end|>\n"
+                "<|im_start|>assistant\n");
   EXPECT_EQ(second.expected_reuse, static_cast<int>(first.ids.size()) + 5);
   EXPECT_FALSE(second.cache_break);
 }
@@ -210,8 +218,8 @@ TEST(Conversation, AnotherModelKeepsTheText) {
   EXPECT_THROW(Conversation(std::make_shared<FakeModel>(), ConversationData()), Error);
 }
 
-/// The whole way: 200 conversations of up to 10 turns with evidence, edits, undos and forks, cache on
-/// and off, every answer equal; from turn 2 on only what is new is computed.
+/// The whole way: 200 conversations of up to 10 turns with evidence, edits, undos and forks, cache
+/// on and off, every answer equal; from turn 2 on only what is new is computed.
 TEST(Conversation, TwoHundredConversations) {
   auto model = model_with(kChatMl);
   auto make = [&](bool cache) {
@@ -229,7 +237,9 @@ TEST(Conversation, TwoHundredConversations) {
     Conversation chat = Conversation::start(model, "Answer from the passages.", 0);
     for (int turn = 0; turn < 10; ++turn) {
       switch (rng() % 8) {
-        case 0: chat.undo(); break;
+        case 0:
+          chat.undo();
+          break;
         case 1: {
           auto copy = chat.data();  // fork
           chat = Conversation(model, std::move(copy));
@@ -243,8 +253,9 @@ TEST(Conversation, TwoHundredConversations) {
             break;
           }
           [[fallthrough]];
-        default: chat.add_user("question " + std::to_string(rng() % 1000),
-                               rng() % 2 ? "[1] " + std::string(rng() % 120, 'p') + "\n" : "", turn);
+        default:
+          chat.add_user("question " + std::to_string(rng() % 1000),
+                        rng() % 2 ? "[1] " + std::string(rng() % 120, 'p') + "\n" : "", turn);
       }
       if (chat.turns().empty() || chat.turns().back().role != "user") continue;
       Prompt prompt = chat.prompt(1100);
@@ -258,7 +269,8 @@ TEST(Conversation, TwoHundredConversations) {
       // The last token that was generated was never run, the prompt's last one always is.
       EXPECT_GE(a.receipt.usage.cached + 2, prompt.expected_reuse);
       complete_receipt(a.receipt, prompt);
-      EXPECT_FALSE(a.receipt.cache_break && a.receipt.cache_break->cause == CacheBreak::Cause::kEvicted);
+      EXPECT_FALSE(a.receipt.cache_break &&
+                   a.receipt.cache_break->cause == CacheBreak::Cause::kEvicted);
       prompt_tokens += a.receipt.usage.prompt;
       reused += a.receipt.usage.cached;
       chat.add_answer(a.best(), "", turn);
@@ -272,7 +284,8 @@ TEST(Receipt, OneLineFitsEightyColumns) {
   receipt.usage = {1480, 1234, 1200, 34, 246, 113, 0};
   receipt.timing.ttft = 0.41;
   receipt.timing.tpot = 1 / 24.2;
-  EXPECT_EQ(receipt_line(receipt), "1.2k reused · 246 read · 113 written · first word 0.4 s · 24 tok/s");
+  EXPECT_EQ(receipt_line(receipt),
+            "1.2k reused · 246 read · 113 written · first word 0.4 s · 24 tok/s");
   receipt.usage.cached = 999'499;
   receipt.usage.computed = 123'456;
   receipt.usage.generated = 99'999;

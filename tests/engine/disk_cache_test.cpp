@@ -1,4 +1,5 @@
-// The disk tier: a second process starts where the first ended; nothing that does not verify is used.
+// The disk tier: a second process starts where the first ended; nothing that does not verify is
+// used.
 #include "engine/disk_cache.h"
 
 #include <gtest/gtest.h>
@@ -163,12 +164,24 @@ TEST(DiskTier, DamagedFilesAreNeverUsed) {
     size_t victim = rng() % files.size();
     std::string bytes = content[victim];
     switch (round % 7) {
-      case 0: bytes[rng() % bytes.size()] ^= static_cast<char>(1 << rng() % 8); break;
-      case 1: bytes.resize(rng() % bytes.size()); break;
-      case 2: bytes += "x"; break;
-      case 3: bytes.clear(); break;
-      case 4: bytes = content[(victim + 1) % files.size()]; break;  // another page's file
-      case 5: std::fill(bytes.begin() + 200, bytes.end(), '\0'); break;
+      case 0:
+        bytes[rng() % bytes.size()] ^= static_cast<char>(1 << rng() % 8);
+        break;
+      case 1:
+        bytes.resize(rng() % bytes.size());
+        break;
+      case 2:
+        bytes += "x";
+        break;
+      case 3:
+        bytes.clear();
+        break;
+      case 4:
+        bytes = content[(victim + 1) % files.size()];
+        break;  // another page's file
+      case 5:
+        std::fill(bytes.begin() + 200, bytes.end(), '\0');
+        break;
       default: {  // every field of the head, one at a time
         size_t at = rng() % 96;
         bytes[at] = static_cast<char>(rng());
@@ -216,7 +229,7 @@ TEST(DiskTier, RemainsOfOtherTextsDoNotReachTheDisk) {
     process.ask(numbers(500, 3), 40);  // fills pages
     process.engine->save_pending(1000);
     process.engine->clear_cache();
-    process.ask(numbers(70), 5);       // its partial page takes one of them
+    process.ask(numbers(70), 5);  // its partial page takes one of them
   }
   int partial = 0;
   for (const Path& path : page_files(dir.path())) {
@@ -238,7 +251,8 @@ TEST(DiskTier, TheLimitHoldsAndTheBeginningsStay) {
   auto first = numbers(640);
   Process(dir.path()).ask(first, 2);
   uint64_t limit = 14 * page;
-  for (int i = 1; i < 8; ++i) Process(dir.path(), std::string(32, 'f'), limit).ask(numbers(640, i), 2);
+  for (int i = 1; i < 8; ++i)
+    Process(dir.path(), std::string(32, 'f'), limit).ask(numbers(640, i), 2);
   uint64_t total = 0;
   for (const Path& path : page_files(dir.path())) total += std::filesystem::file_size(path);
   EXPECT_LE(total, limit);
@@ -303,9 +317,7 @@ TEST(DiskTier, RecomputesWhereThatIsFaster) {
     process.ask(numbers(500), 30);
   }
   Path key = dir.path() / list_kv_cache(dir.path()).at(0).key;
-  auto choosing = [&] {
-    return Process(dir.path(), std::string(32, 'f'), 1 << 30, false, true);
-  };
+  auto choosing = [&] { return Process(dir.path(), std::string(32, 'f'), 1 << 30, false, true); };
   overwrite(key / "rates.json",
             R"({"prefill_tokens_per_second": 1e9, "restore_tokens_per_second": 10})");
   EXPECT_EQ(choosing().ask(numbers(500)).receipt.usage.cached_disk, 0);

@@ -76,7 +76,8 @@ TEST(Engine, SecondTurnComputesOnlyWhatIsNew) {
   EXPECT_EQ(fresh.engine->generate(request(next, 1)).best().tokens, second.best().tokens);
 }
 
-/// 200 conversations with edits, undos and forks under memory pressure: same answers as from scratch.
+/// 200 conversations with edits, undos and forks under memory pressure: same answers as from
+/// scratch.
 TEST(Engine, AnswersDoNotDependOnTheCache) {
   EngineOptions options = Rig::small();
   options.context = 300;
@@ -162,7 +163,8 @@ TEST(Engine, SamplesShareThePromptAndDiffer) {
   EXPECT_NE(answer.completions[0].tokens, answer.completions[1].tokens);
   Rig other(Rig::uncached());
   Answer again = other.engine->generate(r);
-  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(again.completions[i].tokens, answer.completions[i].tokens);
+  for (size_t i = 0; i < 4; ++i)
+    EXPECT_EQ(again.completions[i].tokens, answer.completions[i].tokens);
   r.n = 2;
   r.best_of = 4;
   Answer best = rig.engine->generate(r);
@@ -180,7 +182,10 @@ TEST(Engine, DecodingDoesNotWaitForALongPrompt) {
   Rig rig(options);
   int written = 0;
   Request first = request(numbers(10), 400);
-  first.on_text = [&](const TextPiece&) { ++written; return true; };
+  first.on_text = [&](const TextPiece&) {
+    ++written;
+    return true;
+  };
   rig.engine->submit(first);
   rig.engine->step();
   rig.engine->submit(request(numbers(3000, 5), 5));
@@ -188,7 +193,8 @@ TEST(Engine, DecodingDoesNotWaitForALongPrompt) {
   int before = written;
   for (int i = 0; i < 50; ++i) rig.engine->step();
   EXPECT_EQ(written - before, 50) << "a token a step";
-  for (size_t i = from; i < rig.log->step_tokens.size(); ++i) EXPECT_LE(rig.log->step_tokens[i], 33);
+  for (size_t i = from; i < rig.log->step_tokens.size(); ++i)
+    EXPECT_LE(rig.log->step_tokens[i], 33);
 }
 
 TEST(Engine, RefusesWhatDoesNotFitWithTheNumbers) {
@@ -217,7 +223,8 @@ TEST(Engine, MoreRequestsThanMemoryRunOneAfterTheOther) {
   Rig rig(options);
   Rig alone(Rig::uncached());
   std::vector<uint64_t> submitted;
-  for (int i = 0; i < 12; ++i) submitted.push_back(rig.engine->submit(request(numbers(200, i), 50)));
+  for (int i = 0; i < 12; ++i)
+    submitted.push_back(rig.engine->submit(request(numbers(200, i), 50)));
   for (int i = 0; i < 12; ++i) {
     Answer answer = rig.engine->wait(submitted[static_cast<size_t>(i)]);
     EXPECT_FALSE(answer.error) << answer.error->what();
@@ -250,7 +257,10 @@ TEST(Engine, StopsWhereItIsTold) {
   Request r = request(ids("tell"), 40);
   r.stop = {"never so", text.substr(10, 3)};
   std::string streamed;
-  r.on_text = [&](const TextPiece& piece) { streamed += piece.text; return true; };
+  r.on_text = [&](const TextPiece& piece) {
+    streamed += piece.text;
+    return true;
+  };
   Answer stopped = rig.engine->generate(r);
   EXPECT_EQ(stopped.best().text, text.substr(0, text.find(r.stop[1])));
   EXPECT_EQ(streamed, stopped.best().text);
@@ -260,7 +270,10 @@ TEST(Engine, StopsWhereItIsTold) {
   CancelFlag flag;
   r.stop.clear();
   r.cancel = &flag;
-  r.on_text = [&](const TextPiece&) { flag.raise(); return true; };
+  r.on_text = [&](const TextPiece&) {
+    flag.raise();
+    return true;
+  };
   Answer cancelled = rig.engine->generate(r);
   EXPECT_EQ(cancelled.best().finish_reason, FinishReason::kCancelled);
   EXPECT_EQ(cancelled.best().tokens.size(), 1u);

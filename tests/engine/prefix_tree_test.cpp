@@ -236,11 +236,17 @@ struct Fuzz {
 
   void step() {
     switch (random(10)) {
-      case 0: case 1: case 2: case 3:
+      case 0:
+      case 1:
+      case 2:
+      case 3:
         if (holders.size() < 4) start(random_tokens());
         break;
-      case 4: case 5: case 6:
-        if (!holders.empty()) release(static_cast<size_t>(random(static_cast<int>(holders.size()))));
+      case 4:
+      case 5:
+      case 6:
+        if (!holders.empty())
+          release(static_cast<size_t>(random(static_cast<int>(holders.size()))));
         break;
       case 7: {  // fork: two hold the same pages
         if (holders.empty() || holders.size() >= 4) break;
@@ -377,7 +383,8 @@ TEST(PrefixTree, LookupOfFourThousandTokensAmongAMillion) {
   for (int i = 0; i < 250; ++i) {
     std::vector<int32_t> tokens(4000), pages;
     for (auto& token : tokens) token = static_cast<int32_t>(rng() % 50000);
-    if (i % 5 != 0) std::copy_n(paths[static_cast<size_t>(i / 5 * 5)].begin(), 1000, tokens.begin());
+    if (i % 5 != 0)
+      std::copy_n(paths[static_cast<size_t>(i / 5 * 5)].begin(), 1000, tokens.begin());
     for (int b = 0; b < kv_blocks(4000); ++b) {
       pages.push_back(pool.alloc());
       ASSERT_NE(pages.back(), kNone);
@@ -393,8 +400,9 @@ TEST(PrefixTree, LookupOfFourThousandTokensAmongAMillion) {
     ASSERT_EQ(match.tokens, 4000);
     for (int page : match.pages) pool.release(page);
   }
-  double us = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() /
-              static_cast<double>(paths.size());
+  double us =
+      std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() /
+      static_cast<double>(paths.size());
   RecordProperty("microseconds_per_lookup", std::to_string(us));
   // The figure to reach is 50; ten times that still tells linear from quadratic on a busy machine.
   EXPECT_LT(us, 500);

@@ -30,18 +30,22 @@ struct Setup {
   std::unique_ptr<Engine> engine(const EngineOptions& o) const {
     CpuOptions cpu;
     cpu.threads = 2;
-    return std::make_unique<Engine>(model, make_cpu_executor(model->program(), model->weights(), cpu), o);
+    return std::make_unique<Engine>(model,
+                                    make_cpu_executor(model->program(), model->weights(), cpu), o);
   }
-  std::vector<int32_t> ids(const std::string& text) const { return model->tokenizer().encode(text); }
+  std::vector<int32_t> ids(const std::string& text) const {
+    return model->tokenizer().encode(text);
+  }
   std::shared_ptr<const Model> model;
 };
 
 std::string passage() {
   std::string text;
   for (int i = 0; i < 8; ++i) {
-    text += "Section " + std::to_string(i) + ". The lighthouse of Alexandria stood on the island of "
-            "Pharos and was among the tallest buildings of its time, " + std::to_string(100 + 3 * i) +
-            " metres high. 灯塔建于公元前三世纪。 ";
+    text += "Section " + std::to_string(i) +
+            ". The lighthouse of Alexandria stood on the island of "
+            "Pharos and was among the tallest buildings of its time, " +
+            std::to_string(100 + 3 * i) + " metres high. 灯塔建于公元前三世纪。 ";
   }
   return text;
 }
@@ -94,7 +98,8 @@ void check_determinism(const char* file) {
     small_steps.step_tokens = 50;
     small_steps.mixed_step_tokens = 7;
     auto batch = setup.engine(small_steps);
-    uint64_t other = batch->submit(request(setup.ids("Once upon a time in a small village"), 40, 1.0f));
+    uint64_t other =
+        batch->submit(request(setup.ids("Once upon a time in a small village"), 40, 1.0f));
     uint64_t a = batch->submit(request(first, 24));
     uint64_t b = batch->submit(request(second, 24, 0.8f));
     expect_same(batch->wait(a), truth, "in a batch, small chunks");
@@ -147,7 +152,8 @@ void check_vectors(const std::string& name) {
   std::vector<float> together(alone.size());
   embedding.embed(all, EmbeddingKind::kPassage, together);
   EXPECT_EQ(together, alone) << "a vector depends on its neighbours";
-  std::printf("%s: %d vectors, %d texts cut, least cosine %.6f\n", name.c_str(), compared, cuts, least);
+  std::printf("%s: %d vectors, %d texts cut, least cosine %.6f\n", name.c_str(), compared, cuts,
+              least);
 }
 
 TEST(RealModel, E5SmallVectors) {

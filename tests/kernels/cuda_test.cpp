@@ -1,6 +1,6 @@
-// The CUDA executor against the reference: every op and weight format, odd shapes, paging, windows, soft
-// caps, int8 KV, encoders, sampling; and that results do not depend on what runs beside them. Skips itself
-// where there is no device.
+// The CUDA executor against the reference: every op and weight format, odd shapes, paging, windows,
+// soft caps, int8 KV, encoders, sampling; and that results do not depend on what runs beside them.
+// Skips itself where there is no device.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -18,8 +18,9 @@ using test::DecoderShape;
 using test::EncoderShape;
 using test::Synthetic;
 
-/// Decode multiplies float weights in floats and quantised ones with int8 activations; prefill multiplies
-/// in fp16 (bf16 where the file does) with float sums: one rounding of 2^-11 (2^-8) on each factor.
+/// Decode multiplies float weights in floats and quantised ones with int8 activations; prefill
+/// multiplies in fp16 (bf16 where the file does) with float sums: one rounding of 2^-11 (2^-8) on
+/// each factor.
 constexpr double kFp16Product = 1.5e-3;
 constexpr double kBf16Product = 1.2e-2;
 
@@ -31,7 +32,8 @@ class Cuda : public ::testing::Test {
   }
 };
 
-std::unique_ptr<Executor> gpu(const Synthetic& m, bool deterministic = false, int max_tokens = 512) {
+std::unique_ptr<Executor> gpu(const Synthetic& m, bool deterministic = false,
+                              int max_tokens = 512) {
   CudaOptions options;
   options.deterministic = deterministic;
   options.max_step_tokens = max_tokens;
@@ -45,13 +47,13 @@ constexpr WeightType kAllTypes[] = {
     WeightType::kQ5_0, WeightType::kQ5_1, WeightType::kQ8_0, WeightType::kQ2_K, WeightType::kQ3_K,
     WeightType::kQ4_K, WeightType::kQ5_K, WeightType::kQ6_K};
 
-/// Embedding rows -> norm -> linear -> selected rows: the simplest decoder. One KV layer that holds one
-/// head, so that the batch has pages.
+/// Embedding rows -> norm -> linear -> selected rows: the simplest decoder. One KV layer that holds
+/// one head, so that the batch has pages.
 struct LinearCase {
   std::unique_ptr<Synthetic> m = std::make_unique<Synthetic>(3);
   int count, out_cols;
-  LinearCase(WeightType type, int rows_out, int cols, int count_, bool bias, bool accumulate, bool norm,
-             RowOrder order = RowOrder::kPlain)
+  LinearCase(WeightType type, int rows_out, int cols, int count_, bool bias, bool accumulate,
+             bool norm, RowOrder order = RowOrder::kPlain)
       : count(count_), out_cols(rows_out) {
     Program& p = m->program;
     std::normal_distribution<float> normal;
@@ -61,13 +63,16 @@ struct LinearCase {
     ValueId out = m->value("out", rows_out, Rows::kOutputs);
     p.ops.push_back(EmbedOp{m->weight_of("x", count, cols, x), in});
     if (accumulate) p.ops.push_back(EmbedOp{m->weight("residual", count, rows_out), y});
-    if (norm) p.ops.push_back(NormOp{in, n, m->weight("norm", 1, cols, WeightType::kF32, 4), kNone, NormKind::kRms, 1e-6f, 1});
+    if (norm)
+      p.ops.push_back(NormOp{in, n, m->weight("norm", 1, cols, WeightType::kF32, 4), kNone,
+                             NormKind::kRms, 1e-6f, 1});
     WeightId w = m->weight("w", rows_out, cols, type);
     if (order == RowOrder::kRotaryPairs) {
       m->weights[static_cast<size_t>(w)].order = order;
       m->weights[static_cast<size_t>(w)].head_dim = rows_out / 2;
     }
-    p.ops.push_back(LinearOp{norm ? n : in, y, w, bias ? m->weight("b", 1, rows_out) : kNone, accumulate});
+    p.ops.push_back(
+        LinearOp{norm ? n : in, y, w, bias ? m->weight("b", 1, rows_out) : kNone, accumulate});
     p.ops.push_back(SelectOp{y, out});
     p.result = out;
     p.name = "linear";
@@ -91,8 +96,12 @@ struct LinearCase {
   }
 };
 
-double decode_limit(WeightType type) { return block_values(type) == 1 ? test::kFloat : test::kActBlock32; }
-double prefill_limit(WeightType type) { return type == WeightType::kBF16 ? kBf16Product : kFp16Product; }
+double decode_limit(WeightType type) {
+  return block_values(type) == 1 ? test::kFloat : test::kActBlock32;
+}
+double prefill_limit(WeightType type) {
+  return type == WeightType::kBF16 ? kBf16Product : kFp16Product;
+}
 
 TEST_F(Cuda, LinearOfEveryFormatAndOddShapes) {
   for (WeightType type : kAllTypes) {
@@ -105,13 +114,15 @@ TEST_F(Cuda, LinearOfEveryFormatAndOddShapes) {
         auto e = gpu(*c.m);
         std::string what = std::string(weight_type_name(type)) + " " + std::to_string(rows) + "x" +
                            std::to_string(width) + (norm ? " norm" : "");
-        EXPECT_LT(test::relative_error(c.run(*e, 0, 41), want), prefill_limit(type)) << what << " prefill";
+        EXPECT_LT(test::relative_error(c.run(*e, 0, 41), want), prefill_limit(type))
+            << what << " prefill";
         for (int n : {1, 2, 3, 8}) {
           auto got = c.run(*e, 0, n);
           std::vector<float> part(want.begin(), want.begin() + n * rows);
           // A row of one or two outputs has no norm to average over.
           double slack = rows < 8 ? 20 : 1;
-          EXPECT_LT(test::relative_error(got, part), slack * decode_limit(type)) << what << ", " << n << " rows";
+          EXPECT_LT(test::relative_error(got, part), slack * decode_limit(type))
+              << what << ", " << n << " rows";
         }
       }
     }
@@ -132,7 +143,8 @@ TEST_F(Cuda, WeightsAreTheFilesBitForBit) {
     auto few = c.run(*e, 0, 8);
     // Decode: int8 of a one-hot block is exact up to the rounding of 127 * (1 / 127).
     for (size_t i = 0; i < few.size(); ++i)
-      EXPECT_NEAR(few[i], want[i], 1e-6 * std::abs(want[i]) + 5e-8) << weight_type_name(type) << " at " << i;
+      EXPECT_NEAR(few[i], want[i], 1e-6 * std::abs(want[i]) + 5e-8)
+          << weight_type_name(type) << " at " << i;
     auto many = c.run(*e, 0, 41);
     for (size_t i = 0; i < many.size(); ++i) {
       float half = type == WeightType::kBF16 ? want[i] : half_to_float(float_to_half(want[i]));
@@ -152,7 +164,8 @@ TEST_F(Cuda, RotaryRowOrder) {
   }
 }
 
-/// Runs sequences through an executor: each entry of `steps` gives the tokens that every sequence adds.
+/// Runs sequences through an executor: each entry of `steps` gives the tokens that every sequence
+/// adds.
 struct Runner {
   Executor& e;
   std::unique_ptr<KvStore> kv;
@@ -165,7 +178,8 @@ struct Runner {
     kv = e.make_kv(count, type);
     for (int s = 0; s < sequences; ++s) {
       std::vector<int32_t> list;
-      for (int b = 0; b < blocks; ++b) list.push_back((b * sequences + s) * 7 % (sequences * blocks) );
+      for (int b = 0; b < blocks; ++b)
+        list.push_back((b * sequences + s) * 7 % (sequences * blocks));
       pages.push_back(list);
       position.push_back(0);
     }
@@ -182,7 +196,8 @@ struct Runner {
     std::vector<int32_t> tokens, rows;
     std::vector<SequenceSlice> slices;
     for (auto& [s, ids] : parts) {
-      SequenceSlice slice{static_cast<int>(tokens.size()), static_cast<int>(ids.size()), position[s], {}};
+      SequenceSlice slice{
+          static_cast<int>(tokens.size()), static_cast<int>(ids.size()), position[s], {}};
       for (size_t g = 0; g < e.program().kv_groups.size(); ++g) slice.pages[g] = pages[s];
       slices.push_back(slice);
       tokens.insert(tokens.end(), ids.begin(), ids.end());
@@ -233,14 +248,23 @@ TEST_F(Cuda, WholeDecoderOfEveryFormat) {
 }
 
 TEST_F(Cuda, WholeDecoderOfEveryHeadWidthAndGroup) {
-  for (auto [heads, kv, dim] : {std::array{2, 2, 32}, {4, 1, 64}, {6, 2, 80}, {4, 4, 96}, {3, 1, 112}, {8, 2, 128},
-                                {20, 1, 64}, {2, 1, 256}, {4, 2, 192}, {5, 5, 8}}) {
+  for (auto [heads, kv, dim] : {std::array{2, 2, 32},
+                                {4, 1, 64},
+                                {6, 2, 80},
+                                {4, 4, 96},
+                                {3, 1, 112},
+                                {8, 2, 128},
+                                {20, 1, 64},
+                                {2, 1, 256},
+                                {4, 2, 192},
+                                {5, 5, 8}}) {
     DecoderShape s;
     s.heads = {heads, kv, dim};
     s.types = {WeightType::kF16};
     EXPECT_LT(decoder_error(s, KvType::kF16), 4e-3) << heads << "/" << kv << " x " << dim;
     EXPECT_LT(decoder_error(s, KvType::kI8), 4e-2) << heads << "/" << kv << " x " << dim << " int8";
-    EXPECT_LT(decoder_error(s, KvType::kBF16), 2e-2) << heads << "/" << kv << " x " << dim << " bf16";
+    EXPECT_LT(decoder_error(s, KvType::kBF16), 2e-2)
+        << heads << "/" << kv << " x " << dim << " bf16";
   }
 }
 
@@ -292,7 +316,8 @@ TEST_F(Cuda, DecodeDoesNotDependOnTheBatchAroundIt) {
     r.step({{0, ids(20 + 17 * i, i)}});
     for (int t = 0; t < 3; ++t) alone[i] = r.step({{0, {t + i}}});
   }
-  for (auto order : {std::vector<int>{0, 1, 2, 3, 4, 5, 6, 7}, {7, 3, 1, 0, 2, 6, 5, 4}, {5, 2}, {4, 6, 1}}) {
+  for (auto order :
+       {std::vector<int>{0, 1, 2, 3, 4, 5, 6, 7}, {7, 3, 1, 0, 2, 6, 5, 4}, {5, 2}, {4, 6, 1}}) {
     Runner r(*e, n, 320, KvType::kF16);
     for (int i : order) r.step({{i, ids(20 + 17 * i, i)}});
     std::vector<float> got;
@@ -302,7 +327,8 @@ TEST_F(Cuda, DecodeDoesNotDependOnTheBatchAroundIt) {
       got = r.step(parts);
     }
     for (size_t k = 0; k < order.size(); ++k)
-      EXPECT_TRUE(std::equal(alone[order[k]].begin(), alone[order[k]].end(), got.begin() + k * s.vocab))
+      EXPECT_TRUE(
+          std::equal(alone[order[k]].begin(), alone[order[k]].end(), got.begin() + k * s.vocab))
           << "sequence " << order[k] << " in a batch of " << order.size();
   }
 }
@@ -334,8 +360,10 @@ TEST_F(Cuda, TwoRunsGiveEqualBits) {
       auto more = r.step({{0, {t}}});
       out.insert(out.end(), more.begin(), more.end());
     }
-    if (run == 0) first = out;
-    else EXPECT_TRUE(first == out);
+    if (run == 0)
+      first = out;
+    else
+      EXPECT_TRUE(first == out);
   }
 }
 
@@ -372,7 +400,8 @@ TEST_F(Cuda, PagesCopyExportAndImport) {
     auto e = gpu(*m);
     Runner r(*e, 2, 128, type);
     r.step({{0, ids(100, 3)}});
-    // Sequence 1 becomes a fork of sequence 0: its whole page by way of the host, its partial one copied.
+    // Sequence 1 becomes a fork of sequence 0: its whole page by way of the host, its partial one
+    // copied.
     std::vector<std::byte> page(r.kv->page_bytes(0));
     r.kv->export_page(0, r.pages[0][0], page);
     r.kv->import_page(0, r.pages[1][0], page);
@@ -401,11 +430,31 @@ TEST_F(Cuda, SamplingDrawsWhatTheHostDraws) {
   };
   add([](SamplingRow&) {});
   add([](SamplingRow& r) { r.temperature = 1; });
-  add([](SamplingRow& r) { r.temperature = 0.7f; r.top_k = 40; });
-  add([](SamplingRow& r) { r.temperature = 1.3f; r.top_p = 0.9f; });
-  add([](SamplingRow& r) { r.temperature = 1; r.min_p = 0.05f; });
-  add([&](SamplingRow& r) { r.temperature = 1; r.top_k = 100; r.top_p = 0.8f; r.min_p = 0.01f; r.allowed = allowed; });
-  add([&](SamplingRow& r) { r.repetition_penalty = 1.3f; r.presence_penalty = 0.5f; r.frequency_penalty = 0.2f; r.seen = seen; });
+  add([](SamplingRow& r) {
+    r.temperature = 0.7f;
+    r.top_k = 40;
+  });
+  add([](SamplingRow& r) {
+    r.temperature = 1.3f;
+    r.top_p = 0.9f;
+  });
+  add([](SamplingRow& r) {
+    r.temperature = 1;
+    r.min_p = 0.05f;
+  });
+  add([&](SamplingRow& r) {
+    r.temperature = 1;
+    r.top_k = 100;
+    r.top_p = 0.8f;
+    r.min_p = 0.01f;
+    r.allowed = allowed;
+  });
+  add([&](SamplingRow& r) {
+    r.repetition_penalty = 1.3f;
+    r.presence_penalty = 0.5f;
+    r.frequency_penalty = 0.2f;
+    r.seen = seen;
+  });
   add([&](SamplingRow& r) { r.allowed = allowed; });
   int differences = 0, draws = 0;
   for (int round = 0; round < 20; ++round) {
@@ -427,8 +476,10 @@ TEST_F(Cuda, SamplingDrawsWhatTheHostDraws) {
     for (int i = 0; i < 8; ++i) {
       SampledToken want = sample_row(std::span(logits).subspan(i * s.vocab, s.vocab), rows[i]);
       ++draws;
-      if (want.id != got[i].id) ++differences;
-      else EXPECT_NEAR(want.logprob, got[i].logprob, 1e-4);
+      if (want.id != got[i].id)
+        ++differences;
+      else
+        EXPECT_NEAR(want.logprob, got[i].logprob, 1e-4);
       if (!(rows[i].temperature > 0)) {
         EXPECT_EQ(want.id, got[i].id) << "greedy row " << i;
       }
@@ -437,9 +488,11 @@ TEST_F(Cuda, SamplingDrawsWhatTheHostDraws) {
     std::vector<SamplingRow> greedy(8);
     e->run_sampled(batch, r.kv.get(), greedy, got);
     for (int i = 0; i < 8; ++i)
-      EXPECT_EQ(got[i].id, sample_row(std::span(logits).subspan(i * s.vocab, s.vocab), greedy[i]).id);
+      EXPECT_EQ(got[i].id,
+                sample_row(std::span(logits).subspan(i * s.vocab, s.vocab), greedy[i]).id);
   }
-  // Sums are kept in fixed point here and in doubles there: a draw on a boundary may fall either way.
+  // Sums are kept in fixed point here and in doubles there: a draw on a boundary may fall either
+  // way.
   EXPECT_LE(differences, 1) << "of " << draws;
 }
 

@@ -31,7 +31,8 @@ int words(std::string_view text) {
 
 std::vector<std::string> sentences(std::string_view text) {
   std::vector<std::string> out;
-  for (const Sentence& s : split_sentences(text)) out.emplace_back(text.substr(s.begin, s.end - s.begin));
+  for (const Sentence& s : split_sentences(text))
+    out.emplace_back(text.substr(s.begin, s.end - s.begin));
   return out;
 }
 using Strings = std::vector<std::string>;
@@ -39,12 +40,15 @@ using Strings = std::vector<std::string>;
 TEST(Sentences, English) {
   EXPECT_EQ(sentences("First one. Second one!  Third (really?) one."),
             (Strings{"First one.", "Second one!", "Third (really?) one."}));
-  EXPECT_EQ(sentences("See e.g. Dr. J. Smith, Fig. 3. Version 1.5 is out. He said \"No.\" Then left."),
-            (Strings{"See e.g. Dr. J. Smith, Fig. 3.", "Version 1.5 is out.", "He said \"No.\"", "Then left."}));
+  EXPECT_EQ(
+      sentences("See e.g. Dr. J. Smith, Fig. 3. Version 1.5 is out. He said \"No.\" Then left."),
+      (Strings{"See e.g. Dr. J. Smith, Fig. 3.", "Version 1.5 is out.", "He said \"No.\"",
+               "Then left."}));
   EXPECT_EQ(sentences("A line that is wrapped\nright here goes on. next is lower"),
             (Strings{"A line that is wrapped", "right here goes on. next is lower"}));
-  EXPECT_EQ(sentences("A much longer line that is wrapped in the middle of\nits sentence. Done."),
-            (Strings{"A much longer line that is wrapped in the middle of\nits sentence.", "Done."}));
+  EXPECT_EQ(
+      sentences("A much longer line that is wrapped in the middle of\nits sentence. Done."),
+      (Strings{"A much longer line that is wrapped in the middle of\nits sentence.", "Done."}));
   EXPECT_EQ(sentences("Items of a list follow on these lines here:\n- one\n- two"),
             (Strings{"Items of a list follow on these lines here:", "- one", "- two"}));
   EXPECT_EQ(sentences("1. Numbered item. Next."), (Strings{"1. Numbered item.", "Next."}));
@@ -60,7 +64,8 @@ Document document(std::string_view markdown) { return load_bytes("x.md", markdow
 
 std::string prose(int count, const std::string& tag) {
   std::string out;
-  for (int i = 0; i < count; ++i) out += "This is sentence " + std::to_string(i) + " of " + tag + " with ten words. ";
+  for (int i = 0; i < count; ++i)
+    out += "This is sentence " + std::to_string(i) + " of " + tag + " with ten words. ";
   return out;
 }
 
@@ -79,7 +84,8 @@ void check_invariants(const Document& d, const Chunks& c, const ChunkOptions& op
   }
   // Everything that is no heading or space lies in a chunk.
   std::vector<char> covered(d.text.size(), 0);
-  for (const Chunk& chunk : c.chunks) std::fill(covered.begin() + long(chunk.begin), covered.begin() + long(chunk.end), 1);
+  for (const Chunk& chunk : c.chunks)
+    std::fill(covered.begin() + long(chunk.begin), covered.begin() + long(chunk.end), 1);
   for (const Block& block : d.blocks) {
     if (block.kind == BlockKind::kHeading) continue;
     for (size_t i = block.begin; i < block.end; ++i) {
@@ -89,7 +95,9 @@ void check_invariants(const Document& d, const Chunks& c, const ChunkOptions& op
 }
 
 TEST(Chunker, SectionsHeadingsAndPaths) {
-  Document d = document("# Book\n\nIntro here.\n\n## One\n\nText one.\n\n### Deep\n\nText deep.\n\n## Two\n\nText two.\n\n## Empty\n");
+  Document d = document(
+      "# Book\n\nIntro here.\n\n## One\n\nText one.\n\n### Deep\n\nText deep.\n\n## Two\n\nText "
+      "two.\n\n## Empty\n");
   ChunkOptions options;
   Chunks c = chunk_document(d, options, words);
   check_invariants(d, c, options);
@@ -134,9 +142,11 @@ TEST(Chunker, CutsBetweenParagraphsWithoutOverlap) {
 
 TEST(Chunker, TableRowsAndCodeStayWhole) {
   std::string text = "# T\n\n| a | b |\n|---|---|\n";
-  for (int i = 0; i < 100; ++i) text += "| row " + std::to_string(i) + " | some value with a few words |\n";
+  for (int i = 0; i < 100; ++i)
+    text += "| row " + std::to_string(i) + " | some value with a few words |\n";
   text += "\n```\n";
-  for (int i = 0; i < 60; ++i) text += "int f" + std::to_string(i) + "() { return " + std::to_string(i) + "; }\n\n";
+  for (int i = 0; i < 60; ++i)
+    text += "int f" + std::to_string(i) + "() { return " + std::to_string(i) + "; }\n\n";
   text += "```\n";
   Document d = document(text);
   ChunkOptions options;
@@ -166,9 +176,21 @@ TEST(Chunker, HostileTextIsLinear) {
   auto begin = std::chrono::steady_clock::now();
   for (const std::string& text :
        {std::string(4u << 20, 'a'), std::string(4u << 20, '.'), std::string(1u << 20, '\n') + "x",
-        [] { std::string s; for (int i = 0; i < 400000; ++i) s += "\xE4\xB8\xAD"; return s; }(),
-        [] { std::string s; for (int i = 0; i < 200000; ++i) s += "# h\n"; return s; }(),
-        [] { std::string s; for (int i = 0; i < 400000; ++i) s += "a. "; return s; }()}) {
+        [] {
+          std::string s;
+          for (int i = 0; i < 400000; ++i) s += "\xE4\xB8\xAD";
+          return s;
+        }(),
+        [] {
+          std::string s;
+          for (int i = 0; i < 200000; ++i) s += "# h\n";
+          return s;
+        }(),
+        [] {
+          std::string s;
+          for (int i = 0; i < 400000; ++i) s += "a. ";
+          return s;
+        }()}) {
     Document d = load_bytes("x.txt", text);
     check_invariants(d, chunk_document(d, options, words), options);
     Document m = document(text);

@@ -19,7 +19,8 @@ int main(int argc, char** argv) {
     options.jobs = 1;
     apud::ingest(store, embedder, std::span(&root, 1), options, [](const apud::IngestProgress& p) {
       if (!p.event) return;
-      std::string line = std::string(apud::file_outcome_name(p.event->outcome)) + " " + p.event->path + "\n";
+      std::string line =
+          std::string(apud::file_outcome_name(p.event->outcome)) + " " + p.event->path + "\n";
       if (::write(1, line.data(), line.size()) < 0) ::_exit(99);
     });
   } catch (const apud::Error& e) {

@@ -20,13 +20,16 @@ std::string repeat(std::string_view unit, size_t bytes) {
 }
 
 TEST(LoadHtml, StructureAndLines) {
-  Document d = load_bytes("x.html",
-                          "<!DOCTYPE html><html><head><title> The\n title </title><style>p{}</style></head>\n<body>"
-                          "<nav>menu menu</nav><div class='sidebar'>side</div>\n<main><h1>Top<a class=headerlink href=#x>#</a></h1>\n"
-                          "<p>First <b>bold</b>\n  text &amp; more.</p>\n<ul><li>one</li><li><p>two</p></li></ul>\n"
-                          "<pre>code\n  here</pre>\n<table><tr><th>a<th>b</tr><tr><td>1<td><p>2</p></tr></table>\n"
-                          "<script>evil()</script><p hidden>ghost</p><p style='display: none'>ghost</p>"
-                          "<p style='opacity:0.9'>seen</p><!-- comment --><h2>Sub</h2>tail</main><footer>foot</footer></body>");
+  Document d = load_bytes(
+      "x.html",
+      "<!DOCTYPE html><html><head><title> The\n title </title><style>p{}</style></head>\n<body>"
+      "<nav>menu menu</nav><div class='sidebar'>side</div>\n<main><h1>Top<a class=headerlink "
+      "href=#x>#</a></h1>\n"
+      "<p>First <b>bold</b>\n  text &amp; more.</p>\n<ul><li>one</li><li><p>two</p></li></ul>\n"
+      "<pre>code\n  here</pre>\n<table><tr><th>a<th>b</tr><tr><td>1<td><p>2</p></tr></table>\n"
+      "<script>evil()</script><p hidden>ghost</p><p style='display: none'>ghost</p>"
+      "<p style='opacity:0.9'>seen</p><!-- comment "
+      "--><h2>Sub</h2>tail</main><footer>foot</footer></body>");
   EXPECT_EQ(d.title, "The title");
   struct Expected {
     BlockKind kind;
@@ -34,11 +37,11 @@ TEST(LoadHtml, StructureAndLines) {
     int line;
   };
   const Expected expected[] = {
-      {BlockKind::kHeading, "Top", 4},        {BlockKind::kParagraph, "First bold text & more.", 5},
-      {BlockKind::kListItem, "- one", 7},     {BlockKind::kListItem, "- two", 7},
-      {BlockKind::kCode, "code\n  here", 8},  {BlockKind::kTableRow, "a | b", 10},
-      {BlockKind::kTableRow, "1 | 2", 10},    {BlockKind::kParagraph, "seen", 11},
-      {BlockKind::kHeading, "Sub", 11},       {BlockKind::kParagraph, "tail", 11},
+      {BlockKind::kHeading, "Top", 4},       {BlockKind::kParagraph, "First bold text & more.", 5},
+      {BlockKind::kListItem, "- one", 7},    {BlockKind::kListItem, "- two", 7},
+      {BlockKind::kCode, "code\n  here", 8}, {BlockKind::kTableRow, "a | b", 10},
+      {BlockKind::kTableRow, "1 | 2", 10},   {BlockKind::kParagraph, "seen", 11},
+      {BlockKind::kHeading, "Sub", 11},      {BlockKind::kParagraph, "tail", 11},
   };
   ASSERT_EQ(d.blocks.size(), std::size(expected)) << d.text;
   for (size_t i = 0; i < std::size(expected); ++i) {
@@ -52,11 +55,20 @@ TEST(LoadHtml, StructureAndLines) {
 
 TEST(LoadHtml, Charsets) {
   const char* body = "</head><body><p>\xD6\xD0\xCE\xC4\xC4\xDA\xC8\xDD</p>";
-  EXPECT_EQ(load_bytes("x.html", std::string("<html><head><meta charset=gb2312>") + body).text, "中文内容");
-  EXPECT_EQ(load_bytes("x.html", std::string("<html><head><meta http-equiv='Content-Type' content='text/html; charset=GBK'>") + body).text, "中文内容");
+  EXPECT_EQ(load_bytes("x.html", std::string("<html><head><meta charset=gb2312>") + body).text,
+            "中文内容");
+  EXPECT_EQ(
+      load_bytes(
+          "x.html",
+          std::string(
+              "<html><head><meta http-equiv='Content-Type' content='text/html; charset=GBK'>") +
+              body)
+          .text,
+      "中文内容");
   // A wrong label does not break UTF-8, an unknown one is ignored.
   EXPECT_EQ(load_bytes("x.html", "<meta charset=iso-8859-1><p>中文内容</p>").text, "中文内容");
-  EXPECT_EQ(load_bytes("x.html", "<meta charset=no-such-thing><p>caf\xE9 cr\xE8me</p>").text, "café crème");
+  EXPECT_EQ(load_bytes("x.html", "<meta charset=no-such-thing><p>caf\xE9 cr\xE8me</p>").text,
+            "café crème");
   EXPECT_EQ(load_bytes("x.html", "<meta charset=utf-16><p>plain</p>").text, "plain");
   EXPECT_EQ(load_bytes("x.html", "<meta charset=shift_jis><p>\x93\xFA\x96\x7B</p>").text, "日本");
   EXPECT_EQ(load_bytes("noext", "  <!doctype HTML><p>sniffed</p>").loader, "html/1");
@@ -64,10 +76,12 @@ TEST(LoadHtml, Charsets) {
 
 // D4 of the corpus. The pre-scan keeps deep nesting away from gumbo, which is quadratic on it.
 TEST(LoadHtml, DeepNestingLosesStructureInLinearTime) {
-  for (const char* unit : {"<div>", "<b>", "<span><i>", "<table><tr><td>", "<blockquote>", "<a href=x>", "<ul><li>", "<font size=1>"}) {
+  for (const char* unit : {"<div>", "<b>", "<span><i>", "<table><tr><td>", "<blockquote>",
+                           "<a href=x>", "<ul><li>", "<font size=1>"}) {
     auto begin = std::chrono::steady_clock::now();
     Document d = load_bytes("x.html", repeat(unit, 1u << 20) + "words that stay");
-    double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     EXPECT_LT(seconds, 0.5) << unit;
     EXPECT_TRUE(d.structure_lost) << unit;
     EXPECT_EQ(d.text, "words that stay") << unit;
@@ -85,17 +99,22 @@ TEST(LoadHtml, HostileMarkupEnds) {
   LoadOptions options;
   options.parser_seconds = 2;
   for (const std::string& html :
-       {"<p a='" + std::string(4u << 20, 'x'), std::string(1u << 20, '<'), repeat("</", 1u << 20), repeat("<!--", 1u << 20),
-        repeat("<script>", 1u << 20), repeat("<x></y>", 1u << 20), repeat("&#x", 1u << 20), repeat("<div><b></div>", 1u << 19),
-        repeat("<table><b></table>", 1u << 19), repeat("<form><div></form>", 1u << 18), repeat("<svg><desc>", 1u << 18),
-        "<img src='data:image/png;base64," + std::string(8u << 20, 'A') + "'>kept", repeat("<option><select>", 1u << 18)}) {
+       {"<p a='" + std::string(4u << 20, 'x'), std::string(1u << 20, '<'), repeat("</", 1u << 20),
+        repeat("<!--", 1u << 20), repeat("<script>", 1u << 20), repeat("<x></y>", 1u << 20),
+        repeat("&#x", 1u << 20), repeat("<div><b></div>", 1u << 19),
+        repeat("<table><b></table>", 1u << 19), repeat("<form><div></form>", 1u << 18),
+        repeat("<svg><desc>", 1u << 18),
+        "<img src='data:image/png;base64," + std::string(8u << 20, 'A') + "'>kept",
+        repeat("<option><select>", 1u << 18)}) {
     auto begin = std::chrono::steady_clock::now();
     Document d = load_bytes("x.html", html, options);
     EXPECT_TRUE(utf8_valid(d.text));
-    double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     EXPECT_LT(seconds, 8) << html.substr(0, 20);
   }
-  Document d = load_bytes("x.html", "<img src='data:image/png;base64," + std::string(1u << 20, 'A') + "'>kept");
+  Document d = load_bytes(
+      "x.html", "<img src='data:image/png;base64," + std::string(1u << 20, 'A') + "'>kept");
   EXPECT_EQ(d.text, "kept");
 }
 

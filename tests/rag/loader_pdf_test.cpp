@@ -16,7 +16,8 @@ namespace {
 using test::deflate;
 
 // A PDF file from its objects, with a correct cross reference table.
-std::string make_pdf(const std::map<int, std::string>& objects, const std::string& trailer = "/Root 1 0 R") {
+std::string make_pdf(const std::map<int, std::string>& objects,
+                     const std::string& trailer = "/Root 1 0 R") {
   std::string out = "%PDF-1.4\n";
   std::map<int, size_t> offsets;
   for (const auto& [number, body] : objects) {
@@ -28,10 +29,12 @@ std::string make_pdf(const std::map<int, std::string>& objects, const std::strin
   out += "xref\n0 " + std::to_string(top) + "\n0000000000 65535 f \n";
   for (int i = 1; i < top; ++i) {
     char line[32];
-    std::snprintf(line, sizeof line, "%010zu 00000 %c \n", offsets.count(i) ? offsets[i] : 0, offsets.count(i) ? 'n' : 'f');
+    std::snprintf(line, sizeof line, "%010zu 00000 %c \n", offsets.count(i) ? offsets[i] : 0,
+                  offsets.count(i) ? 'n' : 'f');
     out += line;
   }
-  return out + "trailer\n<</Size " + std::to_string(top) + " " + trailer + ">>\nstartxref\n" + std::to_string(xref) + "\n%%EOF\n";
+  return out + "trailer\n<</Size " + std::to_string(top) + " " + trailer + ">>\nstartxref\n" +
+         std::to_string(xref) + "\n%%EOF\n";
 }
 
 std::string stream(const std::string& data, const std::string& extra = "") {
@@ -48,7 +51,9 @@ std::string text_pdf(const std::vector<std::vector<std::string>>& pages) {
     for (const std::string& line : lines) content += "(" + line + ") Tj T*\n";
     content += "ET";
     kids += std::to_string(next) + " 0 R ";
-    objects[next] = "<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Resources<</Font<</F 3 0 R>>>>/Contents " + std::to_string(next + 1) + " 0 R>>";
+    objects[next] =
+        "<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Resources<</Font<</F 3 0 R>>>>/Contents " +
+        std::to_string(next + 1) + " 0 R>>";
     objects[next + 1] = stream(content);
     next += 2;
   }
@@ -61,7 +66,8 @@ std::string text_pdf(const std::vector<std::vector<std::string>>& pages) {
 std::string one_page(const std::string& content_stream, const std::string& resources = "") {
   return make_pdf({{1, "<</Type/Catalog/Pages 2 0 R>>"},
                    {2, "<</Type/Pages/Kids[3 0 R]/Count 1>>"},
-                   {3, "<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Resources<<" + resources + ">>/Contents 4 0 R>>"},
+                   {3, "<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Resources<<" + resources +
+                           ">>/Contents 4 0 R>>"},
                    {4, content_stream}});
 }
 
@@ -74,8 +80,11 @@ TEST(LoadPdf, PagesHeadersHyphensAndLongLines) {
   for (int i = 1; i <= 6; ++i) {
     pages.push_back({"The Manual  " + std::to_string(i) + " / 6",
                      std::to_string(i) + ".1 Section number " + std::to_string(i),
-                     "This is the first line of a paragraph that is long enough to be seen as a full line, inter-",
-                     "national as it is, and it ends with the path /a/very/long/path/that/runs/over/the/edge/of/the/page/marker" + std::to_string(i) + ".txt",
+                     "This is the first line of a paragraph that is long enough to be seen as a "
+                     "full line, inter-",
+                     "national as it is, and it ends with the path "
+                     "/a/very/long/path/that/runs/over/the/edge/of/the/page/marker" +
+                         std::to_string(i) + ".txt",
                      "page " + std::to_string(i)});
   }
   Document d = load_bytes("x.pdf", text_pdf(pages));
@@ -95,21 +104,42 @@ TEST(LoadPdf, TextRules) {
   auto build = [](const std::string& text) { return pdf_document(split_pages(text)).text; };
   // A compound known from elsewhere keeps its hyphen, a known word loses it, paths keep it.
   std::string filler = " and some more words to make this line as long as the others are\n";
-  EXPECT_NE(build("the command-line tool is here" + filler + "we now use the command-\nline tool of the system and go on" + filler + "\f").find("command-line tool of"), std::string::npos);
-  EXPECT_NE(build("we use a hyphen-\nated word in this line of the text" + filler + "\f").find("hyphenated word"), std::string::npos);
-  EXPECT_NE(build("we use a soft\xC2\xAD\nened word in this line of the text" + filler + "\f").find("softened word"), std::string::npos);
-  EXPECT_NE(build("look into the folder /usr/share/doc-\nbase in this line of text" + filler + "\f").find("/usr/share/doc-base"), std::string::npos);
+  EXPECT_NE(build("the command-line tool is here" + filler +
+                  "we now use the command-\nline tool of the system and go on" + filler + "\f")
+                .find("command-line tool of"),
+            std::string::npos);
+  EXPECT_NE(build("we use a hyphen-\nated word in this line of the text" + filler + "\f")
+                .find("hyphenated word"),
+            std::string::npos);
+  EXPECT_NE(build("we use a soft\xC2\xAD\nened word in this line of the text" + filler + "\f")
+                .find("softened word"),
+            std::string::npos);
+  EXPECT_NE(build("look into the folder /usr/share/doc-\nbase in this line of text" + filler + "\f")
+                .find("/usr/share/doc-base"),
+            std::string::npos);
   // Chinese lines join without a space, also where punctuation stands alone on its line.
-  EXPECT_EQ(build("这是一个很长的段落的第一行文字需要接到下一行\n，然后在这里结束。\f"), "这是一个很长的段落的第一行文字需要接到下一行，然后在这里结束。");
+  EXPECT_EQ(build("这是一个很长的段落的第一行文字需要接到下一行\n，然后在这里结束。\f"),
+            "这是一个很长的段落的第一行文字需要接到下一行，然后在这里结束。");
   EXPECT_NE(build("1.2 Title . . . . . . . . . . . 17\n\f").find("Title … 17"), std::string::npos);
-  EXPECT_NE(build("\xEF\xAC\x81rst o\xEF\xAC\x83" "ce\n\f").find("first office"), std::string::npos);
+  EXPECT_NE(build("\xEF\xAC\x81rst o\xEF\xAC\x83"
+                  "ce\n\f")
+                .find("first office"),
+            std::string::npos);
 }
 
 TEST(LoadPdf, PagesWithoutTextAreNamed) {
   REQUIRE_PDFTOTEXT();
-  std::vector<std::string> full = {"A line of text that is surely long enough to count as text of a page."};
-  std::vector<std::string> other = {"Another text, so that no line repeats on the pages of this file."};
-  Document d = load_bytes("x.pdf", text_pdf({full, {}, {}, other, {"x"}, {"And a third one for the last page of it, which is as long."}}));
+  std::vector<std::string> full = {
+      "A line of text that is surely long enough to count as text of a page."};
+  std::vector<std::string> other = {
+      "Another text, so that no line repeats on the pages of this file."};
+  Document d = load_bytes(
+      "x.pdf", text_pdf({full,
+                         {},
+                         {},
+                         other,
+                         {"x"},
+                         {"And a third one for the last page of it, which is as long."}}));
   EXPECT_EQ(d.status, LoadStatus::kNoText);
   EXPECT_EQ(d.pages_without_text, (std::vector<int>{2, 3, 5}));
   EXPECT_EQ(d.reason, "no text on pages 2-3, 5 of 6");
@@ -164,29 +194,48 @@ TEST(LoadPdf, FlateBombsStopAtTheLimits) {
 TEST(LoadPdf, LoopsNestingCutsAndEmptyFiles) {
   REQUIRE_PDFTOTEXT();
   std::map<std::string, std::string> files;
-  files["page tree loop"] = make_pdf({{1, "<</Type/Catalog/Pages 2 0 R>>"}, {2, "<</Type/Pages/Kids[2 0 R 2 0 R]/Count 2>>"}});
-  files["form calls itself"] = make_pdf({{1, "<</Type/Catalog/Pages 2 0 R>>"}, {2, "<</Type/Pages/Kids[3 0 R]/Count 1>>"},
-      {3, "<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Resources<</XObject<</X 5 0 R>>>>/Contents 4 0 R>>"}, {4, stream("/X Do")},
-      {5, stream("/X Do /X Do", "/Type/XObject/Subtype/Form/BBox[0 0 9 9]/Resources<</XObject<</X 5 0 R>>>>")}});
+  files["page tree loop"] = make_pdf(
+      {{1, "<</Type/Catalog/Pages 2 0 R>>"}, {2, "<</Type/Pages/Kids[2 0 R 2 0 R]/Count 2>>"}});
+  files["form calls itself"] = make_pdf(
+      {{1, "<</Type/Catalog/Pages 2 0 R>>"},
+       {2, "<</Type/Pages/Kids[3 0 R]/Count 1>>"},
+       {3,
+        "<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Resources<</XObject<</X 5 0 R>>>>/Contents 4 "
+        "0 R>>"},
+       {4, stream("/X Do")},
+       {5, stream("/X Do /X Do",
+                  "/Type/XObject/Subtype/Form/BBox[0 0 9 9]/Resources<</XObject<</X 5 0 R>>>>")}});
   files["nested arrays"] = one_page(std::string(200000, '['));
-  files["nested dictionaries"] = one_page([] { std::string s; for (int i = 0; i < 100000; ++i) s += "<</A"; return s; }());
-  files["no pages"] = make_pdf({{1, "<</Type/Catalog/Pages 2 0 R>>"}, {2, "<</Type/Pages/Kids[]/Count 0>>"}});
-  files["million pages claimed"] = make_pdf({{1, "<</Type/Catalog/Pages 2 0 R>>"}, {2, "<</Type/Pages/Kids[3 0 R]/Count 1000000>>"},
-      {3, "<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]>>"}});
+  files["nested dictionaries"] = one_page([] {
+    std::string s;
+    for (int i = 0; i < 100000; ++i) s += "<</A";
+    return s;
+  }());
+  files["no pages"] =
+      make_pdf({{1, "<</Type/Catalog/Pages 2 0 R>>"}, {2, "<</Type/Pages/Kids[]/Count 0>>"}});
+  files["million pages claimed"] = make_pdf({{1, "<</Type/Catalog/Pages 2 0 R>>"},
+                                             {2, "<</Type/Pages/Kids[3 0 R]/Count 1000000>>"},
+                                             {3, "<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]>>"}});
   files["header only"] = "%PDF-1.7\n";
   files["empty"] = "";
-  files["encrypted"] = make_pdf({{1, "<</Type/Catalog/Pages 2 0 R>>"}, {2, "<</Type/Pages/Kids[]/Count 0>>"},
-      {3, "<</Filter/Standard/V 1/R 2/P -44/O(12345678901234567890123456789012)/U(12345678901234567890123456789012)>>"}},
-      "/Root 1 0 R/Encrypt 3 0 R/ID[(a)(b)]");
+  files["encrypted"] =
+      make_pdf({{1, "<</Type/Catalog/Pages 2 0 R>>"},
+                {2, "<</Type/Pages/Kids[]/Count 0>>"},
+                {3,
+                 "<</Filter/Standard/V 1/R 2/P "
+                 "-44/O(12345678901234567890123456789012)/U(12345678901234567890123456789012)>>"}},
+               "/Root 1 0 R/Encrypt 3 0 R/ID[(a)(b)]");
   for (const auto& [name, pdf] : files) {
     Outcome o = timed(pdf, 3);
     EXPECT_NE(o.document.status, LoadStatus::kOk) << name;
     EXPECT_FALSE(o.document.reason.empty()) << name;
     EXPECT_LT(o.seconds, 10) << name;
   }
-  EXPECT_EQ(timed(files["encrypted"]).document.status, LoadStatus::kEncrypted) << timed(files["encrypted"]).document.reason;
+  EXPECT_EQ(timed(files["encrypted"]).document.status, LoadStatus::kEncrypted)
+      << timed(files["encrypted"]).document.reason;
   EXPECT_EQ(timed(files["header only"]).document.status, LoadStatus::kMalformed);
-  std::string good = text_pdf({{"A line of text that is surely long enough to count as text of a page."}});
+  std::string good =
+      text_pdf({{"A line of text that is surely long enough to count as text of a page."}});
   for (size_t cut = 0; cut < good.size(); cut += 37) {
     Document d = load_bytes("x.pdf", good.substr(0, cut));
     EXPECT_TRUE(utf8_valid(d.text)) << cut;

@@ -56,18 +56,27 @@ TEST(Encoding, EveryCommonEncodingOfChineseAndEnglish) {
   EXPECT_EQ(d.encoding, "GB18030");
   EXPECT_NE(d.clean.text.find("中文安装系统"), std::string::npos);
   // Two Han: too few for statistics, enough for the byte ranges.
-  d = decode_text("Release notes of version 1.0. See the section called \xD6\xD0\xCE\xC4 of the manual.");
-  EXPECT_EQ(d.clean.text, "Release notes of version 1.0. See the section called 中文 of the manual.");
+  d = decode_text(
+      "Release notes of version 1.0. See the section called \xD6\xD0\xCE\xC4 of the manual.");
+  EXPECT_EQ(d.clean.text,
+            "Release notes of version 1.0. See the section called 中文 of the manual.");
   // Latin-1 French stays Latin.
-  d = decode_text("L'\xE9t\xE9 dernier, nous avons visit\xE9 le ch\xE2teau pr\xE8s de la for\xEAt.");
+  d = decode_text(
+      "L'\xE9t\xE9 dernier, nous avons visit\xE9 le ch\xE2teau pr\xE8s de la for\xEAt.");
   EXPECT_EQ(d.clean.text, "L'été dernier, nous avons visité le château près de la forêt.");
-  EXPECT_TRUE(decode_text(std::string("\0\1\2\3\x7F" "ELF\0\0", 10)).binary);
+  EXPECT_TRUE(decode_text(std::string("\0\1\2\3\x7F"
+                                      "ELF\0\0",
+                                      10))
+                  .binary);
 }
 
 TEST(Encoding, CleaningCountsWhatItRemoves) {
-  CleanText c = clean_utf8("a\r\nb\rc\f\x1b[31mred\x1b[0m \x1b]0;title\x07x \x1b]8;;http://e\x1b\\link\x1b]8;;\x1b\\ e\bf\x07!");
+  CleanText c = clean_utf8(
+      "a\r\nb\rc\f\x1b[31mred\x1b[0m \x1b]0;title\x07x \x1b]8;;http://e\x1b\\link\x1b]8;;\x1b\\ "
+      "e\bf\x07!");
   EXPECT_EQ(c.text, "a\nb\nc\nred x link f!");
-  c = clean_utf8("ad\u202Emin\u2069 \u200Bz\u2060w \U000E0041\U000E0042 soft\u00ADhyphen nb\u00A0sp");
+  c = clean_utf8(
+      "ad\u202Emin\u2069 \u200Bz\u2060w \U000E0041\U000E0042 soft\u00ADhyphen nb\u00A0sp");
   EXPECT_EQ(c.text, "admin zw  softhyphen nb\u00A0sp");
   EXPECT_EQ(c.hidden, 6);
   c = clean_utf8("bad \xFF\xC0\xAF \xED\xA0\x80 \xF0\x9F\x98 end");
@@ -93,19 +102,28 @@ TEST(LoadText, HostileText) {
   Document d = load_bytes("x.txt", std::string(50u << 20, 'a'));
   EXPECT_EQ(d.status, LoadStatus::kOk);
   EXPECT_EQ(d.text.size(), 50u << 20);
-  d = load_bytes("x.txt", [] { std::string s; for (int i = 0; i < 1 << 20; ++i) s += "\x1b]0;x"; return s; }());
+  d = load_bytes("x.txt", [] {
+    std::string s;
+    for (int i = 0; i < 1 << 20; ++i) s += "\x1b]0;x";
+    return s;
+  }());
   EXPECT_EQ(d.text.find('\x1b'), std::string::npos);
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
-  d = load_bytes("x.txt", "almost all of it is fine: \xE4\xB8\xAD\xE6\x96\x87\xE4\xB8\xAD\xE6\x96\x87\xE4\xB8\xAD\xE6\x96\x87\xE4\xB8\xAD\xE6\x96\x87 but \xFF");
+  d = load_bytes("x.txt",
+                 "almost all of it is fine: "
+                 "\xE4\xB8\xAD\xE6\x96\x87\xE4\xB8\xAD\xE6\x96\x87\xE4\xB8\xAD\xE6\x96\x87\xE4\xB8"
+                 "\xAD\xE6\x96\x87 but \xFF");
   EXPECT_EQ(d.status, LoadStatus::kBadEncoding);
   EXPECT_EQ(d.replaced, 1);
   EXPECT_EQ(load_bytes("x.txt", std::string("text\0text", 9)).status, LoadStatus::kBinary);
   EXPECT_EQ(load_bytes("x.txt", " \n\t\n").status, LoadStatus::kEmpty);
-  EXPECT_EQ(load_bytes("x.txt", "-----BEGIN OPENSSH PRIVATE KEY-----\nabc").status, LoadStatus::kSecret);
+  EXPECT_EQ(load_bytes("x.txt", "-----BEGIN OPENSSH PRIVATE KEY-----\nabc").status,
+            LoadStatus::kSecret);
 }
 
 TEST(LoadText, ParagraphsHeadingsLines) {
-  Document d = load_bytes("x.rst", "Title\n=====\n\nFirst para\ngoes on.\n\nSub\n---\nText.\r\n\r\nLast.");
+  Document d =
+      load_bytes("x.rst", "Title\n=====\n\nFirst para\ngoes on.\n\nSub\n---\nText.\r\n\r\nLast.");
   ASSERT_EQ(d.blocks.size(), 5u);
   EXPECT_EQ(block_text(d, 0), "Title");
   EXPECT_EQ(d.blocks[0].kind, BlockKind::kHeading);
@@ -118,8 +136,10 @@ TEST(LoadText, ParagraphsHeadingsLines) {
 
 TEST(LoadMarkdown, BlocksLinesAndMarkup) {
   std::string source =
-      "---\ntitle: \"Front\"\n---\n# Head *one*\n\nA [link](https://example.org/x) and [rel](a.md), `code` &amp; "
-      "**bold**\nsecond line.\n\n- item one\n- item two\n  - nested\n\n3. three\n4. four\n\n```sh\nls -l\n\n  indented\n```\n\n"
+      "---\ntitle: \"Front\"\n---\n# Head *one*\n\nA [link](https://example.org/x) and "
+      "[rel](a.md), `code` &amp; "
+      "**bold**\nsecond line.\n\n- item one\n- item two\n  - nested\n\n3. three\n4. "
+      "four\n\n```sh\nls -l\n\n  indented\n```\n\n"
       "| a | b |\n|---|---|\n| 1 | 2 |\n\n> quote\n\n<div>html <b>text</b></div>\n\n## Two\nEnd.\n";
   Document d = load_bytes("x.md", source);
   EXPECT_EQ(d.title, "Front");
@@ -131,7 +151,8 @@ TEST(LoadMarkdown, BlocksLinesAndMarkup) {
   const Expected expected[] = {
       {BlockKind::kCode, "title: \"Front\"", 2},
       {BlockKind::kHeading, "Head one", 4},
-      {BlockKind::kParagraph, "A link (https://example.org/x) and rel, code & bold\nsecond line.", 6},
+      {BlockKind::kParagraph, "A link (https://example.org/x) and rel, code & bold\nsecond line.",
+       6},
       {BlockKind::kListItem, "- item one", 9},
       {BlockKind::kListItem, "- item two", 10},
       {BlockKind::kListItem, "- nested", 11},
@@ -160,12 +181,15 @@ TEST(LoadMarkdown, HostileMarkdownIsLinear) {
     while (out.size() < bytes) out += s;
     return out;
   };
-  for (const char* unit : {"> ", "- ", "[", "![", "*a ", "_a__", "`", "<", "|", "a|\n-|\n", "[a]: b\n", "***", "    x\n",
-                           "&", "\\", "~~~\n", "# ", "[a](", "<!--", "1. \n", "<a href='", "a\n"}) {
+  for (const char* unit :
+       {"> ", "- ",       "[",        "![",    "*a ",       "_a__", "`",  "<",
+        "|",  "a|\n-|\n", "[a]: b\n", "***",   "    x\n",   "&",    "\\", "~~~\n",
+        "# ", "[a](",     "<!--",     "1. \n", "<a href='", "a\n"}) {
     auto begin = std::chrono::steady_clock::now();
     Document d = load_bytes("x.md", repeat(unit, 1u << 20));
     EXPECT_TRUE(utf8_valid(d.text));
-    double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     EXPECT_LT(seconds, 5) << unit;
   }
 }
@@ -176,7 +200,8 @@ TEST(LoadMarkdown, LargeFilesKeepLines) {
   std::vector<std::pair<std::string, int>> headings;
   for (int i = 0; source.size() < (400u << 10); ++i) {
     headings.emplace_back("Heading " + std::to_string(i), line);
-    source += "# Heading " + std::to_string(i) + "\n\nText of it\non two lines.\n\n```\n# no heading\n```\n\n";
+    source += "# Heading " + std::to_string(i) +
+              "\n\nText of it\non two lines.\n\n```\n# no heading\n```\n\n";
     line += 9;
   }
   Document d = load_bytes("x.md", source);
@@ -194,12 +219,18 @@ TEST(LoadMarkdown, LargeFilesKeepLines) {
 // Whatever the bytes: valid UTF-8 out, blocks in order and inside the text, anchors in order.
 TEST(LoadAny, DamagedFilesKeepTheContract) {
   const std::pair<const char*, std::string> samples[] = {
-      {"x.md", "---\ntitle: t\n---\n# H\n\n- a\n  - b\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```c\nx\n```\n> q [l](http://e) &amp; `c`\n"},
+      {"x.md",
+       "---\ntitle: t\n---\n# H\n\n- a\n  - b\n\n| a | b |\n|---|---|\n| 1 | 2 "
+       "|\n\n```c\nx\n```\n> q [l](http://e) &amp; `c`\n"},
       {"x.txt", "Title\n=====\n\n\xE4\xB8\xAD\xE6\x96\x87 text \x1b[1mbold\x1b[0m\n\nmore\n"},
       {"x.csv", "name,age\n\"A, \"\"x\"\"\",7\nB,8\n"},
       {"x.json", "[{\"a\": {\"b\": [1, true, null, \"\\u4e2d\\n\"]}}, 2.5e3]"},
-      {"x.eml", "Subject: =?utf-8?B?5Lit?=\nContent-Type: multipart/mixed; boundary=b\n\n--b\nContent-Transfer-Encoding: base64\n\naGVsbG8=\n--b--\n"},
-      {"x.ipynb", "{\"cells\": [{\"cell_type\": \"markdown\", \"source\": [\"# H\\n\"]}, {\"cell_type\": \"code\", \"source\": \"x\", \"outputs\": [{\"text\": \"1\"}]}]}"},
+      {"x.eml",
+       "Subject: =?utf-8?B?5Lit?=\nContent-Type: multipart/mixed; "
+       "boundary=b\n\n--b\nContent-Transfer-Encoding: base64\n\naGVsbG8=\n--b--\n"},
+      {"x.ipynb",
+       "{\"cells\": [{\"cell_type\": \"markdown\", \"source\": [\"# H\\n\"]}, {\"cell_type\": "
+       "\"code\", \"source\": \"x\", \"outputs\": [{\"text\": \"1\"}]}]}"},
       {"x.py", "import os\n\ndef f():\n    return 1\n\nclass A:\n    pass\n"},
   };
   uint64_t state = 88172645463325252ull;
@@ -214,10 +245,18 @@ TEST(LoadAny, DamagedFilesKeepTheContract) {
       std::string bytes = sample;
       for (size_t k = 1 + random(6); k > 0 && !bytes.empty(); --k) {
         switch (random(4)) {
-          case 0: bytes[random(bytes.size())] = static_cast<char>(random(256)); break;
-          case 1: bytes.erase(random(bytes.size()), 1 + random(8)); break;
-          case 2: bytes.insert(random(bytes.size()), bytes.substr(random(bytes.size()), 1 + random(20))); break;
-          default: bytes.resize(random(bytes.size()) + 1); break;
+          case 0:
+            bytes[random(bytes.size())] = static_cast<char>(random(256));
+            break;
+          case 1:
+            bytes.erase(random(bytes.size()), 1 + random(8));
+            break;
+          case 2:
+            bytes.insert(random(bytes.size()), bytes.substr(random(bytes.size()), 1 + random(20)));
+            break;
+          default:
+            bytes.resize(random(bytes.size()) + 1);
+            break;
         }
       }
       Document d = load_bytes(name, bytes);
@@ -225,10 +264,12 @@ TEST(LoadAny, DamagedFilesKeepTheContract) {
       ASSERT_TRUE(utf8_valid(d.reason) && utf8_valid(d.title));
       size_t last = 0;
       for (const Block& b : d.blocks) {
-        ASSERT_TRUE(b.begin >= last && b.begin < b.end && b.end <= d.text.size()) << name << " round " << round;
+        ASSERT_TRUE(b.begin >= last && b.begin < b.end && b.end <= d.text.size())
+            << name << " round " << round;
         last = b.end;
       }
-      for (size_t i = 1; i < d.anchors.size(); ++i) ASSERT_LE(d.anchors[i - 1].offset, d.anchors[i].offset) << name;
+      for (size_t i = 1; i < d.anchors.size(); ++i)
+        ASSERT_LE(d.anchors[i - 1].offset, d.anchors[i].offset) << name;
       ASSERT_EQ(d.text.find('\x1b'), std::string::npos);
     }
   }
@@ -264,7 +305,11 @@ TEST(LoadFile, HashIsOfWhatWasRead) {
   LoadedFile f = load_file(dir.write("x.md", "abc"));
   EXPECT_EQ(f.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
   EXPECT_EQ(f.size, 3u);
-  EXPECT_EQ(load_file(dir.write("b.bin", std::string("\x7F" "ELF\0\0", 6))).document.status, LoadStatus::kBinary);
+  EXPECT_EQ(load_file(dir.write("b.bin", std::string("\x7F"
+                                                     "ELF\0\0",
+                                                     6)))
+                .document.status,
+            LoadStatus::kBinary);
 }
 
 }  // namespace

@@ -18,7 +18,10 @@ std::string block_text(const Document& d, size_t i) {
 std::vector<std::string> blocks(const Document& d) {
   std::vector<std::string> out;
   for (size_t i = 0; i < d.blocks.size(); ++i) {
-    out.push_back((d.blocks[i].kind == BlockKind::kHeading ? std::string(static_cast<size_t>(d.blocks[i].level), '#') + " " : "") + block_text(d, i));
+    out.push_back((d.blocks[i].kind == BlockKind::kHeading
+                       ? std::string(static_cast<size_t>(d.blocks[i].level), '#') + " "
+                       : "") +
+                  block_text(d, i));
   }
   return out;
 }
@@ -27,25 +30,43 @@ using Strings = std::vector<std::string>;
 std::string word(const std::string& body) {
   return "<?xml version='1.0'?><w:document xmlns:w='w'><w:body>" + body + "</w:body></w:document>";
 }
-std::string run(const std::string& text) { return "<w:r><w:t xml:space='preserve'>" + text + "</w:t></w:r>"; }
+std::string run(const std::string& text) {
+  return "<w:r><w:t xml:space='preserve'>" + text + "</w:t></w:r>";
+}
 std::string para(const std::string& text, const std::string& style = "") {
-  return "<w:p>" + (style.empty() ? "" : "<w:pPr><w:pStyle w:val='" + style + "'/></w:pPr>") + run(text) + "</w:p>";
+  return "<w:p>" + (style.empty() ? "" : "<w:pPr><w:pStyle w:val='" + style + "'/></w:pPr>") +
+         run(text) + "</w:p>";
 }
 
 TEST(LoadDocx, HeadingsListsTablesPages) {
   std::string styles =
       "<w:styles xmlns:w='w'><w:style w:styleId='berschrift1'><w:name w:val='heading 1'/></w:style>"
-      "<w:style w:styleId='Own'><w:name w:val='Mine'/><w:pPr><w:outlineLvl w:val='1'/></w:pPr></w:style></w:styles>";
+      "<w:style w:styleId='Own'><w:name w:val='Mine'/><w:pPr><w:outlineLvl "
+      "w:val='1'/></w:pPr></w:style></w:styles>";
   std::string body = para("Titel", "berschrift1") + para("First &amp; para.") + para("Sub", "Own") +
-                     "<w:p><w:pPr><w:numPr/></w:pPr>" + run("item") + "</w:p>"
-                     "<w:p>" + run("shown") + "<w:r><w:rPr><w:vanish/></w:rPr><w:t>hidden</w:t></w:r>"
-                     "<w:del><w:r><w:delText>gone</w:delText></w:r></w:del><w:ins>" + run(" added") + "</w:ins></w:p>"
-                     "<w:tbl><w:tr><w:tc>" + para("a") + "</w:tc><w:tc>" + para("b") + "</w:tc></w:tr>"
-                     "<w:tr><w:tc>" + para("1") + "</w:tc><w:tc>" + para("2") + "</w:tc></w:tr></w:tbl>"
+                     "<w:p><w:pPr><w:numPr/></w:pPr>" + run("item") +
+                     "</w:p>"
+                     "<w:p>" +
+                     run("shown") +
+                     "<w:r><w:rPr><w:vanish/></w:rPr><w:t>hidden</w:t></w:r>"
+                     "<w:del><w:r><w:delText>gone</w:delText></w:r></w:del><w:ins>" +
+                     run(" added") +
+                     "</w:ins></w:p>"
+                     "<w:tbl><w:tr><w:tc>" +
+                     para("a") + "</w:tc><w:tc>" + para("b") +
+                     "</w:tc></w:tr>"
+                     "<w:tr><w:tc>" +
+                     para("1") + "</w:tc><w:tc>" + para("2") +
+                     "</w:tc></w:tr></w:tbl>"
                      "<w:p><w:r><w:lastRenderedPageBreak/><w:t>On page two</w:t></w:r></w:p>";
-  Document d = load_bytes("x.docx", make_zip({{"word/document.xml", word(body)}, {"word/styles.xml", styles},
-                          {"word/footnotes.xml", "<w:footnotes xmlns:w='w'><w:footnote>" + para("A note.") + "</w:footnote></w:footnotes>"}}));
-  EXPECT_EQ(blocks(d), (Strings{"# Titel", "First & para.", "## Sub", "- item", "shown added", "a | b", "1 | 2", "On page two", "A note."}))
+  Document d = load_bytes(
+      "x.docx",
+      make_zip({{"word/document.xml", word(body)},
+                {"word/styles.xml", styles},
+                {"word/footnotes.xml", "<w:footnotes xmlns:w='w'><w:footnote>" + para("A note.") +
+                                           "</w:footnote></w:footnotes>"}}));
+  EXPECT_EQ(blocks(d), (Strings{"# Titel", "First & para.", "## Sub", "- item", "shown added",
+                                "a | b", "1 | 2", "On page two", "A note."}))
       << d.reason;
   EXPECT_EQ(d.hidden_removed, 1);
   EXPECT_EQ(anchor_at(d, d.blocks[7].begin).page, 2);
@@ -53,16 +74,29 @@ TEST(LoadDocx, HeadingsListsTablesPages) {
 
 TEST(LoadXlsx, RowsCarryTheirColumns) {
   ZipFiles files = {
-      {"xl/workbook.xml", "<workbook xmlns:r='r'><sheets><sheet name='Prices' r:id='rId1'/><sheet name='Ghost' state='hidden' r:id='rId2'/></sheets></workbook>"},
-      {"xl/_rels/workbook.xml.rels", "<Relationships><Relationship Id='rId1' Target='worksheets/sheet1.xml'/><Relationship Id='rId2' Target='/xl/worksheets/sheet2.xml'/></Relationships>"},
-      {"xl/sharedStrings.xml", "<sst><si><t>Fruit</t></si><si><r><t>Pri</t></r><r><t>ce</t></r></si><si><t>Since</t></si><si><t>苹果</t></si></sst>"},
-      {"xl/styles.xml", "<styleSheet><cellXfs><xf numFmtId='0'/><xf numFmtId='14'/></cellXfs></styleSheet>"},
-      {"xl/worksheets/sheet1.xml", "<worksheet><sheetData><row r='2'><c r='A2' t='s'><v>0</v></c><c r='B2' t='s'><v>1</v></c><c r='C2' t='s'><v>2</v></c></row>"
-                                   "<row r='5'><c r='A5' t='s'><v>3</v></c><c r='C5' s='1'><v>45292</v></c></row>"
-                                   "<row r='6'><c r='A6' t='inlineStr'><is><t>pear</t></is></c><c r='B6'><v>1.5</v></c></row></sheetData></worksheet>"},
-      {"xl/worksheets/sheet2.xml", "<worksheet><sheetData><row><c><v>1</v></c></row></sheetData></worksheet>"}};
+      {"xl/workbook.xml",
+       "<workbook xmlns:r='r'><sheets><sheet name='Prices' r:id='rId1'/><sheet name='Ghost' "
+       "state='hidden' r:id='rId2'/></sheets></workbook>"},
+      {"xl/_rels/workbook.xml.rels",
+       "<Relationships><Relationship Id='rId1' Target='worksheets/sheet1.xml'/><Relationship "
+       "Id='rId2' Target='/xl/worksheets/sheet2.xml'/></Relationships>"},
+      {"xl/sharedStrings.xml",
+       "<sst><si><t>Fruit</t></si><si><r><t>Pri</t></r><r><t>ce</t></r></si><si><t>Since</t></"
+       "si><si><t>苹果</t></si></sst>"},
+      {"xl/styles.xml",
+       "<styleSheet><cellXfs><xf numFmtId='0'/><xf numFmtId='14'/></cellXfs></styleSheet>"},
+      {"xl/worksheets/sheet1.xml",
+       "<worksheet><sheetData><row r='2'><c r='A2' t='s'><v>0</v></c><c r='B2' "
+       "t='s'><v>1</v></c><c r='C2' t='s'><v>2</v></c></row>"
+       "<row r='5'><c r='A5' t='s'><v>3</v></c><c r='C5' s='1'><v>45292</v></c></row>"
+       "<row r='6'><c r='A6' t='inlineStr'><is><t>pear</t></is></c><c "
+       "r='B6'><v>1.5</v></c></row></sheetData></worksheet>"},
+      {"xl/worksheets/sheet2.xml",
+       "<worksheet><sheetData><row><c><v>1</v></c></row></sheetData></worksheet>"}};
   Document d = load_bytes("x.xlsx", make_zip(files));
-  EXPECT_EQ(blocks(d), (Strings{"# Prices", "Fruit | Price | Since", "Fruit: 苹果; Since: 2024-01-01", "Fruit: pear; Price: 1.5"})) << d.reason;
+  EXPECT_EQ(blocks(d), (Strings{"# Prices", "Fruit | Price | Since",
+                                "Fruit: 苹果; Since: 2024-01-01", "Fruit: pear; Price: 1.5"}))
+      << d.reason;
   Anchor a = anchor_at(d, d.blocks[2].begin);
   EXPECT_EQ(a.line, 5);
   EXPECT_EQ(a.member, "Prices");
@@ -71,37 +105,64 @@ TEST(LoadXlsx, RowsCarryTheirColumns) {
 
 TEST(LoadPptx, SlidesInOrder) {
   auto slide = [](const std::string& title, const std::string& text) {
-    return "<p:sld xmlns:p='p' xmlns:a='a'><p:cSld><p:spTree><p:sp><p:txBody><a:p><a:r><a:t>" + text +
-           "</a:t></a:r></a:p></p:txBody></p:sp><p:sp><p:nvSpPr><p:nvPr><p:ph type='title'/></p:nvPr></p:nvSpPr><p:txBody><a:p><a:r><a:t>" +
+    return "<p:sld xmlns:p='p' xmlns:a='a'><p:cSld><p:spTree><p:sp><p:txBody><a:p><a:r><a:t>" +
+           text +
+           "</a:t></a:r></a:p></p:txBody></p:sp><p:sp><p:nvSpPr><p:nvPr><p:ph "
+           "type='title'/></p:nvPr></p:nvSpPr><p:txBody><a:p><a:r><a:t>" +
            title + "</a:t></a:r></a:p></p:txBody></p:sp></p:spTree></p:cSld></p:sld>";
   };
-  Document d = load_bytes("x.pptx", make_zip({
-      {"ppt/presentation.xml", "<p:presentation xmlns:p='p' xmlns:r='r'><p:sldIdLst><p:sldId id='256' r:id='r2'/><p:sldId id='257' r:id='r1'/></p:sldIdLst></p:presentation>"},
-      {"ppt/_rels/presentation.xml.rels", "<R><x Id='r1' Target='slides/slide1.xml'/><x Id='r2' Target='slides/slide2.xml'/></R>"},
-      {"ppt/slides/slide1.xml", slide("Last", "two")}, {"ppt/slides/slide2.xml", slide("First", "one")}}));
+  Document d = load_bytes(
+      "x.pptx",
+      make_zip({{"ppt/presentation.xml",
+                 "<p:presentation xmlns:p='p' xmlns:r='r'><p:sldIdLst><p:sldId id='256' "
+                 "r:id='r2'/><p:sldId id='257' r:id='r1'/></p:sldIdLst></p:presentation>"},
+                {"ppt/_rels/presentation.xml.rels",
+                 "<R><x Id='r1' Target='slides/slide1.xml'/><x Id='r2' "
+                 "Target='slides/slide2.xml'/></R>"},
+                {"ppt/slides/slide1.xml", slide("Last", "two")},
+                {"ppt/slides/slide2.xml", slide("First", "one")}}));
   EXPECT_EQ(blocks(d), (Strings{"# First", "one", "# Last", "two"})) << d.reason;
   EXPECT_EQ(anchor_at(d, d.blocks[2].begin).page, 2);
 }
 
 TEST(LoadOdf, TextAndSheets) {
-  Document d = load_bytes("x.odt", make_zip({{"mimetype", "application/vnd.oasis.opendocument.text"}, {"content.xml",
-      "<office:document-content xmlns:office='o' xmlns:text='t' xmlns:table='b'><office:body><office:text><text:h text:outline-level='2'>Head</text:h>"
-      "<text:p>Some<text:s text:c='2'/>text<text:note>n</text:note></text:p><text:list><text:list-item><text:p>item</text:p></text:list-item></text:list>"
-      "<table:table><table:table-row><table:table-cell><text:p>a</text:p></table:table-cell><table:table-cell table:number-columns-repeated='2'><text:p>b</text:p></table:table-cell></table:table-row></table:table>"
-      "</office:text></office:body></office:document-content>"}}, false));
+  Document d = load_bytes(
+      "x.odt",
+      make_zip(
+          {{"mimetype", "application/vnd.oasis.opendocument.text"},
+           {"content.xml",
+            "<office:document-content xmlns:office='o' xmlns:text='t' "
+            "xmlns:table='b'><office:body><office:text><text:h text:outline-level='2'>Head</text:h>"
+            "<text:p>Some<text:s "
+            "text:c='2'/>text<text:note>n</text:note></"
+            "text:p><text:list><text:list-item><text:p>item</text:p></text:list-item></text:list>"
+            "<table:table><table:table-row><table:table-cell><text:p>a</text:p></"
+            "table:table-cell><table:table-cell "
+            "table:number-columns-repeated='2'><text:p>b</text:p></table:table-cell></"
+            "table:table-row></table:table>"
+            "</office:text></office:body></office:document-content>"}},
+          false));
   EXPECT_EQ(blocks(d), (Strings{"## Head", "Some  text", "- item", "a | b | b"})) << d.reason;
 }
 
 ZipFiles book() {
-  return {{"mimetype", "application/epub+zip"},
-          {"META-INF/container.xml", "<container><rootfiles><rootfile full-path='OEBPS/p.opf'/></rootfiles></container>"},
-          {"OEBPS/p.opf", "<package xmlns:dc='d'><metadata><dc:title>The Book</dc:title></metadata><manifest>"
-                          "<item id='b' href='two%20x.xhtml' media-type='application/xhtml+xml'/><item id='a' href='../one.xhtml' media-type='application/xhtml+xml'/>"
-                          "<item id='n' properties='nav' href='nav.xhtml' media-type='application/xhtml+xml'/></manifest>"
-                          "<spine><itemref idref='n'/><itemref idref='a'/><itemref idref='b'/></spine></package>"},
-          {"OEBPS/two x.xhtml", "<?xml version='1.0'?><!DOCTYPE html><html><body><h1><a id='x'/>Two</h1><p>Second <i>chapter</i>.</p></body></html>"},
-          {"one.xhtml", "<?xml version='1.0'?><html><body><h1>One</h1><script/><p>First chapter.</p></body></html>"},
-          {"OEBPS/nav.xhtml", "<html><body><p>NAVIGATION</p></body></html>"}};
+  return {
+      {"mimetype", "application/epub+zip"},
+      {"META-INF/container.xml",
+       "<container><rootfiles><rootfile full-path='OEBPS/p.opf'/></rootfiles></container>"},
+      {"OEBPS/p.opf",
+       "<package xmlns:dc='d'><metadata><dc:title>The Book</dc:title></metadata><manifest>"
+       "<item id='b' href='two%20x.xhtml' media-type='application/xhtml+xml'/><item id='a' "
+       "href='../one.xhtml' media-type='application/xhtml+xml'/>"
+       "<item id='n' properties='nav' href='nav.xhtml' "
+       "media-type='application/xhtml+xml'/></manifest>"
+       "<spine><itemref idref='n'/><itemref idref='a'/><itemref idref='b'/></spine></package>"},
+      {"OEBPS/two x.xhtml",
+       "<?xml version='1.0'?><!DOCTYPE html><html><body><h1><a id='x'/>Two</h1><p>Second "
+       "<i>chapter</i>.</p></body></html>"},
+      {"one.xhtml",
+       "<?xml version='1.0'?><html><body><h1>One</h1><script/><p>First chapter.</p></body></html>"},
+      {"OEBPS/nav.xhtml", "<html><body><p>NAVIGATION</p></body></html>"}};
 }
 
 TEST(LoadEpub, SpineOrder) {
@@ -110,7 +171,9 @@ TEST(LoadEpub, SpineOrder) {
   EXPECT_EQ(blocks(d), (Strings{"# One", "First chapter.", "# Two", "Second chapter."}));
   EXPECT_EQ(anchor_at(d, d.blocks[2].begin).member, "OEBPS/two x.xhtml");
   ZipFiles locked = book();
-  locked.push_back({"META-INF/encryption.xml", "<e><EncryptedData><CipherData><CipherReference URI='one.xhtml'/></CipherData></EncryptedData></e>"});
+  locked.push_back({"META-INF/encryption.xml",
+                    "<e><EncryptedData><CipherData><CipherReference "
+                    "URI='one.xhtml'/></CipherData></EncryptedData></e>"});
   EXPECT_EQ(load_bytes("x.epub", make_zip(locked)).status, LoadStatus::kEncrypted);
 }
 
@@ -118,15 +181,28 @@ TEST(LoadEpub, SpineOrder) {
 TEST(LoadZip, HostileNamesAndEntries) {
   std::string good = word(para("kept"));
   // Names that point elsewhere are other parts: never read, never written.
-  Document d = load_bytes("x.docx", make_zip({{"../word/document.xml", "x"}, {"/word/document.xml", "x"}, {"C:\\word\\document.xml", "x"},
+  Document d = load_bytes("x.docx", make_zip({{"../word/document.xml", "x"},
+                                              {"/word/document.xml", "x"},
+                                              {"C:\\word\\document.xml", "x"},
                                               {"word/document.xml", good}}));
   EXPECT_EQ(d.text, "kept") << d.reason;
   // libarchive reads a backslash as a separator: the same part twice.
-  EXPECT_EQ(load_bytes("x.docx", make_zip({{"word\\document.xml", "x"}, {"word/document.xml", good}})).status, LoadStatus::kMalformed);
-  EXPECT_EQ(load_bytes("x.docx", make_zip({{"../word/document.xml", good}})).status, LoadStatus::kMalformed);
-  EXPECT_EQ(load_bytes("x.docx", make_zip({{"word/document.xml@", "/etc/passwd"}})).status, LoadStatus::kMalformed);
-  EXPECT_EQ(load_bytes("x.docx", make_zip({{"word/document.xml", good}, {"word/document.xml", word(para("other"))}})).status, LoadStatus::kMalformed);
-  EXPECT_EQ(load_bytes("x.docx", make_zip({{"inner.docx", make_zip({{"word/document.xml", good}})}})).status, LoadStatus::kMalformed);
+  EXPECT_EQ(
+      load_bytes("x.docx", make_zip({{"word\\document.xml", "x"}, {"word/document.xml", good}}))
+          .status,
+      LoadStatus::kMalformed);
+  EXPECT_EQ(load_bytes("x.docx", make_zip({{"../word/document.xml", good}})).status,
+            LoadStatus::kMalformed);
+  EXPECT_EQ(load_bytes("x.docx", make_zip({{"word/document.xml@", "/etc/passwd"}})).status,
+            LoadStatus::kMalformed);
+  EXPECT_EQ(load_bytes("x.docx", make_zip({{"word/document.xml", good},
+                                           {"word/document.xml", word(para("other"))}}))
+                .status,
+            LoadStatus::kMalformed);
+  EXPECT_EQ(
+      load_bytes("x.docx", make_zip({{"inner.docx", make_zip({{"word/document.xml", good}})}}))
+          .status,
+      LoadStatus::kMalformed);
   EXPECT_EQ(load_bytes("x.zip", make_zip({{"a.txt", "x"}})).status, LoadStatus::kUnsupported);
   EXPECT_EQ(load_bytes("x.docx", "").status, LoadStatus::kMalformed);
   ZipFiles many;
@@ -146,7 +222,8 @@ TEST(LoadZip, BombsAndLies) {
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5));
   // Every byte of a small archive damaged, and every truncation: never a crash, and text only when
   // it is the right one.
-  std::string good = make_zip({{"word/document.xml", word(para("the right text of this document"))}});
+  std::string good =
+      make_zip({{"word/document.xml", word(para("the right text of this document"))}});
   int accepted = 0;
   for (size_t i = 0; i < good.size(); ++i) {
     for (unsigned char flip : {0x01, 0x80, 0xFF}) {
@@ -169,8 +246,12 @@ TEST(LoadZip, BombsAndLies) {
 }
 
 TEST(LoadZip, HostileXml) {
-  auto docx = [](const std::string& xml) { return load_bytes("x.docx", make_zip({{"word/document.xml", xml}})); };
-  EXPECT_EQ(docx("<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/passwd'>]>" + word(para("&x;"))).status, LoadStatus::kMalformed);
+  auto docx = [](const std::string& xml) {
+    return load_bytes("x.docx", make_zip({{"word/document.xml", xml}}));
+  };
+  EXPECT_EQ(
+      docx("<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/passwd'>]>" + word(para("&x;"))).status,
+      LoadStatus::kMalformed);
   std::string deep;
   for (int i = 0; i < 100000; ++i) deep += "<w:p>";
   EXPECT_EQ(docx(word(deep)).status, LoadStatus::kMalformed);

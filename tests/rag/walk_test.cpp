@@ -28,8 +28,12 @@ struct Walked {
 Walked run(const Path& root, const WalkOptions& options = {}) {
   Walked out;
   WalkCallbacks callbacks;
-  callbacks.file = [&](WalkEntry&& e) { out.files.push_back(e.path.lexically_relative(root).string()); };
-  callbacks.skipped = [&](const Path& p, WalkSkip why) { out.skips[p.lexically_relative(root).string()] = why; };
+  callbacks.file = [&](WalkEntry&& e) {
+    out.files.push_back(e.path.lexically_relative(root).string());
+  };
+  callbacks.skipped = [&](const Path& p, WalkSkip why) {
+    out.skips[p.lexically_relative(root).string()] = why;
+  };
   EXPECT_TRUE(walk(root, options, callbacks));
   return out;
 }
@@ -43,20 +47,47 @@ TEST(IgnoreRules, GitignoreSyntax) {
     int expected;  // 1 ignored, 0 re-included, -1 nothing said
   };
   const Case cases[] = {
-      {"*.o", "a.o", false, 1},           {"*.o", "x/y/a.o", false, 1},       {"*.o", "a.os", false, -1},
-      {"/a", "a", false, 1},              {"/a", "b/a", false, -1},           {"a/b", "a/b", false, 1},
-      {"a/b", "x/a/b", false, -1},        {"a/", "a", false, -1},             {"a/", "x/a", true, 1},
-      {"**/foo", "foo", false, 1},        {"**/foo", "a/b/foo", false, 1},    {"**/foo/bar", "x/foo/bar", false, 1},
-      {"foo/**", "foo/a/b", false, 1},    {"foo/**", "foo", true, -1},        {"a/**/b", "a/b", false, 1},
-      {"a/**/b", "a/x/y/b", false, 1},    {"a/**/b", "a/x/y/c", false, -1},   {"a*c", "a/c", false, -1},
-      {"a/*", "a/b", false, 1},           {"a/*", "a/b/c", false, -1},        {"?.txt", "a.txt", false, 1},
-      {"?.txt", "ab.txt", false, -1},     {"[a-c].x", "b.x", false, 1},       {"[!a-c].x", "b.x", false, -1},
-      {"[^a-c].x", "d.x", false, 1},      {"[[:digit:]]", "7", false, 1},     {"[]-]", "]", false, 1},
-      {"\\#x", "#x", false, 1},           {"\\!x", "!x", false, 1},           {"#x", "#x", false, -1},
-      {"!keep", "keep", false, 0},        {"sp\\ ", "sp ", false, 1},         {"sp  ", "sp", false, 1},
-      {"a\\*b", "a*b", false, 1},         {"a\\*b", "axb", false, -1},        {"cr\r", "cr", false, 1},
-      {"", "x", false, -1},               {"/", "x", true, -1},               {"**", "x/y", false, 1},
-      {"a[b", "a[b", false, 1},           {"\xE4\xB8\xAD*", "\xE4\xB8\xAD\xE6\x96\x87.md", false, 1},
+      {"*.o", "a.o", false, 1},
+      {"*.o", "x/y/a.o", false, 1},
+      {"*.o", "a.os", false, -1},
+      {"/a", "a", false, 1},
+      {"/a", "b/a", false, -1},
+      {"a/b", "a/b", false, 1},
+      {"a/b", "x/a/b", false, -1},
+      {"a/", "a", false, -1},
+      {"a/", "x/a", true, 1},
+      {"**/foo", "foo", false, 1},
+      {"**/foo", "a/b/foo", false, 1},
+      {"**/foo/bar", "x/foo/bar", false, 1},
+      {"foo/**", "foo/a/b", false, 1},
+      {"foo/**", "foo", true, -1},
+      {"a/**/b", "a/b", false, 1},
+      {"a/**/b", "a/x/y/b", false, 1},
+      {"a/**/b", "a/x/y/c", false, -1},
+      {"a*c", "a/c", false, -1},
+      {"a/*", "a/b", false, 1},
+      {"a/*", "a/b/c", false, -1},
+      {"?.txt", "a.txt", false, 1},
+      {"?.txt", "ab.txt", false, -1},
+      {"[a-c].x", "b.x", false, 1},
+      {"[!a-c].x", "b.x", false, -1},
+      {"[^a-c].x", "d.x", false, 1},
+      {"[[:digit:]]", "7", false, 1},
+      {"[]-]", "]", false, 1},
+      {"\\#x", "#x", false, 1},
+      {"\\!x", "!x", false, 1},
+      {"#x", "#x", false, -1},
+      {"!keep", "keep", false, 0},
+      {"sp\\ ", "sp ", false, 1},
+      {"sp  ", "sp", false, 1},
+      {"a\\*b", "a*b", false, 1},
+      {"a\\*b", "axb", false, -1},
+      {"cr\r", "cr", false, 1},
+      {"", "x", false, -1},
+      {"/", "x", true, -1},
+      {"**", "x/y", false, 1},
+      {"a[b", "a[b", false, 1},
+      {"\xE4\xB8\xAD*", "\xE4\xB8\xAD\xE6\x96\x87.md", false, 1},
   };
   for (const Case& c : cases) {
     IgnoreRules rules{std::string_view(c.pattern)};
@@ -117,12 +148,14 @@ TEST(Walk, IgnoreFilesHiddenAndOrder) {
 
 TEST(Walk, IncludeExcludeAndSecrets) {
   TempDir dir;
-  for (const char* name : {"a.md", "b.txt", "x/c.md", "x/d.txt", "node_modules/e.md", "id_ed25519", "id_rsa.pub",
-                           "server.pem", "vault.kdbx", "prod.env", "credentials.json", "x/id_card.md", ".env", ".netrc"}) {
+  for (const char* name : {"a.md", "b.txt", "x/c.md", "x/d.txt", "node_modules/e.md", "id_ed25519",
+                           "id_rsa.pub", "server.pem", "vault.kdbx", "prod.env", "credentials.json",
+                           "x/id_card.md", ".env", ".netrc"}) {
     dir.write(name, "x");
   }
   Walked w = run(dir.path());
-  EXPECT_EQ(w.files, (Files{"a.md", "b.txt", "node_modules/e.md", "x/c.md", "x/d.txt", "x/id_card.md"}));
+  EXPECT_EQ(w.files,
+            (Files{"a.md", "b.txt", "node_modules/e.md", "x/c.md", "x/d.txt", "x/id_card.md"}));
   int secrets = 0;
   for (auto& [path, why] : w.skips) secrets += why == WalkSkip::kSecret;
   EXPECT_EQ(secrets, 8);
@@ -175,7 +208,8 @@ TEST(Walk, HostileTree) {
   std::ofstream(deep / "bottom.txt") << "x";
   auto begin = std::chrono::steady_clock::now();
   Walked w = run(dir.path());
-  EXPECT_EQ(w.files, (Files{"bad\xFFutf8.txt", "empty.txt", "new\nline \x1b[31m.txt", "ok.txt", "sparse.txt"}));
+  EXPECT_EQ(w.files, (Files{"bad\xFFutf8.txt", "empty.txt", "new\nline \x1b[31m.txt", "ok.txt",
+                            "sparse.txt"}));
   EXPECT_EQ(w.skips.at("pipe.txt"), WalkSkip::kSpecial);
   EXPECT_EQ(w.skips.at("sock.txt"), WalkSkip::kSpecial);
   for (const char* link : {"outside.txt", "loop", "up", "dangling.txt", "self"}) {
@@ -198,7 +232,8 @@ TEST(Walk, HostileTree) {
 TEST(Walk, TenThousandFilesQuickly) {
   TempDir dir;
   for (int i = 0; i < 100; ++i) {
-    for (int k = 0; k < 100; ++k) dir.write("d" + std::to_string(i) + "/f" + std::to_string(k) + ".md", "");
+    for (int k = 0; k < 100; ++k)
+      dir.write("d" + std::to_string(i) + "/f" + std::to_string(k) + ".md", "");
   }
   dir.write(".gitignore", "*.o\n*.a\nbuild/\n/dist\ndocs/**/tmp\n");
   auto begin = std::chrono::steady_clock::now();

@@ -1,5 +1,5 @@
-// A model and an executor that cost nothing and notice wrong KV: the "KV" of a token is a hash of the
-// whole prefix, and logits are drawn from all the hashes that attention would read. A page that
+// A model and an executor that cost nothing and notice wrong KV: the "KV" of a token is a hash of
+// the whole prefix, and logits are drawn from all the hashes that attention would read. A page that
 // belongs to another prefix, is stale, or was overwritten changes every logit after it.
 #pragma once
 
@@ -82,8 +82,10 @@ class FakeTokenizer : public Tokenizer {
 
  private:
   static const std::map<std::string, int32_t>& specials() {
-    static const std::map<std::string, int32_t> all = {
-        {"<|im_end|>", kEnd}, {"<|im_start|>", kStart}, {"<think>", kThink}, {"</think>", kUnthink}};
+    static const std::map<std::string, int32_t> all = {{"<|im_end|>", kEnd},
+                                                       {"<|im_start|>", kStart},
+                                                       {"<think>", kThink},
+                                                       {"</think>", kUnthink}};
     return all;
   }
   std::vector<int32_t> stops_{kEnd};
@@ -124,7 +126,8 @@ class FakeModel : public Model {
 
 class FakeKv : public KvStore {
  public:
-  explicit FakeKv(int pages) : slots(static_cast<size_t>(pages) * kKvPageTokens, 0xDEAD), pages_(pages) {}
+  explicit FakeKv(int pages)
+      : slots(static_cast<size_t>(pages) * kKvPageTokens, 0xDEAD), pages_(pages) {}
   int page_count(int) const override { return pages_; }
   size_t page_bytes(int) const override { return kKvPageTokens * sizeof(uint64_t); }
   std::string layout_id() const override { return "fake-1"; }
@@ -148,7 +151,7 @@ class FakeKv : public KvStore {
 
 /// What happened, for tests that count.
 struct FakeLog {
-  int64_t tokens = 0;       // run in all
+  int64_t tokens = 0;  // run in all
   int steps = 0;
   int largest_step = 0;
   int most_sequences = 0;
@@ -186,7 +189,8 @@ class FakeExecutor : public Executor {
     for (size_t s = 0; s < batch.sequences.size(); ++s) {
       const SequenceSlice& slice = batch.sequences[s];
       auto slot = [&](int position) -> uint64_t& {
-        return kv.at(slice.pages[0][static_cast<size_t>(position / kKvPageTokens)])[position % kKvPageTokens];
+        return kv.at(slice.pages[0][static_cast<size_t>(position / kKvPageTokens)])[position %
+                                                                                    kKvPageTokens];
       };
       uint64_t all = 0;
       for (int i = 0; i < slice.position; ++i) all = mix(all + slot(i));
@@ -202,7 +206,8 @@ class FakeExecutor : public Executor {
         seen[static_cast<size_t>(slice.first_row + i)] = all;
       }
     }
-    APUD_CHECK(out.size() == batch.output_rows.size() * FakeTokenizer::kVocab, "size of the result");
+    APUD_CHECK(out.size() == batch.output_rows.size() * FakeTokenizer::kVocab,
+               "size of the result");
     for (size_t r = 0; r < batch.output_rows.size(); ++r) {
       auto row = static_cast<size_t>(batch.output_rows[r]);
       float* logits = out.data() + r * FakeTokenizer::kVocab;

@@ -45,17 +45,22 @@ class MixedText {
 
   void add_some(std::string& out) {
     static constexpr uint32_t kRanges[][2] = {
-        {0x4E00, 0x9FFF},   {0x4E00, 0x5FFF},   {0x3040, 0x30FF},   {0xAC00, 0xD7A3},
-        {0x1F300, 0x1FAFF}, {0x2600, 0x27BF},   {0xC0, 0x24F},      {0x400, 0x52F},
-        {0x590, 0x6FF},     {0x900, 0xDFF},     {0x300, 0x36F},     {0x1E00, 0x1FFF},
-        {0x2000, 0x206F},   {0xFF00, 0xFFEF},   {0xA0, 0xD7FF},     {0xE000, 0xFFFF},
-        {0x10000, 0x1FFFF}, {0x10000, 0x10FFFF}, {0x1100, 0x11FF},  {0x80, 0xFF}};
-    static constexpr const char* kRepeats[] = {"a", " ", "\n", "=", "-", "0", "\xE4\xB8\xAD", "\t",
-                                               "!", "\xF0\x9F\x99\x82", "ab", "\r\n", "x", "e\xCC\x81"};
-    static constexpr const char* kSpaces[] = {" ", "\n", "\t", "\r\n", "\xC2\xA0", "\xE3\x80\x80", "  ",
-                                              "\x0B", "\x0C", "\xC2\x85", "\xE2\x80\xA8", "\r"};
+        {0x4E00, 0x9FFF},   {0x4E00, 0x5FFF},    {0x3040, 0x30FF}, {0xAC00, 0xD7A3},
+        {0x1F300, 0x1FAFF}, {0x2600, 0x27BF},    {0xC0, 0x24F},    {0x400, 0x52F},
+        {0x590, 0x6FF},     {0x900, 0xDFF},      {0x300, 0x36F},   {0x1E00, 0x1FFF},
+        {0x2000, 0x206F},   {0xFF00, 0xFFEF},    {0xA0, 0xD7FF},   {0xE000, 0xFFFF},
+        {0x10000, 0x1FFFF}, {0x10000, 0x10FFFF}, {0x1100, 0x11FF}, {0x80, 0xFF}};
+    static constexpr const char* kRepeats[] = {
+        "a",  " ",    "\n", "=",        "-", "0", "\xE4\xB8\xAD", "\t", "!", "\xF0\x9F\x99\x82",
+        "ab", "\r\n", "x",  "e\xCC\x81"};
+    static constexpr const char* kSpaces[] = {" ",        "\n",           "\t",           "\r\n",
+                                              "\xC2\xA0", "\xE3\x80\x80", "  ",           "\x0B",
+                                              "\x0C",     "\xC2\x85",     "\xE2\x80\xA8", "\r"};
     switch (next() % 14) {
-      case 0: case 1: case 2: case 3:
+      case 0:
+      case 1:
+      case 2:
+      case 3:
         out += lines_[next() % lines_.size()];
         break;
       case 4: {
@@ -63,7 +68,8 @@ class MixedText {
         out += seed_.substr(at, next() % 200);
         break;
       }
-      case 5: case 6: {
+      case 5:
+      case 6: {
         const uint32_t* range = kRanges[next() % std::size(kRanges)];
         for (uint64_t n = next() % 20; n > 0; --n) {
           utf8_append(out, static_cast<char32_t>(range[0] + next() % (range[1] - range[0] + 1)));

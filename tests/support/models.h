@@ -31,7 +31,7 @@ inline std::filesystem::path vocabularies_dir() {
 }  // namespace apud::test
 
 /// Skips the current test when the model FILE (relative to models_dir()) is not there.
-#define APUD_REQUIRE_MODEL(FILE)                                                             \
-  if (!std::filesystem::exists(::apud::test::models_dir() / (FILE)))                         \
-  GTEST_SKIP() << "model not fetched: " << (::apud::test::models_dir() / (FILE)).string()    \
+#define APUD_REQUIRE_MODEL(FILE)                                                          \
+  if (!std::filesystem::exists(::apud::test::models_dir() / (FILE)))                      \
+  GTEST_SKIP() << "model not fetched: " << (::apud::test::models_dir() / (FILE)).string() \
                << " (run scripts/fetch-models test)"

@@ -23,7 +23,7 @@
 namespace apud::test {
 
 struct RunResult {
-  int code = -1;       // exit code, or 128 + signal
+  int code = -1;  // exit code, or 128 + signal
   bool timed_out = false;
   std::string out;
   std::string err;
@@ -41,8 +41,10 @@ struct RunResult {
 
 /// A test names what it saw: EXPECT_EQ(r.code, 0) << r;
 inline std::ostream& operator<<(std::ostream& out, const RunResult& r) {
-  return out << "\nexit " << r.code << (r.timed_out ? " (killed: too slow)" : "") << " after " << r.seconds << " s\n--- stdout\n"
-             << r.out << "--- stderr\n" << r.err << "---\n";
+  return out << "\nexit " << r.code << (r.timed_out ? " (killed: too slow)" : "") << " after "
+             << r.seconds << " s\n--- stdout\n"
+             << r.out << "--- stderr\n"
+             << r.err << "---\n";
 }
 
 /// A home folder with nothing in it; models come from where the tests find them.
@@ -61,27 +63,35 @@ class Home {
   /// A run that takes longer is killed and marked.
   void set_time_limit(double seconds) { time_limit_ = seconds; }
 
-  std::filesystem::path write(const std::string& name, const std::string& content) { return dir_.write(name, content); }
+  std::filesystem::path write(const std::string& name, const std::string& content) {
+    return dir_.write(name, content);
+  }
 
   using During = std::function<bool(pid_t, const RunResult&)>;
 
   /// Runs `apud ARGS…` with `input` on stdin (a pipe). `during`, when given, gets the pid once the
   /// process runs and is called at least every 10 ms until it returns false.
-  RunResult run(const std::vector<std::string>& args, const std::string& input = "", const During& during = {}) {
+  RunResult run(const std::vector<std::string>& args, const std::string& input = "",
+                const During& during = {}) {
     std::vector<std::string> argv = args;
     argv.insert(argv.begin(), APUD_BINARY);
     return execute(argv, input, during);
   }
 
   /// Runs a shell script in which $APUD is the binary.
-  RunResult shell(const std::string& script, const std::string& input = "") { return execute({"/bin/bash", "-c", script}, input, {}); }
+  RunResult shell(const std::string& script, const std::string& input = "") {
+    return execute({"/bin/bash", "-c", script}, input, {});
+  }
 
  private:
-  RunResult execute(std::vector<std::string> words, const std::string& input, const During& during) {
+  RunResult execute(std::vector<std::string> words, const std::string& input,
+                    const During& during) {
     int in[2], out[2], err[2];
     if (::pipe2(in, O_CLOEXEC) || ::pipe2(out, O_CLOEXEC) || ::pipe2(err, O_CLOEXEC)) return {};
     auto start = std::chrono::steady_clock::now();
-    auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
+    auto elapsed = [&] {
+      return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    };
     std::vector<std::string> env;
     for (const auto& [key, value] : environment_) env.push_back(key + "=" + value);
     std::vector<char*> envp, argv;
@@ -108,7 +118,9 @@ class Home {
     int input_fd = in[1];
     if (rest.empty()) ::close(input_fd), input_fd = -1;
     while (open[0] || open[1]) {
-      struct pollfd fds[3] = {{open[0] ? out[0] : -1, POLLIN, 0}, {open[1] ? err[0] : -1, POLLIN, 0}, {input_fd, POLLOUT, 0}};
+      struct pollfd fds[3] = {{open[0] ? out[0] : -1, POLLIN, 0},
+                              {open[1] ? err[0] : -1, POLLIN, 0},
+                              {input_fd, POLLOUT, 0}};
       ::poll(fds, 3, watching ? 10 : 1000);
       if (input_fd >= 0 && fds[2].revents) {
         ssize_t n = ::write(input_fd, rest.data(), rest.size());
