@@ -153,13 +153,10 @@ class GgufParser {
   }
 
   void parse_header() {
-    std::array<char, 4> magic{};
-    std::memcpy(magic.data(), bytes_.data(), std::min<size_t>(4, bytes_.size()));
-    if (std::memcmp(magic.data(), "FUGG", 4) == 0)
+    if (bytes_.size() < 4) fail("magic", "not a GGUF file", 0);
+    if (std::memcmp(bytes_.data(), "FUGG", 4) == 0)
       fail("magic", "big-endian file, which is not supported", 0);
-    if (bytes_.size() < 4 || std::memcmp(magic.data(), "GGUF", 4) != 0) {
-      fail("magic", "not a GGUF file", 0);
-    }
+    if (std::memcmp(bytes_.data(), "GGUF", 4) != 0) fail("magic", "not a GGUF file", 0);
     at_ = 4;
     auto version = read<uint32_t>("version");
     if (version != 3) {
