@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "app/clock.h"
 #include "app/json_text.h"
 #include "app/progress.h"
 #include "app/prompts.h"
@@ -24,12 +25,6 @@ namespace {
 constexpr double kMostReadingSeconds = 10;
 constexpr int kReadableSteps[] = {256,  512,   1000,  1500,  2000,   4000,
                                   8000, 16000, 32000, 64000, 1 << 20};
-
-int64_t unix_now() {
-  return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 std::string place_of(const std::string& path, const Anchor& from) {
   if (from.page > 0) return fmt::format("{} p. {}", path, from.page);

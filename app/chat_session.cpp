@@ -2,17 +2,10 @@
 
 #include <chrono>
 
+#include "app/clock.h"
 #include "app/json_text.h"
 
 namespace apud {
-
-namespace {
-int64_t unix_now() {
-  return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
-}  // namespace
 
 ChatSession::ChatSession(std::shared_ptr<const Model> model, std::string model_id, bool save)
     : model_(std::move(model)), save_(save), store_(SessionStore::default_folder()) {

@@ -3,6 +3,7 @@
 
 #include <chrono>
 
+#include "app/clock.h"
 #include "app/answer.h"
 #include "app/json_text.h"
 #include "app/progress.h"
@@ -14,12 +15,6 @@
 namespace apud {
 
 namespace {
-
-int64_t unix_now() {
-  return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 std::string question_text(const AskOptions& ask, const Terminal& terminal) {
   if (ask.words.size() == 1 && ask.words[0] == "-") {

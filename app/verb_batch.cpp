@@ -10,6 +10,7 @@
 #include <deque>
 #include <set>
 
+#include "app/clock.h"
 #include "app/answer.h"
 #include "app/json_text.h"
 #include "app/progress.h"
@@ -24,12 +25,6 @@ namespace {
 
 constexpr size_t kMaxLine = 16u << 20;
 constexpr int kAutoJobsCpu = 4;
-
-int64_t unix_now() {
-  return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 /// Lines of a descriptor, one at a time, however long the input is.
 class LineReader {

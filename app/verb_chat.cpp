@@ -5,6 +5,7 @@
 #include <chrono>
 #include <functional>
 
+#include "app/clock.h"
 #include "app/chat_session.h"
 #include "app/json_text.h"
 #include "app/line_editor.h"
@@ -18,12 +19,6 @@
 namespace apud {
 
 namespace {
-
-int64_t unix_now() {
-  return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 /// Pages go to disk while the user reads; a prompt typed at once waits no longer than this.
 constexpr int kSaveBetweenTurnsMs = 100;

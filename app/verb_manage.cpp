@@ -6,6 +6,7 @@
 #include <ctime>
 #include <optional>
 
+#include "app/clock.h"
 #include "app/json_text.h"
 #include "app/progress.h"
 #include "app/runtime.h"
@@ -16,12 +17,6 @@
 namespace apud {
 
 namespace {
-
-int64_t unix_now() {
-  return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 std::string date(int64_t seconds) {
   std::time_t time = static_cast<std::time_t>(seconds);
