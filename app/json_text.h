@@ -11,13 +11,8 @@ using ordered_json = nlohmann::ordered_json;
 
 inline constexpr int kJsonSchema = 1;
 
-inline std::string dump_json(const ordered_json& json, int indent = -1) {
-  return json.dump(indent, ' ', false, nlohmann::json::error_handler_t::replace);
-}
+std::string dump_json(const ordered_json& json, int indent = -1);
 /// Our own output parsed back; null where it is not JSON.
-inline ordered_json parse_json(const std::string& text) {
-  ordered_json json = ordered_json::parse(text, nullptr, false);
-  return json.is_discarded() ? ordered_json() : json;
-}
+ordered_json parse_json(const std::string& text);
 
 }  // namespace apud
