@@ -5,7 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <map>
 
-#include "app/nearest.h"
+#include "base/nearest.h"
 #include "base/error.h"
 
 namespace apud {

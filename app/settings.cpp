@@ -6,7 +6,7 @@
 #include <sstream>
 #include <toml++/toml.h>
 
-#include "app/nearest.h"
+#include "base/nearest.h"
 #include "base/error.h"
 
 namespace apud {

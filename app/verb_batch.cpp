@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <chrono>
 #include <deque>
+#include <map>
 #include <set>
 
 #include "app/clock.h"
@@ -119,7 +120,7 @@ class BatchRun {
   /// Fills `item` as far as it can, so that a bad line keeps its id.
   void parse(const std::string& line, int64_t index, Item& item);
   void open_output();
-  std::set<std::string> answered();
+  std::map<std::string, int64_t> answered();
   void start(Slot& slot);
   void finish(Slot& slot, Answer answer);
   void fail(Slot& slot, const std::string& message, const std::string& code);
@@ -229,9 +230,10 @@ void BatchRun::open_output() {
   if (!output_.valid()) throw io_error("cannot write", path, errno);
 }
 
-/// Keys of the questions that the output file answers; a torn last line is cut off the file.
-std::set<std::string> BatchRun::answered() {
-  std::set<std::string> keys;
+/// Keys of the questions that the output file answers, with how often (an id may stand twice in the
+/// input); a torn last line is cut off the file.
+std::map<std::string, int64_t> BatchRun::answered() {
+  std::map<std::string, int64_t> keys;
   if (!options_.batch.resume) return keys;
   const std::string& path = options_.batch.output;
   if (path == "-") throw Error(ErrorKind::kUsage, "--resume needs an output file", "add -o FILE");
@@ -253,7 +255,7 @@ std::set<std::string> BatchRun::answered() {
       if (reader.torn()) --good;
       // A question that failed is asked again.
       if (!json.contains("error"))
-        keys.insert(item_key(json.value("id", ordered_json()), json["index"].get<int64_t>()));
+        ++keys[item_key(json.value("id", ordered_json()), json["index"].get<int64_t>())];
     }
   }
   if (::ftruncate(output_.get(), good) != 0 || ::lseek(output_.get(), 0, SEEK_END) < 0)
@@ -384,9 +386,11 @@ int BatchRun::run() {
     throw Error(ErrorKind::kUsage, "batch reads questions from a pipe or a file",
                 "apud batch -i questions.jsonl");
   }
-  open_output();
-  std::set<std::string> have = answered();
+  // What can fail fails before the output file is touched.
   default_collections_ = runtime_.collections();
+  runtime_.chat_model();
+  open_output();
+  std::map<std::string, int64_t> have = answered();
   runtime_.preload_engine(jobs, !options_.batch.no_save);
   LineReader reader(fd, options_.batch.input == "-" ? "standard input" : options_.batch.input);
   auto started = std::chrono::steady_clock::now();
@@ -412,7 +416,8 @@ int BatchRun::run() {
       slot.item.index = index;
       try {
         parse(*line, index, slot.item);
-        if (have.contains(item_key(slot.item.id, index))) {
+        auto there = have.find(item_key(slot.item.id, index));
+        if (there != have.end() && there->second-- > 0) {
           ++skipped;
           continue;
         }

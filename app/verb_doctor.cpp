@@ -43,8 +43,8 @@ int verb_doctor(Runtime& runtime) {
     add("gpu", "usable");
   } else if (facts.nvidia_card && !cuda_compiled()) {
     add("gpu", "a card is here, but this build has no CUDA",
-        "install the CUDA toolkit (nvcc on PATH or in /usr/local/cuda/bin) and run "
-        "scripts/quickstart again");
+        "install the CUDA toolkit, 12.4 or newer (on Debian 12: " APUD_CUDA_FIX
+        "), then run scripts/quickstart again");
   } else if (facts.nvidia_card) {
     add("gpu", reason, "check the driver with nvidia-smi");
   } else {

@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/nearest.h"
 #include "base/utf8.h"
 
 namespace apud {
@@ -217,20 +218,6 @@ std::string name_from(const Session& session) {
   return out.empty() ? "empty" : out;
 }
 
-size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      size_t next = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1])});
-      diagonal = std::exchange(row[j], next);
-    }
-  }
-  return row[b.size()];
-}
-
 }  // namespace
 
 SessionStore::SessionStore(Path folder) : folder_(std::move(folder)) {}
@@ -329,14 +316,13 @@ std::string SessionStore::resolve(const std::string& name_or_id) const {
     if (name_or_id.size() >= 3 && info.id.starts_with(name_or_id)) begins.push_back(info.id);
   }
   if (begins.size() == 1) return begins.front();
-  std::sort(all.begin(), all.end(), [&](const SessionInfo& a, const SessionInfo& b) {
-    return edit_distance(a.name, name_or_id) < edit_distance(b.name, name_or_id);
-  });
+  std::vector<std::string> names;
+  for (const SessionInfo& info : all) names.push_back(info.name);
   std::string advice;
-  for (size_t i = 0; i < std::min<size_t>(3, all.size()); ++i) {
-    advice += (i ? ", " : "there is ") + printable(all[i].name, true);
-  }
-  if (advice.empty()) advice = "no session was saved yet";
+  for (const std::string& near : nearest_names(name_or_id, names))
+    advice += (advice.empty() ? "there is " : ", ") + printable(near, true);
+  if (advice.empty())
+    advice = all.empty() ? "no session was saved yet" : "apud session list shows them";
   throw Error(ErrorKind::kNoInput, "no session " + printable(name_or_id, true), advice);
 }
 

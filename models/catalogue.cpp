@@ -9,6 +9,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/nearest.h"
 
 namespace apud {
 
@@ -128,22 +129,6 @@ CatalogueEntry entry_of(const toml::table& model, const toml::table* licences) {
   return entry;
 }
 
-size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      size_t next =
-          std::min({row[j] + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
-      diagonal = row[j];
-      row[j] = next;
-    }
-  }
-  return row[b.size()];
-}
-
 }  // namespace
 
 uint64_t CatalogueEntry::bytes() const {
@@ -194,19 +179,9 @@ const CatalogueEntry* Catalogue::find(const std::string& id) const {
 }
 
 std::vector<std::string> Catalogue::nearest(const std::string& id) const {
-  std::string name = id.substr(0, 128);
-  std::vector<std::pair<size_t, std::string>> order;
-  for (const CatalogueEntry& entry : entries_) {
-    size_t distance = edit_distance(name, entry.id);
-    bool part = !name.empty() && entry.id.find(name) != std::string::npos;
-    if (part) distance = std::min<size_t>(distance, 1);
-    if (distance <= std::max<size_t>(2, entry.id.size() / 2))
-      order.emplace_back(distance, entry.id);
-  }
-  std::sort(order.begin(), order.end());
   std::vector<std::string> ids;
-  for (size_t i = 0; i < order.size() && i < 3; ++i) ids.push_back(order[i].second);
-  return ids;
+  for (const CatalogueEntry& entry : entries_) ids.push_back(entry.id);
+  return nearest_names(id, ids);
 }
 
 }  // namespace apud

@@ -18,31 +18,24 @@ missing_packages() {
   done
 }
 
-# install_packages "LIST" yes|ask: asks before sudo on a terminal; elsewhere --yes is needed.
+# install_packages "LIST" yes|ask: asks first on a terminal; elsewhere --yes is needed.
 install_packages() {
-  local list=$1 consent=$2
+  local list=$1 consent=$2 sudo=sudo
   [ -n "$list" ] || return 0
   local install="apt-get install -y --no-install-recommends $list"
   if [ "$(id -u)" = 0 ]; then
-    run_install "" "$install"
-    return
-  fi
-  if ! command -v sudo >/dev/null 2>&1; then
+    sudo=""
+  elif ! command -v sudo >/dev/null 2>&1; then
     fail "packages are missing and there is no sudo here. As root, run this line, then try again:
   apt-get update && $install" 69
   fi
   if [ "$consent" != yes ]; then
-    [ -t 0 ] || fail "packages are missing ($list): pass --yes to install them with sudo, or run
-  sudo apt-get update && sudo $install" 69
-    printf 'Install these packages with sudo? [y/N] '
+    [ -t 0 ] || fail "packages are missing ($list): pass --yes to install them, or run
+  ${sudo:+$sudo }apt-get update && ${sudo:+$sudo }$install" 69
+    printf 'Install these packages%s? [y/N] ' "${sudo:+ with sudo}"
     read -r reply
     case $reply in y|Y|yes) ;; *) fail "nothing was changed" 69 ;; esac
   fi
-  run_install "sudo" "$install"
-}
-
-run_install() {
-  local sudo=$1 install=$2
   $sudo env DEBIAN_FRONTEND=noninteractive apt-get update -qq || fail "apt-get update failed: check the network" 74
   # shellcheck disable=SC2086
   $sudo env DEBIAN_FRONTEND=noninteractive $install -qq >"$root/build/apt.log" 2>&1 ||
@@ -58,29 +51,58 @@ check_system() {
   command -v apt-get >/dev/null 2>&1 || fail "this script installs Debian packages and there is no apt-get; the list is in scripts/packages" 69
 }
 
-# Prints: none (no card), usable (card and toolkit), or no-toolkit.
+# Prints: none (no card), usable (card and toolkit), old-toolkit or no-toolkit.
 cuda_state() {
   local card=no
   if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then card=yes; fi
   [ -e /proc/driver/nvidia/version ] && card=yes
   if [ $card = no ]; then echo none; return; fi
-  if find_nvcc >/dev/null; then echo usable; else echo no-toolkit; fi
+  local nvcc
+  nvcc=$(find_nvcc) || { echo no-toolkit; return; }
+  # Debian's own package is 11.8, which compiles no C++20.
+  "$nvcc" --version | awk -F'release ' '/release/ {split($2, v, "[.,]"); exit !(v[1] > 12 || (v[1] == 12 && v[2] >= 4))}' &&
+    echo usable || echo old-toolkit
 }
 
 find_nvcc() {
   local candidate
-  for candidate in "${CUDACXX:-}" "$(command -v nvcc 2>/dev/null)" /usr/local/cuda/bin/nvcc; do
+  for candidate in "${CUDACXX:-}" /usr/local/cuda/bin/nvcc "$(command -v nvcc 2>/dev/null)"; do
     [ -n "$candidate" ] && [ -x "$candidate" ] && { echo "$candidate"; return 0; }
   done
   return 1
 }
 
-cuda_fix() {
-  cat <<'F'
-An NVIDIA card is here, but no CUDA toolkit (nvcc) was found, so a build now would run on the CPU only.
-Install the toolkit (version 12.4 or newer), then run this again:
-  Debian: enable the non-free component, then  sudo apt-get install nvidia-cuda-toolkit
-  or NVIDIA's own package of the toolkit; nvcc must be on PATH or in /usr/local/cuda/bin.
-To go on without the GPU on purpose, add --cpu.
-F
+cuda_fix() {  # state of cuda_state
+  local what="no CUDA toolkit (nvcc) was found"
+  [ "$1" = old-toolkit ] && what="the CUDA toolkit at $(find_nvcc) is older than 12.4"
+  say "An NVIDIA card is here, but $what, so a build now would run on the CPU only."
+  say "On Debian 12 these two lines install one (about 4 GB); then run this again:"
+  sed 's/^/  /' "$root/scripts/cuda-fix.txt"
+  say "To go on without the GPU on purpose, add --cpu."
+}
+
+# The host of the model hub, as models/catalog.toml or APUD_HUB_HOST says.
+hub_host() { echo "${APUD_HUB_HOST:-$(sed -n 's/^hub_host = "\([^"]*\)".*/\1/p' "$root/models/catalog.toml")}"; }
+
+hub_answers() {
+  local host
+  host=$(hub_host)
+  timeout 3 bash -c "exec 3<>/dev/tcp/${host%%:*}/$(case $host in *:*) echo "${host##*:}" ;; *) echo 443 ;; esac)" 2>/dev/null
+}
+
+# The most that `model pull default` may download, in bytes: the largest general model of the
+# catalogue that fits the free memory, where the hub answers.
+largest_chat_model() {  # bytes of free memory
+  awk -v free="$1" '
+    function flush() {
+      if (kind == "chat" && !base && bytes > 0 && bytes + 1073741824 <= free && !(licence in gated) && bytes > best) best = bytes
+    }
+    /^\[licences/ { name = $0; gsub(/^\[licences\.|"|\]$/, "", name) }
+    /^needs_acceptance = true/ { gated[name] = 1 }
+    /^\[\[model\]\]/ { flush(); kind = ""; base = 0; bytes = 0; licence = "" }
+    /^kind = / { kind = $3; gsub(/"/, "", kind) }
+    /^base = true/ { base = 1 }
+    /^licence = / { licence = $3; gsub(/"/, "", licence) }
+    /^(approx_)?bytes = / { bytes = $3 }
+    END { flush(); printf "%.0f\n", best }' "$root/models/catalog.toml"
 }

@@ -5,7 +5,7 @@
 
 #include <functional>
 
-#include "app/nearest.h"
+#include "base/nearest.h"
 #include "base/error.h"
 #include "tests/support/temp_home.h"
 

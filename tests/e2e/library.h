@@ -43,8 +43,8 @@ class LibraryTest : public testing::Test {
     home.write(".config/apud/config.toml", "model = '" + model_path(kChatModel) + "'\n");
   }
   static void copy_samples(Home& home) {
-    std::filesystem::copy(std::filesystem::path(APUD_SOURCE_DIR) / "samples",
-                          home.path() / "samples", std::filesystem::copy_options::recursive);
+    std::filesystem::copy(std::filesystem::path(source_dir()) / "samples", home.path() / "samples",
+                          std::filesystem::copy_options::recursive);
   }
 
   /// The home that tests share: they must leave its documents as they are.

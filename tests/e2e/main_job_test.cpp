@@ -503,6 +503,19 @@ TEST_F(MainJob, BatchResumesAfterATornLine) {
                          "whole.jsonl", "--resume"});
   EXPECT_EQ(again.code, 0) << again;
   EXPECT_EQ(read("whole.jsonl"), answers) << "nothing left to do changes nothing";
+  RunResult unknown = run({"batch", "-m", "nosuch", "-i", "questions.jsonl", "-o", "whole.jsonl"});
+  EXPECT_NE(unknown.code, 0);
+  EXPECT_EQ(read("whole.jsonl"), answers) << "a run that cannot begin leaves the old answers";
+  // Two questions under one id: one answer stands for one of them.
+  home().write("twins.jsonl",
+               "{\"id\":7,\"question\":\"One?\"}\n{\"id\":7,\"question\":\"Two?\"}\n");
+  std::vector<std::string> twins = {"batch",       "--no-docs", "--max-tokens", "4",       "-i",
+                                    "twins.jsonl", "-o",        "both.jsonl",   "--resume"};
+  EXPECT_EQ(run(twins).code, 0);
+  std::string both = read("both.jsonl");
+  home().write("both.jsonl", both.substr(0, both.find('\n') + 1));
+  EXPECT_EQ(run(twins).code, 0);
+  EXPECT_EQ(essence(read("both.jsonl")), essence(both));
   EXPECT_EQ(run({"batch", "--resume", "-i", "questions.jsonl"}).code, 2);
   home().write("other.txt", "my precious notes\n");
   RunResult refused = run({"batch", "-i", "questions.jsonl", "-o", "other.txt", "--resume"});

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/paths.h"
+
 namespace apud {
 namespace {
 
@@ -24,7 +26,7 @@ uint32_t bits_of(float value) {
 class Golden {
  public:
   Golden() {
-    std::ifstream file(std::string(APUD_TEST_DATA) + "/quant_golden.bin", std::ios::binary);
+    std::ifstream file(test::test_data() + "/quant_golden.bin", std::ios::binary);
     data_.assign(std::istreambuf_iterator<char>(file), {});
   }
   std::string text(size_t size) {

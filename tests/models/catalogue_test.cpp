@@ -1,20 +1,16 @@
 #include "models/catalogue.h"
 
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <cstdlib>
 #include <fstream>
 #include <functional>
-#include <thread>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "models/hub/hub.h"
 #include "tests/support/models.h"
+#include "tests/support/paths.h"
 #include "tests/support/temp_dir.h"
 
 namespace apud {
@@ -132,7 +128,7 @@ TEST_F(Catalogues, FindAddRemove) {
   EXPECT_TRUE(installed_models().empty());
 
   Path file = dir_.path() / "mine.gguf";
-  std::string command = std::string("python3 ") + APUD_SOURCE_DIR + "/scripts/make-random-model " +
+  std::string command = "python3 " + test::source_dir() + "/scripts/make-random-model " +
                         file.string() + " --shape tiny-qwen2 2>/dev/null";
   ASSERT_EQ(std::system(command.c_str()), 0);
   InstalledModel added = add_model("mine", file);
@@ -192,192 +188,6 @@ TEST_F(Catalogues, AnUnreachableHubWithoutOtherSourceSaysSo) {
   EXPECT_EQ(error->kind(), ErrorKind::kUnavailable);
   EXPECT_NE(std::string(error->what()).find("127.0.0.1:1"), std::string::npos) << error->what();
   EXPECT_TRUE(installed_models().empty());
-}
-
-/// An HTTP server on this machine: one connection at a time, one answer a connection.
-class Server {
- public:
-  using Answer = std::function<std::string(const std::string& request)>;
-  explicit Server(Answer answer) : answer_(std::move(answer)) {
-    socket_ = ::socket(AF_INET, SOCK_STREAM, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    EXPECT_EQ(::bind(socket_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-    EXPECT_EQ(::listen(socket_, 8), 0);
-    ::getsockname(socket_, reinterpret_cast<sockaddr*>(&address), &size);
-    port_ = ntohs(address.sin_port);
-    thread_ = std::thread([this] { serve(); });
-  }
-  ~Server() {
-    ::shutdown(socket_, SHUT_RDWR);
-    thread_.join();
-    ::close(socket_);
-  }
-  HubOptions options() const { return {"http://127.0.0.1:" + std::to_string(port_), "", true}; }
-
- private:
-  void serve() {
-    for (;;) {
-      int client = ::accept(socket_, nullptr, nullptr);
-      if (client < 0) return;
-      std::string request;
-      char buffer[4096];
-      while (request.find("\r\n\r\n") == std::string::npos) {
-        ssize_t n = ::recv(client, buffer, sizeof buffer, 0);
-        if (n <= 0) break;
-        request.append(buffer, static_cast<size_t>(n));
-      }
-      std::string reply = answer_(request);
-      ::send(client, reply.data(), reply.size(), MSG_NOSIGNAL);
-      ::close(client);
-    }
-  }
-  Answer answer_;
-  int socket_ = -1;
-  int port_ = 0;
-  std::thread thread_;
-};
-
-std::string reply(const std::string& status, const std::string& headers, const std::string& body) {
-  return "HTTP/1.1 " + status + "\r\nConnection: close\r\n" + headers +
-         "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
-}
-
-class Downloads : public testing::Test {
- protected:
-  static std::string content() {
-    std::string text;
-    for (int i = 0; i < 5000; ++i) text += "line " + std::to_string(i) + "\n";
-    return text;
-  }
-  RemoteFile remote(const Server& server) const {
-    return {server.options().base_url + "/f", content_.size(), sha256_hex(content_)};
-  }
-  std::string downloaded() const { return read_file_if_exists(part_).value_or("(absent)"); }
-  std::optional<Error> download(const Server& server) {
-    return error_of(
-        [&] { hub_download(server.options(), remote(server), part_, nullptr, nullptr); });
-  }
-  test::TempDir dir_;
-  Path part_ = dir_.path() / "part";
-  std::string content_ = content();
-};
-
-TEST_F(Downloads, StatReadsTheHubsOwnAnswer) {
-  std::string hash = sha256_hex(content_);
-  Server server([&](const std::string& request) {
-    if (request.starts_with("HEAD /a/b/resolve/main/moved")) {
-      return reply("307 Temporary Redirect", "Location: /elsewhere\r\n", "");
-    }
-    if (request.starts_with("HEAD /elsewhere")) return reply("200 OK", "", "").replace(0, 0, "");
-    if (request.starts_with("HEAD /a/b/resolve/main/none")) return reply("404 Not Found", "", "");
-    return reply(
-        "302 Found",
-        "X-Linked-Size: 123\r\nX-Linked-ETag: \"" + hash + "\"\r\nLocation: https://cdn/x\r\n", "");
-  });
-  RemoteFile file = hub_stat(server.options(), "a/b", "main", "f");
-  EXPECT_EQ(file.bytes, 123u);
-  EXPECT_EQ(file.sha256, hash);
-  EXPECT_EQ(error_of([&] { hub_stat(server.options(), "a/b", "main", "none"); })->kind(),
-            ErrorKind::kUnavailable);
-  // An empty file behind the redirect is no file.
-  EXPECT_EQ(error_of([&] { hub_stat(server.options(), "a/b", "main", "moved"); })->kind(),
-            ErrorKind::kUnavailable);
-}
-
-TEST_F(Downloads, WholeThenVerified) {
-  Server server([&](const std::string&) { return reply("200 OK", "", content_); });
-  EXPECT_FALSE(download(server));
-  EXPECT_EQ(downloaded(), content_);
-  EXPECT_FALSE(download(server));  // complete: no second request changes it
-}
-
-TEST_F(Downloads, ABrokenConnectionIsResumed) {
-  std::vector<std::string> ranges;
-  Server server([&](const std::string& request) {
-    size_t at = request.find("Range: bytes=");
-    size_t from = at == std::string::npos ? 0 : std::stoul(request.substr(at + 13));
-    ranges.push_back(std::to_string(from));
-    std::string rest = content_.substr(from);
-    std::string head = from ? "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes " +
-                                  std::to_string(from) + "-" + std::to_string(content_.size() - 1) +
-                                  "/" + std::to_string(content_.size()) + "\r\n"
-                            : "HTTP/1.1 200 OK\r\n";
-    head += "Connection: close\r\nContent-Length: " + std::to_string(rest.size()) + "\r\n\r\n";
-    return head + (from ? rest : rest.substr(0, rest.size() / 3));
-  });
-  auto error = download(server);
-  ASSERT_TRUE(error);
-  EXPECT_EQ(error->kind(), ErrorKind::kIo);
-  EXPECT_EQ(downloaded(), content_.substr(0, content_.size() / 3));
-  EXPECT_FALSE(download(server));
-  EXPECT_EQ(downloaded(), content_);
-  EXPECT_EQ(ranges, (std::vector<std::string>{"0", std::to_string(content_.size() / 3)}));
-}
-
-TEST_F(Downloads, AServerWithoutRangesStartsAgain) {
-  Server server([&](const std::string&) { return reply("200 OK", "", content_); });
-  std::ofstream(part_) << "something else";
-  EXPECT_FALSE(download(server));
-  EXPECT_EQ(downloaded(), content_);
-}
-
-// N1: what is not the file never stays, so it can never get the model's name.
-TEST_F(Downloads, WrongContentIsNeverKept) {
-  std::string page = "<html>Log in</html>", other = content_, body, status = "200 OK", headers;
-  other[7] ^= 1;
-  Server server([&](const std::string&) { return reply(status, headers, body); });
-  auto expect_bad = [&](const char* what) {
-    auto error = download(server);
-    ASSERT_TRUE(error) << what;
-    EXPECT_EQ(error->kind(), ErrorKind::kBadData) << what << ": " << error->what();
-    EXPECT_EQ(downloaded(), "(absent)") << what;
-  };
-  body = page;
-  expect_bad("login page");
-  body = "";
-  expect_bad("empty");
-  body = content_ + "x";
-  expect_bad("too long");
-  body = content_.substr(1);
-  expect_bad("too short");
-  body = other;
-  expect_bad("wrong digest");
-  // The file changed on the server between two attempts.
-  std::ofstream(part_) << std::string(100, 'o');
-  status = "206 Partial Content";
-  headers = "Content-Range: bytes 100-" + std::to_string(content_.size() - 1) + "/" +
-            std::to_string(content_.size()) + "\r\n";
-  body = content_.substr(100);
-  expect_bad("changed file");
-  std::ofstream(part_) << std::string(100, 'o');
-  headers = "Content-Range: bytes 0-5/6\r\n";
-  expect_bad("another range");
-}
-
-TEST_F(Downloads, RedirectsStayOnTheWeb) {
-  Server server([&](const std::string&) {
-    return reply("302 Found", "Location: file:///etc/hostname\r\n", "");
-  });
-  auto error = download(server);
-  ASSERT_TRUE(error);
-  EXPECT_EQ(error->kind(), ErrorKind::kBadData) << error->what();
-  // And outside tests only https is spoken at all.
-  HubOptions strict = server.options();
-  strict.allow_http = false;
-  EXPECT_TRUE(error_of([&] { hub_download(strict, remote(server), part_, nullptr, nullptr); }));
-}
-
-TEST_F(Downloads, CancelStopsAndKeepsThePart) {
-  Server server([&](const std::string&) { return reply("200 OK", "", content_); });
-  CancelFlag cancel;
-  cancel.raise();
-  auto error =
-      error_of([&] { hub_download(server.options(), remote(server), part_, nullptr, &cancel); });
-  ASSERT_TRUE(error);
-  EXPECT_EQ(error->kind(), ErrorKind::kIo);
 }
 
 }  // namespace

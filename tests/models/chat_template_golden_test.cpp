@@ -13,11 +13,12 @@
 #include "models/chat_template.h"
 #include "models/gguf.h"
 #include "tests/support/models.h"
+#include "tests/support/paths.h"
 
 namespace apud {
 namespace {
 
-const Path kData = Path(APUD_TEST_DATA) / "templates";
+const Path kData = Path(test::test_data()) / "templates";
 const Path kTemplates = test::vocabularies_dir() / "templates";
 
 nlohmann::ordered_json load(const char* name) {

@@ -69,10 +69,10 @@ class TinyGolden : public testing::TestWithParam<const char*> {};
 TEST_P(TinyGolden, EqualsTransformers) {
   test::TempDir dir;
   Path path = dir.path() / "model.gguf";
-  std::string command = std::string("python3 ") + APUD_SOURCE_DIR + "/scripts/make-random-model " +
+  std::string command = "python3 " + test::source_dir() + "/scripts/make-random-model " +
                         path.string() + " --shape " + GetParam() + " 2>/dev/null";
   ASSERT_EQ(std::system(command.c_str()), 0) << command;
-  std::ifstream hash(std::string(APUD_TEST_DATA) + "/golden/logits-" + GetParam() + ".sha256");
+  std::ifstream hash(test::test_data() + "/golden/logits-" + GetParam() + ".sha256");
   std::string wanted;
   hash >> wanted;
   ASSERT_EQ(sha256_file_hex(path), wanted)

@@ -12,11 +12,12 @@
 #include "models/tokenizer.h"
 #include "tests/support/mixed_text.h"
 #include "tests/support/models.h"
+#include "tests/support/paths.h"
 
 namespace apud {
 namespace {
 
-const Path kData = Path(APUD_TEST_DATA) / "tokenizers";
+const Path kData = Path(test::test_data()) / "tokenizers";
 
 struct Golden {
   nlohmann::json json;

@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "rag/store.h"
+#include "tests/support/paths.h"
 #include "tests/support/temp_home.h"
 
 namespace apud {
@@ -45,8 +46,9 @@ class CrashTest : public testing::Test {
             ? ""
             : "strace -f -qq -o /dev/null -e trace=" + inject.substr(0, inject.find(':')) +
                   " -e inject=" + inject + " ";
-    std::string command = trace + APUD_CRASH_DRIVER + " " + (home / "docs").string() + " >" +
-                          (home / "out").string() + " 2>" + (home / "err").string();
+    std::string command = trace + test::tests_folder() + "/rag_crash_driver " +
+                          (home / "docs").string() + " >" + (home / "out").string() + " 2>" +
+                          (home / "err").string();
     int raw = std::system(command.c_str());
     Outcome outcome;
     outcome.status = WIFEXITED(raw) ? WEXITSTATUS(raw) : 128 + WTERMSIG(raw);
@@ -64,8 +66,8 @@ class CrashTest : public testing::Test {
   int count_calls(const std::string& calls) {
     forget();
     std::string command = "strace -f -qq -e trace=" + calls + " -o " + (home / "trace").string() +
-                          " " + APUD_CRASH_DRIVER + " " + (home / "docs").string() +
-                          " >/dev/null 2>&1";
+                          " " + test::tests_folder() + "/rag_crash_driver " +
+                          (home / "docs").string() + " >/dev/null 2>&1";
     EXPECT_EQ(std::system(command.c_str()), 0);
     std::string text = read_file(home / "trace");
     std::map<std::string, int> by_thread;

@@ -11,13 +11,14 @@
 #include <vector>
 
 #include "kernels/quant.h"
+#include "tests/support/paths.h"
 
 namespace apud::test {
 
 class GoldenBytes {
  public:
   explicit GoldenBytes(const std::string& file) {
-    std::ifstream in(std::string(APUD_TEST_DATA) + "/golden/" + file, std::ios::binary);
+    std::ifstream in(test::test_data() + "/golden/" + file, std::ios::binary);
     data_.assign(std::istreambuf_iterator<char>(in), {});
   }
   template <typename T>

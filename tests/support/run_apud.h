@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "tests/support/models.h"
+#include "tests/support/paths.h"
 #include "tests/support/temp_dir.h"
 
 namespace apud::test {
@@ -54,7 +55,7 @@ class Home {
     environment_["HOME"] = dir_.path().string();
     environment_["PATH"] = std::getenv("PATH") ? std::getenv("PATH") : "/usr/bin:/bin";
     environment_["APUD_MODELS"] = models_dir().string();
-    environment_["APUD"] = APUD_BINARY;
+    environment_["APUD"] = apud_binary();
     environment_["LC_ALL"] = "C.UTF-8";
     environment_["TERM"] = "dumb";
   }
@@ -74,7 +75,7 @@ class Home {
   RunResult run(const std::vector<std::string>& args, const std::string& input = "",
                 const During& during = {}) {
     std::vector<std::string> argv = args;
-    argv.insert(argv.begin(), APUD_BINARY);
+    argv.insert(argv.begin(), apud_binary());
     return execute(argv, input, during);
   }
 

@@ -1,4 +1,4 @@
-#include "app/nearest.h"
+#include "base/nearest.h"
 
 #include <algorithm>
 #include <numeric>
@@ -22,12 +22,13 @@ size_t edit_distance(const std::string& a, const std::string& b) {
 }
 }  // namespace
 
-std::vector<std::string> nearest_names(const std::string& name,
+std::vector<std::string> nearest_names(const std::string& wanted,
                                        const std::vector<std::string>& names) {
+  // Names are short; a hostile one is cut so that the distance stays cheap.
+  std::string name = wanted.substr(0, 200);
   std::vector<std::pair<size_t, std::string>> ranked;
   for (const std::string& candidate : names) {
-    // Names are short; a hostile one is cut so that the distance stays cheap.
-    size_t distance = edit_distance(name.substr(0, 200), candidate.substr(0, 200));
+    size_t distance = edit_distance(name, candidate.substr(0, 200));
     bool contains = !name.empty() && candidate.find(name) != std::string::npos;
     bool near = distance * 2 <= std::max(name.size(), candidate.size()) || contains;
     if (near || names.size() <= 3) ranked.push_back({contains ? 0 : distance, candidate});
