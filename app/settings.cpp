@@ -42,8 +42,8 @@ std::function<std::string(Settings&, const std::string&)> text(std::string Setti
   };
 }
 
-std::function<std::string(Settings&, const std::string&)> choice(std::string Settings::*member,
-                                                                 std::vector<std::string> allowed) {
+std::function<std::string(Settings&, const std::string&)> choice(
+    std::string Settings::*member, const std::vector<std::string>& allowed) {
   return [=](Settings& s, const std::string& value) -> std::string {
     for (const std::string& one : allowed) {
       if (one == value) {

@@ -400,7 +400,7 @@ int BatchRun::run() {
   int running = 0;
   while (more || !slots_.empty()) {
     // A finished answer behind a slow one waits in memory: the window bounds how many.
-    while (more && running < jobs && slots_.size() < static_cast<size_t>(4 * jobs) &&
+    while (more && running < jobs && slots_.size() < 4 * static_cast<size_t>(jobs) &&
            !cancel_flag().raised()) {
       // While answers are being written, only what is there already is read: `tail -f | apud
       // batch`.

@@ -1,5 +1,6 @@
 // After Kudo and Richardson, "SentencePiece: A simple and language independent subword tokenizer"
-// (2018); the unigram algorithm is the library's.
+// (2018). Both algorithms are ours where the vocabulary allows; the library is the rest's and the
+// tests' oracle.
 #include "models/tokenizers/sentencepiece_tokenizer.h"
 
 #include <sentencepiece_processor.h>
@@ -54,6 +55,10 @@ SentencePieceTokenizer::SentencePieceTokenizer(SentencePieceSource source)
     encoder_ = std::make_unique<SentencePieceBpe>(source.model, source.file);
     return;
   }
+  if (!source.use_library && SentencePieceUnigram::fits(source.model)) {
+    unigram_ = std::make_unique<SentencePieceUnigram>(source.model);
+    return;
+  }
   library_ = std::make_unique<Library>();
   auto status = library_->processor.LoadFromSerializedProto(proto);
   if (!status.ok()) {
@@ -71,9 +76,14 @@ std::string SentencePieceTokenizer::kind() const {
 void SentencePieceTokenizer::encode_plain(std::string_view text, std::vector<int32_t>& ids) const {
   if (encoder_) return encoder_->encode(text, ids);
   std::vector<int> pieces;
-  // Encoding fails only on allocation; the status then names a broken model, which was checked.
-  auto status = library_->processor.Encode(absl::string_view(text.data(), text.size()), &pieces);
-  if (!status.ok()) throw Error(ErrorKind::kInternal, "SentencePiece: " + status.ToString());
+  if (unigram_) {
+    unigram_->encode(text, pieces);
+  } else {
+    // Encoding fails only on allocation; the status then names a broken model, which was checked.
+    auto status = library_->processor.Encode(absl::string_view(text.data(), text.size()), &pieces);
+    if (!status.ok()) throw Error(ErrorKind::kInternal, "SentencePiece: " + status.ToString());
+  }
+  ids.reserve(ids.size() + pieces.size());
   for (int id : pieces) ids.push_back(fairseq_ ? (id == 0 ? 3 : id + 1) : id);
 }
 

@@ -9,6 +9,7 @@
 
 #include "models/tokenizers/sentencepiece_bpe.h"
 #include "models/tokenizers/sentencepiece_model.h"
+#include "models/tokenizers/sentencepiece_unigram.h"
 #include "models/tokenizers/special_tokens.h"
 
 namespace apud {
@@ -39,8 +40,10 @@ class SentencePieceTokenizer : public TokenizerBase {
 
  private:
   struct Library;
-  std::unique_ptr<Library> library_;  // null where encoder_ is set
+  // One of the three encodes.
+  std::unique_ptr<Library> library_;
   std::unique_ptr<SentencePieceBpe> encoder_;
+  std::unique_ptr<SentencePieceUnigram> unigram_;
   std::vector<std::string> bytes_;  // [vocab_size] as they stand in running text
   bool bpe_, fairseq_, dummy_prefix_;
   std::string fingerprint_;

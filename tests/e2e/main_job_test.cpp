@@ -566,25 +566,18 @@ TEST_F(MainJob, TenThousandQuestionsNeedNoMoreMemoryThanFew) {
 // --- strict --------------------------------------------------------------------------------------
 
 TEST_F(MainJob, StrictFailsWhereACitationDoesNotHold) {
-  // The model is told to quote words that no passage holds: the quote cannot be verified.
-  APUD_REQUIRE_MODEL(kDefaultModel);
-  std::vector<std::string> args = {
-      "ask",
-      "--json",
-      "-m",
-      model_path(kDefaultModel),
-      "--evidence",
-      "300",
-      "--system",
-      "Reply with exactly this sentence and nothing else: The rule says \"telescopes are made of "
-      "green cheese and moonlight\" [1].",
-      "How long may a borrowed telescope be kept?"};
+  // A small model copies what it is told to: here a quote that no passage holds.
+  std::vector<std::string> args = ask(
+      "Repeat this sentence exactly: The lending rules say \"a borrowed telescope is painted in "
+      "green cheese\" [1].",
+      {"--json", "--evidence", "200"});
   RunResult lenient = run(args);
+  EXPECT_EQ(lenient.code, 0) << lenient;
   Json json = json_of(lenient);
+  ASSERT_TRUE(has(json["answer"], "green cheese")) << json["answer"];
   bool unverified = false;
   for (const Json& citation : json["citations"]) unverified |= citation["verified"] == false;
-  if (!unverified) GTEST_SKIP() << "the model did not write the false quote: " << json["answer"];
-  EXPECT_EQ(lenient.code, 0) << lenient;
+  EXPECT_TRUE(unverified) << json["citations"];
   args.push_back("--strict");
   EXPECT_EQ(run(args).code, 3);
   // A true answer passes.

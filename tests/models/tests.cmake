@@ -7,7 +7,7 @@ apud_test(NAME tokenizer_golden_test OPTIMISED SOURCES models/tokenizer_golden_t
 apud_test(NAME chat_template_golden_test SOURCES models/chat_template_golden_test.cpp LIBS apud_models
           LABELS unit)
 apud_test(NAME arch_test SOURCES models/arch_test.cpp LIBS apud_models LABELS unit sanitize)
-apud_test(NAME sentencepiece_bpe_test SOURCES models/sentencepiece_bpe_test.cpp LIBS apud_models
+apud_test(NAME sentencepiece_encoders_test SOURCES models/sentencepiece_encoders_test.cpp LIBS apud_models
           LABELS unit sanitize)
 apud_test(NAME tokenizer_corpus_test SOURCES models/tokenizer_corpus_test.cpp LIBS apud_models
           LABELS unit corpus sanitize)

@@ -1,4 +1,4 @@
-// Our SentencePiece BPE encoder against the library, on random vocabularies and texts.
+// Our SentencePiece encoders against the library, on random vocabularies and texts.
 #include "models/tokenizers/sentencepiece_bpe.h"
 
 #include <gtest/gtest.h>
@@ -8,7 +8,11 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "models/tokenizers/sentencepiece_tokenizer.h"
+#include "tests/support/mixed_text.h"
+#include "tests/support/models.h"
+#include "tests/support/paths.h"
 
 namespace apud {
 namespace {
@@ -70,32 +74,83 @@ std::string random_text(std::mt19937& random) {
   return text;
 }
 
+struct Seen {
+  size_t ids = 0, unused = 0, unknown = 0;
+};
+
+/// Encodes 200 random texts both ways.
+void compare_with_library(SentencePieceSource source, std::mt19937& random, Seen& seen) {
+  SentencePieceModel model = source.model;
+  source.file = "random.model";
+  source.roles.control.resize(model.pieces.size());
+  SentencePieceSource library = source;
+  library.use_library = true;
+  SentencePieceTokenizer ours(std::move(source)), theirs(std::move(library));
+  for (int i = 0; i < 200; ++i) {
+    std::string text = random_text(random);
+    auto got = ours.encode(text);
+    ASSERT_EQ(got, theirs.encode(text)) << "text: " << text;
+    for (int32_t id : got) {
+      ASSERT_NE(model.pieces[id].kind, TokenKind::kControl);
+      seen.unused += model.pieces[id].kind == TokenKind::kUnused;
+      seen.unknown += model.pieces[id].kind == TokenKind::kUnknown;
+    }
+    seen.ids += got.size();
+  }
+}
+
 TEST(SentencePieceBpe, IdsEqualTheLibrarys) {
   std::mt19937 random(7);
-  size_t ids = 0, unused = 0;
+  Seen seen;
   for (int m = 0; m < 60; ++m) {
     SentencePieceSource source;
-    source.file = "random.model";
     source.model = random_model(random, m % 2 == 0);
-    SentencePieceModel model = source.model;
-    source.roles.control.resize(model.pieces.size());
-    ASSERT_TRUE(SentencePieceBpe::fits(model));
-    SentencePieceSource library = source;
-    library.use_library = true;
-    SentencePieceTokenizer ours(std::move(source)), theirs(std::move(library));
-    for (int i = 0; i < 200; ++i) {
-      std::string text = random_text(random);
-      auto got = ours.encode(text);
-      ASSERT_EQ(got, theirs.encode(text)) << "model " << m << ", text: " << text;
-      for (int32_t id : got) {
-        ASSERT_NE(model.pieces[id].kind, TokenKind::kControl);
-        unused += model.pieces[id].kind == TokenKind::kUnused;
-      }
-      ids += got.size();
-    }
+    ASSERT_TRUE(SentencePieceBpe::fits(source.model));
+    ASSERT_NO_FATAL_FAILURE(compare_with_library(std::move(source), random, seen)) << m;
   }
-  EXPECT_GT(ids, 100'000u);
-  EXPECT_GT(unused, 0u);  // those of one character stay
+  EXPECT_GT(seen.ids, 100'000u);
+  EXPECT_GT(seen.unused, 0u);  // those of one character stay
+}
+
+TEST(SentencePieceUnigram, IdsEqualTheLibrarys) {
+  std::mt19937 random(11);
+  Seen seen;
+  for (int m = 0; m < 60; ++m) {
+    SentencePieceSource source;
+    source.model = random_model(random, m % 3 == 0);
+    source.model.algorithm = SentencePieceModel::kUnigram;
+    source.model.remove_extra_whitespaces = random() % 2 == 0;
+    source.model.escape_whitespaces = random() % 4 != 0;
+    for (Piece& piece : source.model.pieces) {
+      if (piece.kind == TokenKind::kUserDefined) piece.kind = TokenKind::kNormal;
+    }
+    ASSERT_TRUE(SentencePieceUnigram::fits(source.model));
+    ASSERT_NO_FATAL_FAILURE(compare_with_library(std::move(source), random, seen)) << m;
+  }
+  EXPECT_GT(seen.ids, 50'000u);
+  EXPECT_GT(seen.unknown, 1'000u);
+}
+
+/// XLM-R's own vocabulary with its charsmap, on real text in which anything may stand.
+TEST(SentencePieceUnigram, IdsEqualTheLibrarysForXlmR) {
+  Path file = test::models_dir() / "e5-small-q4" / "sentencepiece.bpe.model";
+  if (!std::filesystem::exists(file)) file = file.parent_path() / "tokenizer.model";
+  if (!std::filesystem::exists(file)) GTEST_SKIP() << "model not fetched: " << file;
+  SentencePieceSource source;
+  source.model = parse_sentencepiece_model(*read_file_if_exists(file, 64 << 20), "e5");
+  ASSERT_TRUE(SentencePieceUnigram::fits(source.model));
+  source.file = "e5";
+  source.roles.control.resize(source.model.pieces.size());
+  SentencePieceSource library = source;
+  library.use_library = true;
+  SentencePieceTokenizer ours(std::move(source)), theirs(std::move(library));
+  test::MixedText text(Path(test::test_data()) / "tokenizers" / "seed.txt");
+  for (int i = 0; i < 40; ++i) {
+    ASSERT_TRUE(ours.encode(text.raw(i)) == theirs.encode(text.raw(i))) << "block " << i;
+  }
+  for (const char* odd :
+       {"", " ", "\xE3\x80\x80", " \xC2\xA0x", "x\xE2\x80\x8B ", "\xEF\xBF\xBD\xFF"})
+    EXPECT_EQ(ours.encode(odd), theirs.encode(odd)) << odd;
 }
 
 /// The library gives content the id of a control piece of one character; we do not.
