@@ -107,6 +107,9 @@ struct Table {
     for (CLI::App* verb : root.get_subcommands([](const CLI::App*) { return true; })) {
       for (CLI::Option* option : verb->get_options()) {
         if (option->get_items_expected_max() > 0) option->transform(unguarded, "");
+        // The last of several counts, so that an alias or a script can be overridden.
+        if (option->get_items_expected_max() == 1)
+          option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
       }
     }
   }

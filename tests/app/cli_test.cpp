@@ -124,6 +124,14 @@ TEST(Cli, OptionsReachTheirFields) {
   EXPECT_EQ(parse({"ask", "x", "--threads", "2"}).options.settings.threads, 2);
 }
 
+TEST(Cli, TheLastOfTwoCounts) {
+  Options o =
+      parse({"ask", "-m", "a", "--evidence", "5", "--evidence", "7", "-m", "b", "q"}).options;
+  EXPECT_EQ(o.settings.evidence, 7);
+  EXPECT_EQ(o.settings.model, "b");
+  EXPECT_EQ(parse({"search", "-k", "one", "-k", "two", "q"}).options.common.collections.size(), 2u);
+}
+
 TEST(Cli, AQuestionMayLookLikeAnything) {
   EXPECT_EQ(parse({"ask", "-"}).options.ask.words, std::vector<std::string>{"-"});
   EXPECT_EQ(parse({"ask", "--", "--help me"}).options.ask.words,

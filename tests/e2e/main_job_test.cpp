@@ -567,10 +567,10 @@ TEST_F(MainJob, TenThousandQuestionsNeedNoMoreMemoryThanFew) {
 
 TEST_F(MainJob, StrictFailsWhereACitationDoesNotHold) {
   // A small model copies what it is told to: here a quote that no passage holds.
-  std::vector<std::string> args = ask(
+  std::vector<std::string> args = {
+      "ask", "--json", "--evidence", "200",
       "Repeat this sentence exactly: The lending rules say \"a borrowed telescope is painted in "
-      "green cheese\" [1].",
-      {"--json", "--evidence", "200"});
+      "green cheese\" [1]."};
   RunResult lenient = run(args);
   EXPECT_EQ(lenient.code, 0) << lenient;
   Json json = json_of(lenient);
