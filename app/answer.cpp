@@ -21,11 +21,6 @@ namespace apud {
 
 namespace {
 
-/// Seconds of reading that a prompt's evidence may cost before it is made smaller.
-constexpr double kMostReadingSeconds = 10;
-constexpr int kReadableSteps[] = {256,  512,   1000,  1500,  2000,   4000,
-                                  8000, 16000, 32000, 64000, 1 << 20};
-
 std::string place_of(const std::string& path, const Anchor& from) {
   if (from.page > 0) return fmt::format("{} p. {}", path, from.page);
   if (from.line > 0) return fmt::format("{}:{}", path, from.line);
@@ -41,19 +36,9 @@ Evidence gather_evidence(Runtime& runtime, const Conversation& conversation,
   int fixed = conversation.measure(request.question, "");
   int room = limit - fixed;
   evidence.budget = std::min(request.evidence_tokens, room);
-  if (double rate = runtime.prefill_rate(); rate > 0) {
-    // In coarse steps, so that the same question gives the same prompt from run to run.
-    int readable = kReadableSteps[0];
-    for (int step : kReadableSteps) {
-      if (step <= kMostReadingSeconds * rate) readable = step;
-    }
-    if (evidence.budget > readable) {
-      evidence.warnings.push_back(
-          fmt::format("evidence limited to {} of {} tokens: reading more would take over {} s here",
-                      readable, evidence.budget, kMostReadingSeconds));
-      evidence.budget = readable;
-    }
-  }
+  if (std::string note = runtime.evidence_note();
+      !note.empty() && evidence.budget == runtime.evidence_tokens())
+    evidence.warnings.push_back(note);
   bool search = !request.collections.empty();
   if (search) {
     RetrieveOptions retrieve;

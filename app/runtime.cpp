@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "app/signals.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "engine/disk_cache.h"
@@ -247,46 +248,65 @@ const TokenCounter& Runtime::counter() {
   return *counter_;
 }
 
-namespace {
-Path speeds_path() { return cache_dir() / "speeds.json"; }
-}  // namespace
-
 std::string Runtime::speed_key() {
   const Settings& s = options.settings;
   return fmt::format("{}/{}/{}/{}", chat_model().model->fingerprint().substr(0, 16), s.device,
                      s.cpu_isa, s.threads);
 }
 
-double Runtime::prefill_rate() {
-  try {
-    auto text = read_file_if_exists(speeds_path(), 1 << 20);
-    if (!text) return 0;
-    auto json = nlohmann::json::parse(*text, nullptr, false);
-    if (!json.is_object()) return 0;
-    auto found = json.find(speed_key());
-    return found != json.end() && found->is_number() ? found->get<double>() : 0;
-  } catch (const Error&) {
-    return 0;  // a hint only: without it the first question reads its full budget
+double Runtime::measure_prefill_rate() {
+  // Two different stretches of text, so that no page of one serves the other; the first warms up
+  // what was mapped but not yet read.
+  constexpr int kWarm = 64, kTimed = 128;
+  const Tokenizer& tokenizer = chat_model().model->tokenizer();
+  double rate = 0;
+  for (int tokens : {kWarm, kTimed}) {
+    std::string text;
+    for (int i = 0; i < tokens; ++i) text += fmt::format("{} apples ", i * 7 + tokens);
+    Request request;
+    request.prompt = tokenizer.encode(text);
+    request.prompt.resize(std::min<size_t>(request.prompt.size(), tokens));
+    request.max_tokens = 1;
+    request.save = false;
+    request.cancel = &cancel_flag();
+    rate = engine().generate(std::move(request)).receipt.timing.prefill_tokens_per_second;
   }
+  return rate;
+}
+
+int Runtime::evidence_tokens() {
+  if (options.settings.evidence > 0) return options.settings.evidence;
+  if (!reading_) reading_ = load_reading_speed(speed_key());
+  if (!reading_) {
+    terminal.progress("measuring the reading speed (once)", true);
+    double rate = measure_prefill_rate();
+    terminal.progress("", true);
+    reading_ = ReadingSpeed{evidence_step(rate), rate, 0};
+    if (!cancel_flag().raised()) save_reading_speed(speed_key(), *reading_);
+  }
+  return reading_->evidence;
+}
+
+std::string Runtime::evidence_note() const {
+  if (!reading_ || reading_->evidence >= kMostEvidence) return {};
+  return fmt::format(
+      "evidence limited to {} tokens: this machine reads {:.0f} tokens/s (--evidence "
+      "asks for more)",
+      reading_->evidence, reading_->rate);
 }
 
 void Runtime::note_prefill_rate(const Receipt& receipt) {
   // A handful of tokens says nothing about the speed of a prompt.
-  if (receipt.usage.computed < 64 || receipt.timing.prefill_tokens_per_second <= 0) return;
-  try {
-    auto text = read_file_if_exists(speeds_path(), 1 << 20);
-    auto json = text ? nlohmann::json::parse(*text, nullptr, false) : nlohmann::json::object();
-    if (!json.is_object()) json = nlohmann::json::object();
-    // The best of late counts: a busy moment must not shrink the next question's evidence.
-    double before = json.contains(speed_key()) && json[speed_key()].is_number()
-                        ? json[speed_key()].get<double>()
-                        : 0;
-    json[speed_key()] = std::max(receipt.timing.prefill_tokens_per_second, 0.8 * before);
-    make_private_dir(cache_dir());
-    write_file_atomic(speeds_path(), json.dump());
-  } catch (const Error&) {
-    // The cache folder cannot be written: the next question measures again.
+  if (!reading_ || receipt.usage.computed < 64) return;
+  ReadingSpeed before = *reading_;
+  if (update(*reading_, receipt.timing.prefill_tokens_per_second)) {
+    terminal.warn(
+        fmt::format("passages now take up to {} tokens of a prompt, not {}: this machine "
+                    "reads {:.0f} tokens/s, measured before {:.0f}",
+                    reading_->evidence, before.evidence, reading_->rate, before.rate));
   }
+  if (before.contradicted != reading_->contradicted || before.evidence != reading_->evidence)
+    save_reading_speed(speed_key(), *reading_);
 }
 
 }  // namespace apud

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "app/evidence_budget.h"
 #include "app/options.h"
 #include "app/terminal.h"
 #include "engine/embedding.h"
@@ -97,8 +98,12 @@ class Runtime {
   Packer& packer(const std::vector<std::string>& collections);
   const TokenCounter& counter();
 
-  /// Tokens of prompt per second that this model and executor were last measured at; 0: not known.
-  double prefill_rate();
+  /// Tokens of passages that a prompt may carry: the user's number, else what this machine reads in
+  /// time (app/evidence_budget.h). The first call for a model measures its speed: a second or two.
+  int evidence_tokens();
+  /// Why evidence_tokens() is below the default; empty where it is not.
+  std::string evidence_note() const;
+  /// An answer's speed, so that a decision that no longer holds is taken anew (and said).
   void note_prefill_rate(const Receipt& receipt);
 
  private:
@@ -106,6 +111,7 @@ class Runtime {
   /// The store, or an empty one in a temporary folder: packing a -f text needs its word rules only.
   Store& store_or_scratch();
   std::string speed_key();
+  double measure_prefill_rate();
 
   std::optional<ChosenModel> chat_;
   std::unique_ptr<Engine> engine_;
@@ -119,6 +125,7 @@ class Runtime {
   std::map<EngineEmbedder*, std::unique_ptr<Retriever>> retrievers_;
   std::map<EngineEmbedder*, std::unique_ptr<Packer>> packers_;
   std::unique_ptr<ModelTokenCounter> counter_;
+  std::optional<ReadingSpeed> reading_;  // of the chat model, once asked for
 };
 
 /// Verbs: each returns the exit code.

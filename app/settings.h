@@ -17,10 +17,10 @@ struct Settings {
   std::string embedder = "e5-small-q4";
   std::string device = "auto";  // auto, cuda, cpu
   std::string cpu_isa = "auto";
-  int threads = 0;      // 0: what the machine gives
-  int ctx = 0;          // tokens; 0: 4096 on the CPU, what fits on a GPU
-  int evidence = 2000;  // tokens of passages in a prompt
-  int answer = 600;     // tokens of an answer
+  int threads = 0;   // 0: what the machine gives
+  int ctx = 0;       // tokens; 0: 4096 on the CPU, what fits on a GPU
+  int evidence = 0;  // tokens of passages in a prompt; 0: 2000, fewer where reading takes too long
+  int answer = 600;  // tokens of an answer
   std::string collection = "default";
   double temperature = -1;    // <0: 0 for ask and batch, 0.7 for chat, 0.2 with documents
   std::string system;         // system prompt; empty: the built-in one

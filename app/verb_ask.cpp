@@ -114,7 +114,7 @@ int verb_ask(Runtime& runtime) {
   request.question = finished.question;
   request.texts = std::move(texts);
   request.collections = collections;
-  request.evidence_tokens = o.settings.evidence;
+  request.evidence_tokens = runtime.evidence_tokens();
   request.answer_tokens = o.generation.max_tokens.value_or(o.settings.answer);
   request.context = runtime.context();
   finished.evidence = gather_evidence(runtime, conversation, request);

@@ -310,7 +310,7 @@ void BatchRun::start(Slot& slot) {
   EvidenceRequest request;
   request.question = item.question;
   request.collections = collections;
-  request.evidence_tokens = options_.settings.evidence;
+  request.evidence_tokens = runtime_.evidence_tokens();
   request.answer_tokens =
       item.max_tokens.value_or(options_.generation.max_tokens.value_or(options_.settings.answer));
   request.context = runtime_.context();
@@ -342,7 +342,6 @@ void BatchRun::finish(Slot& slot, Answer answer) {
     const Completion& best = f.answer.best();
     generated_tokens_ += static_cast<int64_t>(best.tokens.size());
     check_finished(f, best, f.evidence.packed.passages);
-    runtime_.note_prefill_rate(f.answer.receipt);
   }
   some_without_evidence_ |= f.refused;
   ordered_json out = parse_json(answer_json(f, true));

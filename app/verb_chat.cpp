@@ -304,7 +304,7 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
       request.collections = collections_;
       request.ledger = &session_.ledger();
       request.evidence_tokens =
-          std::min(options_.settings.evidence, evidence_share(context - answer_tokens));
+          std::min(runtime_.evidence_tokens(), evidence_share(context - answer_tokens));
       request.answer_tokens = answer_tokens;
       request.context = context;
       // Old rounds leave before packing, so that the ledger does not refer to passages that are

@@ -38,7 +38,7 @@ RetrievalScores evaluate(Runtime& runtime, const std::vector<EvalQuestion>& ques
     options.k = std::max(30, o.eval.k);
     Retrieval found = retriever.retrieve(question.question, names, options);
     PackOptions pack;
-    pack.budget = o.settings.evidence;
+    pack.budget = o.settings.evidence > 0 ? o.settings.evidence : kMostEvidence;
     Packed packed = packer.pack(found.hits, question.question, counter, pack);
     Judged one;
     one.milliseconds =

@@ -34,7 +34,7 @@ class SettingsTest : public testing::Test {
 
 TEST_F(SettingsTest, DefaultsWithoutAFile) {
   Settings s = load_settings();
-  EXPECT_EQ(s.evidence, 2000);
+  EXPECT_EQ(s.evidence, 0);
   EXPECT_EQ(s.answer, 600);
   EXPECT_EQ(s.collection, "default");
   EXPECT_EQ(s.embedder, "e5-small-q4");
