@@ -181,7 +181,8 @@ struct Table {
     IngestVerbOptions& i = o.ingest;
     ingest->add_option("path", i.paths, "files or folders")->required();
     ingest->add_option("-k,--collection", o.common.collections, "collection to write to")
-        ->expected(1);
+        ->expected(1)
+        ->allow_extra_args(false);
     ingest->add_option("--include", i.include, "only files matching this glob; repeat")
         ->allow_extra_args(false);
     ingest->add_option("--exclude", i.exclude, "no files matching this glob; repeat")
@@ -228,7 +229,9 @@ struct Table {
            "collection (rename: from, to)");
     CLI::App* doc = manage("doc", "documents of a collection", {"list", "show", "rm"},
                            "document path, or its end");
-    doc->add_option("-k,--collection", o.common.collections, "collection")->expected(1);
+    doc->add_option("-k,--collection", o.common.collections, "collection")
+        ->expected(1)
+        ->allow_extra_args(false);
     CLI::App* session = manage("session", "saved chats",
                                {"list", "show", "rename", "fork", "export", "rm"}, "session");
     session->add_option("--format", o.manage.format, "export: md or json")

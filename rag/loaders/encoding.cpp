@@ -59,13 +59,14 @@ void drop_last(std::string& out) {
   out.pop_back();
 }
 
-// Share of the units of UTF-16 that are characters of ordinary text.
-double utf16_plausible(std::string_view bytes, bool big) {
+// Share of the units of UTF-16 that are characters of ordinary text; counts the ASCII ones.
+double utf16_plausible(std::string_view bytes, bool big, size_t& ascii) {
   size_t good = 0, units = std::min(bytes.size(), kSniff) / 2;
   for (size_t i = 0; i < units; ++i) {
     unsigned a = static_cast<unsigned char>(bytes[2 * i]),
              b = static_cast<unsigned char>(bytes[2 * i + 1]);
     unsigned u = big ? a << 8 | b : b << 8 | a;
+    ascii += u < 0x80;
     good += u == '\n' || u == '\r' || u == '\t' || (u >= 0x20 && u < 0x7F) ||
             (u >= 0xA0 && u < 0x530) || (u >= 0x590 && u < 0x700) || (u >= 0x900 && u < 0xE80) ||
             (u >= 0x2010 && u < 0x2030) || (u >= 0x3000 && u < 0x3100) ||
@@ -201,9 +202,12 @@ std::string detect_encoding(std::string_view bytes) {
   if (starts("\xFE\xFF")) return "UTF-16BE";
   std::string_view head = bytes.substr(0, kSniff);
   if (head.find('\0') != std::string_view::npos) {
-    double little = utf16_plausible(bytes, false), big = utf16_plausible(bytes, true);
-    if (little > 0.95 && little > big) return "UTF-16LE";
-    if (big > 0.95 && big > little) return "UTF-16BE";
+    // Text has a space, a line end or a digit somewhere; a few binary bytes may pass for Han alone.
+    size_t little_ascii = 0, big_ascii = 0;
+    double little = utf16_plausible(bytes, false, little_ascii);
+    double big = utf16_plausible(bytes, true, big_ascii);
+    if (little > 0.95 && little > big && little_ascii > 0) return "UTF-16LE";
+    if (big > 0.95 && big > little && big_ascii > 0) return "UTF-16BE";
     return "";
   }
   size_t multibyte = 0, broken = 0;

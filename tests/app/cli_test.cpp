@@ -124,6 +124,27 @@ TEST(Cli, OptionsReachTheirFields) {
   EXPECT_EQ(parse({"ask", "x", "--threads", "2"}).options.settings.threads, 2);
 }
 
+TEST(Cli, AnOptionTakesOneWordAndLeavesTheNext) {
+  Options o = parse({"ingest", "-k", "notes", "folder"}).options;
+  EXPECT_EQ(o.common.collections, std::vector<std::string>{"notes"});
+  EXPECT_EQ(o.ingest.paths, std::vector<std::string>{"folder"});
+  o = parse({"doc", "show", "-k", "notes", "a.txt"}).options;
+  EXPECT_EQ(o.common.collections, std::vector<std::string>{"notes"});
+  EXPECT_EQ(o.manage.names, std::vector<std::string>{"a.txt"});
+  // Whatever the verb and the option: with an option in front, the words behind it stay.
+  EXPECT_EQ(
+      parse({"ask", "-k", "a", "-f", "x", "--stop", "s", "-m", "m", "What?"}).options.ask.words,
+      std::vector<std::string>{"What?"});
+  EXPECT_EQ(parse({"search", "-k", "a", "--mode", "bm25", "-n", "3", "words"}).options.search.words,
+            std::vector<std::string>{"words"});
+  EXPECT_EQ(parse({"ingest", "--include", "*.md", "--exclude", "x", "--fail-on", "malformed", "d"})
+                .options.ingest.paths,
+            std::vector<std::string>{"d"});
+  EXPECT_EQ(parse({"model", "pull", "--accept-licence", "gemma", "gemma3:1b"}).options.manage.names,
+            std::vector<std::string>{"gemma3:1b"});
+  EXPECT_EQ(parse({"eval", "-k", "a", "q.jsonl"}).options.eval.questions, "q.jsonl");
+}
+
 TEST(Cli, TheLastOfTwoCounts) {
   Options o =
       parse({"ask", "-m", "a", "--evidence", "5", "--evidence", "7", "-m", "b", "q"}).options;

@@ -116,6 +116,8 @@ TEST(LoadText, HostileText) {
   EXPECT_EQ(d.status, LoadStatus::kBadEncoding);
   EXPECT_EQ(d.replaced, 1);
   EXPECT_EQ(load_bytes("x.txt", std::string("text\0text", 9)).status, LoadStatus::kBinary);
+  EXPECT_EQ(load_bytes("x.dat", std::string("\0\1\2bin", 6)).status, LoadStatus::kBinary)
+      << "three Han characters of UTF-16, or six bytes";
   EXPECT_EQ(load_bytes("x.txt", " \n\t\n").status, LoadStatus::kEmpty);
   EXPECT_EQ(load_bytes("x.txt", "-----BEGIN OPENSSH PRIVATE KEY-----\nabc").status,
             LoadStatus::kSecret);
