@@ -208,7 +208,8 @@ Value Interpreter::make_macro(const Node& node, const ScopePtr& scope) {
         inside->variables[name] = otherwise ? evaluate(*otherwise, inside) : Value(Undefined{name});
       }
     }
-    for (const auto& [name, value] : a.named) {
+    for (const auto& [key, value] : a.named) {
+      const std::string& name = key;
       bool known = std::any_of(node.named.begin(), node.named.end(),
                                [&](const auto& parameter) { return parameter.first == name; });
       if (!known && name != "caller")

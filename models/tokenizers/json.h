@@ -46,6 +46,8 @@ Json parse_json(std::string_view json, const std::string& what) {
   } catch (const nlohmann::json::parse_error& error) {
     throw Error(ErrorKind::kBadData,
                 what + ": byte " + std::to_string(error.byte) + ": not valid JSON");
+  } catch (const nlohmann::json::exception& error) {  // a number beyond double, as 1e999
+    throw Error(ErrorKind::kBadData, what + ": " + error.what());
   }
 }
 

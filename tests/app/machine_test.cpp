@@ -54,7 +54,9 @@ TEST(RecommendModel, TheLargestThatFitsAndIsFast) {
   EXPECT_EQ(chosen(3 * kGiB, 200e9, true), "general");
   EXPECT_EQ(chosen(kGiB + 500'000'000, 200e9, true), "small");
   EXPECT_EQ(chosen(kGiB, 200e9, true), "");
-  EXPECT_EQ(chosen(64 * kGiB, 1e9, true), "") << "nothing is usable at 1 GB/s";
+  EXPECT_EQ(chosen(64 * kGiB, 1e9, true), "general")
+      << "speed never leads below the default's size";
+  EXPECT_EQ(chosen(64 * kGiB, 1e9, false), "coder");
 }
 
 TEST(RecommendModel, OnlyWhatCanBeReachedAndNeedsNoConsent) {

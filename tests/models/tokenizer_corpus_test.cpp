@@ -432,6 +432,7 @@ TEST(TokenizerCorpus, T5TokenizerJson) {
     EXPECT_NE(json_refusal(text.substr(0, size)), "");
   EXPECT_NE(json_refusal(std::string(1'000'000, '[')), "");
   EXPECT_NE(json_refusal("[]"), "");
+  expect_contains(json_refusal("[1e9999]"), "1e9999");  // found by tokenizer_fuzz
 }
 
 // ---- any bytes as text ----
