@@ -317,6 +317,7 @@ std::string SessionStore::resolve(const std::string& name_or_id) const {
   }
   if (begins.size() == 1) return begins.front();
   std::vector<std::string> names;
+  names.reserve(all.size());
   for (const SessionInfo& info : all) names.push_back(info.name);
   std::string advice;
   for (const std::string& near : nearest_names(name_or_id, names))
