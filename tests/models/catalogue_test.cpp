@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "models/hub/hub.h"
+#include "tests/support/corpus.h"
 #include "tests/support/models.h"
 #include "tests/support/paths.h"
 #include "tests/support/temp_dir.h"
@@ -16,15 +17,7 @@
 namespace apud {
 namespace {
 
-/// Runs `body` and returns what it threw.
-std::optional<Error> error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& e) {
-    return e;
-  }
-  return std::nullopt;
-}
+using test::error_of;
 
 /// Own data folder and models folder for the time of a test.
 class Catalogues : public testing::Test {

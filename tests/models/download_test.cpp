@@ -10,23 +10,16 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "models/hub/hub.h"
+#include "tests/support/corpus.h"
 #include "tests/support/http_server.h"
 #include "tests/support/temp_dir.h"
 
 namespace apud {
 namespace {
 
+using test::error_of;
 using test::reply;
 using test::Server;
-
-std::optional<Error> error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& e) {
-    return e;
-  }
-  return std::nullopt;
-}
 
 class Downloads : public testing::Test {
  protected:

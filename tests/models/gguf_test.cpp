@@ -10,21 +10,12 @@
 
 #include "base/error.h"
 #include "models/arch/arch.h"
+#include "tests/support/corpus.h"
 #include "tests/support/gguf_writer.h"
 #include "tests/support/temp_dir.h"
 
 namespace apud {
 namespace {
-
-// CPU time, so that a busy machine fails no test; sanitizers slow everything down.
-#ifdef __SANITIZE_ADDRESS__
-constexpr double kLimit = 1.0;
-#else
-constexpr double kLimit = 0.1;
-#endif
-double cpu_seconds(std::clock_t start) {
-  return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
-}
 
 using test::as_bytes;
 using test::Bytes;
@@ -41,17 +32,7 @@ void load(const std::string& bytes) {
 
 /// The message with which the file is refused; empty when it loads.
 std::string refusal(const std::string& bytes) {
-  std::clock_t start = std::clock();
-  std::string message;
-  try {
-    load(bytes);
-  } catch (const Error& e) {
-    EXPECT_EQ(e.kind(), ErrorKind::kBadData) << e.what();
-    message = e.what();
-  }
-  double seconds = cpu_seconds(start);
-  EXPECT_LT(seconds, kLimit) << message;
-  return message;
+  return test::refusal_of([&] { load(bytes); });
 }
 
 /// The parser refuses it, naming `field` and a byte.
@@ -251,7 +232,7 @@ TEST(GgufCorpus, G9ManyEntriesAreLinear) {
   }
   std::clock_t start = std::clock();
   EXPECT_THROW(GgufFile::parse(as_bytes(table.str()), "x"), Error);
-  EXPECT_LT(cpu_seconds(start), 20 * kLimit);
+  EXPECT_LT(test::cpu_seconds(start), 20 * test::kCorpusSeconds);
 }
 
 TEST(GgufCorpus, G10Alignment) {

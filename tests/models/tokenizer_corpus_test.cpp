@@ -14,6 +14,7 @@
 #include "models/tokenizers/bpe.h"
 #include "models/tokenizers/sentencepiece_tokenizer.h"
 #include "models/tokenizers/tokenizer_json.h"
+#include "tests/support/corpus.h"
 #include "tests/support/gguf_writer.h"
 
 namespace apud {
@@ -21,25 +22,11 @@ namespace {
 
 using test::Bytes;
 using test::GgufWriter;
-
-#ifdef __SANITIZE_ADDRESS__
-constexpr double kSlower = 10;
-#else
-constexpr double kSlower = 1;
-#endif
+using test::kSlower;
 
 /// The message with which `load` refuses, empty when it does not. Within `limit` seconds.
 std::string refusal(const std::function<void()>& load, double limit = 0.5) {
-  std::clock_t start = std::clock();
-  std::string message;
-  try {
-    load();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kBadData) << error.what();
-    message = error.what();
-  }
-  EXPECT_LT(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, limit * kSlower) << message;
-  return message;
+  return test::refusal_of(load, limit * kSlower);
 }
 
 void expect_contains(const std::string& message, const std::string& field) {
