@@ -158,6 +158,13 @@ void check_finished(Finished& finished, const Completion& completion,
   finished.citation_failed = finished.checked.quotes_failed > 0 || finished.checked.invented > 0;
   for (const Citation& citation : finished.checked.citations)
     finished.citation_failed |= !citation.verified;
+  if (int failed = finished.checked.quotes_failed) {
+    finished.warnings.push_back(failed == 1
+                                    ? "a quote in the answer is not in the passage it cites"
+                                    : fmt::format("{} quotes in the answer are not in the passages "
+                                                  "they cite",
+                                                  failed));
+  }
 }
 
 std::string legend_text(const CheckedAnswer& checked) {

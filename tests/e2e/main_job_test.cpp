@@ -34,7 +34,7 @@ TEST_F(MainJob, SearchIsGrepShapedInBothLanguages) {
            {"loose power plug", "observing-log.txt"},
            {"逾期收费", "图书馆使用指南.md"},
            {"粘虫板", "茶园笔记.txt"}}) {
-    for (const std::string& mode : {"hybrid", "dense", "bm25"}) {
+    for (const char* mode : {"hybrid", "dense", "bm25"}) {
       RunResult r = run({"search", query, "--mode", mode});
       EXPECT_EQ(r.code, 0) << r;
       ASSERT_FALSE(r.lines().empty()) << query << mode;
@@ -578,6 +578,7 @@ TEST_F(MainJob, StrictFailsWhereACitationDoesNotHold) {
   bool unverified = false;
   for (const Json& citation : json["citations"]) unverified |= citation["verified"] == false;
   EXPECT_TRUE(unverified) << json["citations"];
+  EXPECT_TRUE(has(lenient.err, "quote in the answer is not in the passage")) << lenient;
   args.push_back("--strict");
   EXPECT_EQ(run(args).code, 3);
   // A true answer passes.
