@@ -29,18 +29,15 @@ std::string place_of(const std::string& path, const Anchor& from) {
 
 }  // namespace
 
-Evidence gather_evidence(Runtime& runtime, const Conversation& conversation,
+Evidence search_evidence(Runtime& runtime, const Conversation& conversation,
                          const EvidenceRequest& request) {
   Evidence evidence;
-  int limit = request.context - request.answer_tokens;
-  int fixed = conversation.measure(request.question, "");
-  int room = limit - fixed;
-  evidence.budget = std::min(request.evidence_tokens, room);
+  evidence.budget = request.evidence_tokens;
   if (std::string note = runtime.evidence_note();
       !note.empty() && evidence.budget == runtime.evidence_tokens())
     evidence.warnings.push_back(note);
-  bool search = !request.collections.empty();
-  if (search) {
+  bool nothing = true;
+  if (!request.collections.empty()) {
     RetrieveOptions retrieve;
     retrieve.k = request.k;
     retrieve.previous_question = request.previous_question;
@@ -48,25 +45,34 @@ Evidence gather_evidence(Runtime& runtime, const Conversation& conversation,
                              .retrieve(request.question, request.collections, retrieve);
     for (const std::string& warning : evidence.retrieval->warnings)
       evidence.warnings.push_back(warning);
-    bool nothing = evidence.retrieval->hits.empty() || evidence.retrieval->below_line;
+    nothing = evidence.retrieval->hits.empty() || evidence.retrieval->below_line;
     evidence.abstained = nothing && request.texts.empty();
-    if (nothing) search = false;
   }
-  if (evidence.abstained || (!search && request.texts.empty())) return evidence;
-  if (evidence.budget < 64) {
+  evidence.found = !nothing || !request.texts.empty();
+  return evidence;
+}
+
+void pack_evidence(Runtime& runtime, const Conversation& conversation,
+                   const EvidenceRequest& request, Evidence& evidence) {
+  int limit = request.context - request.answer_tokens;
+  int fixed = conversation.measure(request.question, "");
+  int budget = std::min(evidence.budget, limit - fixed);
+  if (budget < 64) {
     throw Error(ErrorKind::kUsage,
                 fmt::format("no room for passages: window {} tokens, answer reserve {}, "
                             "conversation and question {}",
                             request.context, request.answer_tokens, fixed),
                 "raise --ctx, lower --max-tokens, or start a new conversation");
   }
+  bool search =
+      evidence.retrieval && !evidence.retrieval->hits.empty() && !evidence.retrieval->below_line;
   const TokenCounter& counter = runtime.counter();
   PackOptions pack;
   pack.first_id = request.ledger ? request.ledger->next_id() : 1;
   if (request.ledger) pack.sent = request.ledger->sent();
   // The frame and the joints between the parts cost tokens that packing cannot see; what the whole
   // turn really takes is measured, and packing repeated with the difference taken off.
-  int budget = evidence.budget;
+  evidence.budget = budget;
   for (int round = 0;; ++round) {
     evidence.packed = Packed{};
     PackOptions options = pack;
@@ -101,17 +107,25 @@ Evidence gather_evidence(Runtime& runtime, const Conversation& conversation,
       break;
     }
   }
-  if (!evidence.packed.left_out.empty()) {
-    int tokens = 0;
-    for (const LeftOut& left : evidence.packed.left_out) {
-      if (left.reason == "budget") tokens += left.tokens;
-    }
-    if (tokens > 0) {
-      evidence.warnings.push_back(
-          fmt::format("{} tokens of lesser passages left out (budget {}); --evidence raises it",
-                      tokens, evidence.budget));
-    }
+}
+
+void warn_left_out(Evidence& evidence) {
+  int tokens = 0;
+  for (const LeftOut& left : evidence.packed.left_out) {
+    if (left.reason == "budget") tokens += left.tokens;
   }
+  if (tokens > 0) {
+    evidence.warnings.push_back(
+        fmt::format("{} tokens of lesser passages left out (budget {}); --evidence raises it",
+                    tokens, evidence.budget));
+  }
+}
+
+Evidence gather_evidence(Runtime& runtime, const Conversation& conversation,
+                         const EvidenceRequest& request) {
+  Evidence evidence = search_evidence(runtime, conversation, request);
+  if (evidence.found) pack_evidence(runtime, conversation, request, evidence);
+  warn_left_out(evidence);
   return evidence;
 }
 

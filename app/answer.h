@@ -28,6 +28,7 @@ struct NamedText {
 /// What was found for a question, ready to be put before it.
 struct Evidence {
   std::optional<Retrieval> retrieval;  // absent: nothing was searched
+  bool found = false;                  // there is something to pack
   Packed packed;                       // new passages; empty where nothing was found or needed
   std::string frame;                   // evidence_frame of them, "" for none
   int budget = 0;                      // tokens that were allowed
@@ -46,7 +47,16 @@ struct EvidenceRequest {
   int context = 4096;
   int k = 30;
 };
-/// Searches and packs so that conversation + question + evidence + answer reserve fit the window.
+/// Searches: everything but packed and frame.
+Evidence search_evidence(Runtime& runtime, const Conversation& conversation,
+                         const EvidenceRequest& request);
+/// Packs what was found (again, with another request) so that conversation + question + evidence +
+/// answer reserve fit the window.
+void pack_evidence(Runtime& runtime, const Conversation& conversation,
+                   const EvidenceRequest& request, Evidence& evidence);
+/// Says in the warnings what found no room.
+void warn_left_out(Evidence& evidence);
+/// All three.
 Evidence gather_evidence(Runtime& runtime, const Conversation& conversation,
                          const EvidenceRequest& request);
 

@@ -4,6 +4,7 @@
 
 #include "app/clock.h"
 #include "app/json_text.h"
+#include "app/prompts.h"
 
 namespace apud {
 
@@ -61,11 +62,12 @@ void ChatSession::finish_round(const Finished& finished, const Completion& compl
   int round = rounds();
   const Packed& packed = finished.evidence.packed;
   std::vector<int> tokens;
-  for (const Passage& passage : packed.passages) tokens.push_back(counter.count(passage.text));
+  for (const Passage& passage : packed.passages)
+    tokens.push_back(counter.count(render_evidence(std::span(&passage, 1))));
   if (!packed.passages.empty() || !packed.referred.empty())
     ledger_.add_turn(round, packed.passages, tokens, packed.referred);
   for (const Citation& citation : finished.checked.citations)
-    ledger_.note_citation(citation.passage);
+    ledger_.note_citation(citation.passage, round);
   conversation_->add_answer(completion, answer_json(finished, true), unix_now());
   save();
 }
@@ -74,6 +76,7 @@ bool ChatSession::undo() {
   int round = rounds();
   if (!conversation_->undo()) return false;
   ledger_.truncate(round);
+  set_window(conversation_->data().first_turn);
   save();
   return true;
 }
@@ -81,15 +84,59 @@ bool ChatSession::undo() {
 bool ChatSession::drop_answer() { return conversation_->drop_answer(); }
 
 void ChatSession::drop_rounds_before(int first_turn) {
-  int first_round = 1;
-  const std::vector<Turn>& turns = conversation_->turns();
-  for (int i = 0; i < first_turn && i < static_cast<int>(turns.size()); ++i)
-    first_round += turns[static_cast<size_t>(i)].role == "user";
-  Compaction gone;
+  int first_round = round_of(first_turn);
+  Refinement gone;
   for (const LedgerEntry& entry : ledger_.entries()) {
-    if (entry.in_prompt && entry.turn < first_round) gone.drop.push_back(entry.passage.id);
+    if (entry.in_prompt && entry.turn < first_round)
+      gone.changes.push_back({entry.passage.id, {}, 0});
   }
-  if (!gone.drop.empty()) ledger_.apply(gone, {}, {});
+  ledger_.apply(gone);
+}
+
+int ChatSession::round_of(int turn) const {
+  int round = 1;
+  const std::vector<Turn>& turns = conversation_->turns();
+  for (int i = 0; i < turn && i < static_cast<int>(turns.size()); ++i)
+    round += turns[static_cast<size_t>(i)].role == "user";
+  return round;
+}
+
+std::vector<EvidenceRound> ChatSession::evidence_rounds() const {
+  std::vector<EvidenceRound> rounds;
+  for (const Turn& turn : conversation_->turns()) {
+    if (turn.role == "user") {
+      rounds.push_back({static_cast<int>(rounds.size()) + 1, turn.content, ""});
+    } else if (!rounds.empty() && !says_not_in_documents(turn.content)) {
+      rounds.back().answer = turn.content;
+    }
+  }
+  return rounds;
+}
+
+void ChatSession::set_window(int first_turn) {
+  int first_round = round_of(first_turn);
+  std::vector<std::string> evidence;
+  int round = 0;
+  for (const Turn& turn : conversation_->turns()) {
+    if (turn.role != "user") {
+      evidence.emplace_back();
+      continue;
+    }
+    ++round;
+    evidence.push_back(evidence_frame(render_evidence(ledger_.standing_at(round, first_round))));
+  }
+  conversation_->set_window(first_turn, evidence);
+}
+
+EvidenceRefined ChatSession::refine(const Refinement& plan, int first_turn) {
+  EvidenceRefined refined;
+  refined.tokens_before = plan.tokens_before;
+  refined.tokens_after = plan.tokens_after;
+  for (const Refinement::Change& change : plan.changes)
+    (change.keep.empty() ? refined.left : refined.condensed).push_back(change.id);
+  ledger_.apply(plan);
+  set_window(first_turn);
+  return refined;
 }
 
 void ChatSession::save() {

@@ -12,6 +12,7 @@
 #include "app/answer.h"
 #include "engine/session_store.h"
 #include "rag/ledger.h"
+#include "rag/refine.h"
 
 namespace apud {
 
@@ -40,6 +41,11 @@ class ChatSession {
                     const TokenCounter& counter);
   bool undo();
   bool drop_answer();
+  /// Questions and answers so far, for planning what evidence is still of use.
+  std::vector<EvidenceRound> evidence_rounds() const;
+  /// Applies a plan and lets the window begin with turn `first_turn`; what rounds before it brought
+  /// and keeps moves to its first question.
+  EvidenceRefined refine(const Refinement& plan, int first_turn);
   /// Passages of rounds that left the prompt leave the ledger's prompt side too.
   void drop_rounds_before(int first_turn);
   void save();
@@ -55,6 +61,10 @@ class ChatSession {
 
  private:
   void load_extra();
+  /// Round (1-based) of a turn of the conversation.
+  int round_of(int turn) const;
+  /// Brings the evidence in the conversation's turns in line with the ledger.
+  void set_window(int first_turn);
   std::shared_ptr<const Model> model_;
   bool save_;
   SessionStore store_;

@@ -5,8 +5,7 @@
 #include <chrono>
 #include <functional>
 
-#include "app/clock.h"
-#include "app/chat_session.h"
+#include "app/chat_turn.h"
 #include "app/json_text.h"
 #include "app/line_editor.h"
 #include "app/progress.h"
@@ -46,12 +45,6 @@ class Chat {
   /// False: leave the loop.
   bool handle(const std::string& input);
   Think think() const { return options_.settings.think == "off" ? Think::kOff : Think::kOn; }
-  /// Tokens of evidence for this turn of a window of `limit`: a third for the first round, a
-  /// seventh for later ones, so that a conversation of several rounds fits before the oldest must
-  /// leave.
-  int evidence_share(int limit) {
-    return std::max(256, session_.rounds() == 0 ? limit / 3 : limit / 7);
-  }
   void turn(const std::string& question, bool again);
   Finished answer_turn(const std::string& question, bool again);
   std::vector<Command> commands();
@@ -149,8 +142,8 @@ void Chat::show_evidence() {
   }
   for (const LedgerEntry& e : session_.ledger().entries()) {
     terminal_.note(fmt::format("[{}] {} · turn {} · {} tokens · found {}× · cited {}×{}",
-                               e.passage.id, e.passage.path, e.turn, e.tokens, e.hits, e.citations,
-                               e.in_prompt ? "" : " · left the prompt"));
+                               e.passage.id, e.passage.path, e.turn, e.tokens, e.hits,
+                               e.cited.size(), e.in_prompt ? "" : " · left the prompt"));
   }
 }
 
@@ -289,42 +282,17 @@ bool Chat::handle(const std::string& input) {
 }
 
 Finished Chat::answer_turn(const std::string& question, bool again) {
-  Conversation& conversation = session_.conversation();
-  Finished finished;
-  finished.question = question;
-  finished.model = runtime_.chat_model().installed.id;
-  int answer_tokens = options_.generation.max_tokens.value_or(options_.settings.answer);
-  int context = runtime_.context();
-  if (!again) {
-    bool search = !collections_.empty() && needs_retrieval(question, session_.rounds() == 0);
-    if (search) {
-      EvidenceRequest request;
-      request.question = question;
-      request.previous_question = session_.previous_question();
-      request.collections = collections_;
-      request.ledger = &session_.ledger();
-      request.evidence_tokens =
-          std::min(runtime_.evidence_tokens(), evidence_share(context - answer_tokens));
-      request.answer_tokens = answer_tokens;
-      request.context = context;
-      // Old rounds leave before packing, so that the ledger does not refer to passages that are
-      // gone.
-      conversation.make_room(question, request.evidence_tokens, context - answer_tokens, think());
-      session_.drop_rounds_before(conversation.data().first_turn);
-      terminal_.progress("searching the documents", true);
-      finished.evidence = gather_evidence(runtime_, conversation, request);
-      terminal_.progress("", true);
-      finished.warnings = finished.evidence.warnings;
-    }
-    conversation.add_user(question, finished.evidence.frame, unix_now());
-  }
-  Prompt prompt = conversation.prompt(context - answer_tokens, think());
-  if (prompt.newly_dropped > 0) {
-    session_.drop_rounds_before(conversation.data().first_turn);
-    finished.warnings.push_back(
-        fmt::format("window full: the oldest {} turns left the prompt (the history keeps them)",
-                    prompt.newly_dropped));
-  }
+  TurnRequest turn;
+  turn.question = question;
+  turn.again = again;
+  turn.collections = collections_;
+  turn.answer_tokens = options_.generation.max_tokens.value_or(options_.settings.answer);
+  turn.think = think();
+  turn.searching = [&](bool begin) {
+    terminal_.progress(begin ? "searching the documents" : "", true);
+  };
+  PreparedTurn prepared = prepare_turn(runtime_, session_, turn);
+  Finished& finished = prepared.finished;
   if (finished.evidence.abstained) {
     finished.refused = true;
     finished.checked.text = "Not in the documents.";
@@ -333,19 +301,20 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
     Completion refusal;
     refusal.text = finished.checked.text;
     session_.finish_round(finished, refusal, runtime_.counter());
-    return finished;
+    return std::move(finished);
   }
 
   // What citations may name: everything in the ledger, and this turn's passages.
   std::vector<Passage> passages = session_.passages();
   for (const Passage& passage : finished.evidence.packed.passages) passages.push_back(passage);
   double temperature = collections_.empty() ? 0.7 : 0.2;
-  Request request = make_request(options_, prompt, answer_tokens, again ? 0.7 : temperature);
+  Request request =
+      make_request(options_, prepared.prompt, turn.answer_tokens, again ? 0.7 : temperature);
   request.save = session_.saving();
   request.tags = evidence_tags(passages);
   request.tags.push_back("session:" + session_.session().info.id);
   ReadingProgress reading(terminal_);
-  reading.begin(static_cast<int>(prompt.ids.size()));
+  reading.begin(static_cast<int>(prepared.prompt.ids.size()));
   request.on_prefill = [&](int done, int total) { reading.update(done, total); };
   AnswerStream answer_stream(passages);
   std::string shown;
@@ -364,7 +333,8 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
     return true;
   };
   finished.answer = runtime_.engine(1, session_.saving()).generate(std::move(request));
-  complete_receipt(finished.answer.receipt, prompt);
+  complete_receipt(finished.answer.receipt, prepared.prompt);
+  finished.answer.receipt.refined = prepared.refined;
   reading.end();
   const Completion& best = finished.answer.best();
   show(answer_stream.finish());
@@ -378,10 +348,10 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
     keep_answer(runtime_, finished,
                 session_.session().info.name.empty() ? session_.session().info.id
                                                      : session_.session().info.name,
-                runtime_.chat_model().model->tokenizer().decode(prompt.ids, true));
+                runtime_.chat_model().model->tokenizer().decode(prepared.prompt.ids, true));
   }
   session_.finish_round(finished, best, runtime_.counter());
-  return finished;
+  return std::move(finished);
 }
 
 void Chat::turn(const std::string& question, bool again) {

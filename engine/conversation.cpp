@@ -260,20 +260,25 @@ int Conversation::measure(const std::string& content, const std::string& evidenc
   return static_cast<int>(next.render(next.data_.first_turn, think).size());
 }
 
-int Conversation::make_room(const std::string& content, int wanted, int limit, Think think) {
+int Conversation::measure_bare(int first_turn, const std::string& content, Think think) const {
   Conversation next = *this;
+  for (Turn& turn : next.data_.turns) turn.evidence.clear();
   next.add_user(content, {}, 0);
-  auto size = [&](int first) { return static_cast<int>(next.render(first, think).size()); };
-  int tokens = size(data_.first_turn);
-  if (tokens + wanted > limit) {
-    int goal = limit * 3 / 4;
-    for (int first : next.rounds_after(data_.first_turn)) {
-      tokens = size(first);
-      data_.first_turn = first;
-      if (tokens + wanted <= goal) break;
-    }
+  return static_cast<int>(next.render(first_turn, think).size());
+}
+
+std::vector<int> Conversation::round_starts() const { return rounds_after(data_.first_turn - 1); }
+
+void Conversation::set_window(int first_turn, std::span<const std::string> evidence) {
+  APUD_CHECK(evidence.size() == data_.turns.size(), "one text per turn");
+  for (size_t i = 0; i < evidence.size(); ++i) {
+    Turn& turn = data_.turns[i];
+    if (turn.role != "user" || turn.evidence == evidence[i]) continue;
+    turn.evidence = evidence[i];
+    if (!changed_ && static_cast<int>(i) >= data_.first_turn)
+      changed_ = CacheBreak::Cause::kEvidence;
   }
-  return std::clamp(limit - tokens, 0, std::max(0, wanted));
+  data_.first_turn = first_turn;
 }
 
 bool Conversation::undo() {

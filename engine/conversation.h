@@ -88,10 +88,15 @@ class Conversation {
   int measure(const std::string& content, const std::string& evidence,
               Think think = Think::kOff) const;
 
-  /// Before packing evidence: drops old rounds (by the same rule as prompt()) until a prompt with
-  /// `content` and `wanted` tokens of evidence fits `limit`. Returns the tokens left for evidence,
-  /// fewer than `wanted` when the question alone leaves no more, never negative.
-  int make_room(const std::string& content, int wanted, int limit, Think think = Think::kOff);
+  /// Tokens of a prompt for `content` that begins with turn `first_turn` (a user turn, or the
+  /// number of turns: nothing of the history) and carries no evidence: for planning a window.
+  int measure_bare(int first_turn, const std::string& content, Think think = Think::kOff) const;
+  /// First turns at which a window may begin: of the rounds still in the prompt, oldest first.
+  std::vector<int> round_starts() const;
+  /// Rewrites the window: it begins with turn `first_turn`, and the evidence of user turn i becomes
+  /// evidence[i] (one text per turn; those of answers are ignored). The next prompt continues the
+  /// last one up to the first text that differs.
+  void set_window(int first_turn, std::span<const std::string> evidence);
 
   /// Removes the last round (user and answer). False when there is none.
   bool undo();

@@ -102,6 +102,15 @@ std::string receipt_details(const Receipt& receipt) {
     }
     out += '\n';
   }
+  if (receipt.refined) {
+    const EvidenceRefined& refined = *receipt.refined;
+    out += fmt::format("evidence refined from {} to {} tokens", refined.tokens_before,
+                       refined.tokens_after);
+    if (!refined.condensed.empty())
+      out += fmt::format("; condensed: [{}]", fmt::join(refined.condensed, "] ["));
+    if (!refined.left.empty()) out += fmt::format("; left: [{}]", fmt::join(refined.left, "] ["));
+    out += '\n';
+  }
   if (receipt.dropped_turns > 0) {
     out += fmt::format("{} earlier turns no longer fit the window\n", receipt.dropped_turns);
   }
@@ -136,6 +145,13 @@ std::string receipt_json(const Receipt& receipt) {
                            {"position", broken.position},
                            {"expected", broken.expected_text},
                            {"found", broken.new_text}};
+  }
+  if (receipt.refined) {
+    const EvidenceRefined& refined = *receipt.refined;
+    json["refined"] = {{"condensed", refined.condensed},
+                       {"left", refined.left},
+                       {"tokens_before", refined.tokens_before},
+                       {"tokens_after", refined.tokens_after}};
   }
   json["dropped_turns"] = receipt.dropped_turns;
   json["disk_tier_used"] = receipt.disk_tier_used;

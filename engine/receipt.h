@@ -50,10 +50,19 @@ struct CacheBreak {
 };
 const char* cache_break_name(CacheBreak::Cause cause);
 
+/// One rebuild of a conversation's evidence: which passages (ids) it shortened or let go.
+struct EvidenceRefined {
+  std::vector<int> condensed;
+  std::vector<int> left;
+  int tokens_before = 0;
+  int tokens_after = 0;
+};
+
 struct Receipt {
   Usage usage;
   Timing timing;
   std::optional<CacheBreak> cache_break;
+  std::optional<EvidenceRefined> refined;
   int dropped_turns = 0;        // turns of the history that no longer fit
   bool disk_tier_used = false;  // chosen because predicted faster than recomputing
   std::string not_saved;        // why pages were not written to disk, empty when they were

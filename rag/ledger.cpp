@@ -11,15 +11,9 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 constexpr size_t kMaxJson = 64u << 20;
 constexpr int kMaxDepth = 8;
-
-/// What a passage is still worth: cited ones far above all others, then recent use, then score.
-double worth(const LedgerEntry& e, int turn) {
-  double age = turn - e.last_hit;
-  return 100.0 * std::min(e.citations, 3) + 4.0 * std::min(e.hits, 5) + e.passage.score - 2.0 * age;
-}
 
 json anchor_json(const Anchor& a) {
   return {{"offset", a.offset}, {"line", a.line}, {"page", a.page}, {"member", a.member}};
@@ -30,13 +24,37 @@ Anchor anchor_of(const json& j) {
           j.at("member").get<std::string>()};
 }
 
+json parts_json(const std::vector<TextRange>& parts) {
+  json out = json::array();
+  for (const TextRange& part : parts) out.push_back({part.begin, part.end});
+  return out;
+}
+
+std::vector<TextRange> parts_of(const json& j) {
+  std::vector<TextRange> parts;
+  for (const json& pair : j) parts.push_back({pair.at(0).get<size_t>(), pair.at(1).get<size_t>()});
+  return parts;
+}
+
 }  // namespace
+
+std::string text_of_parts(const Passage& passage, std::span<const TextRange> parts) {
+  std::string text;
+  for (const TextRange& part : parts) {
+    APUD_CHECK(part.begin >= passage.begin && part.end <= passage.end && part.begin <= part.end,
+               "parts lie in their passage");
+    if (!text.empty()) text += kGap;
+    text.append(passage.source_text, part.begin - passage.begin, part.end - part.begin);
+  }
+  return text;
+}
 
 std::vector<SentRange> Ledger::sent() const {
   std::vector<SentRange> ranges;
   for (const LedgerEntry& e : entries_) {
-    if (e.in_prompt)
-      ranges.push_back({e.passage.id, e.passage.document, e.passage.begin, e.passage.end});
+    if (!e.in_prompt) continue;
+    for (const TextRange& part : e.passage.parts)
+      ranges.push_back({e.passage.id, e.passage.document, part.begin, part.end});
   }
   return ranges;
 }
@@ -61,75 +79,45 @@ void Ledger::add_turn(int turn, std::span<const Passage> passages, std::span<con
   }
 }
 
-void Ledger::note_citation(int id) {
-  if (id >= 1 && id < next_id()) ++entries_[id - 1].citations;
+void Ledger::note_citation(int id, int turn) {
+  if (id < 1 || id >= next_id()) return;
+  std::vector<int>& cited = entries_[id - 1].cited;
+  auto at = std::lower_bound(cited.begin(), cited.end(), turn);
+  if (at == cited.end() || *at != turn) cited.insert(at, turn);
 }
 
-Compaction Ledger::plan(int target, int turn) const {
-  Compaction plan;
-  std::vector<const LedgerEntry*> order;
-  for (const LedgerEntry& e : entries_) {
+void Ledger::apply(const Refinement& plan) {
+  for (const Refinement::Change& change : plan.changes) {
+    APUD_CHECK(change.id >= 1 && change.id < next_id(), "a changed passage is in the ledger");
+    LedgerEntry& e = entries_[change.id - 1];
+    e.in_prompt = !change.keep.empty();
+    e.tokens = e.in_prompt ? change.tokens : 0;
     if (!e.in_prompt) continue;
-    plan.tokens_before += e.tokens;
-    if (e.turn < turn) order.push_back(&e);
-  }
-  plan.tokens_after = plan.tokens_before;
-  std::stable_sort(order.begin(), order.end(), [&](const LedgerEntry* a, const LedgerEntry* b) {
-    return worth(*a, turn) < worth(*b, turn);
-  });
-  // First what no answer used is dropped; then cited passages shrink to what was used of them.
-  for (const LedgerEntry* e : order) {
-    if (plan.tokens_after <= target) return plan;
-    if (e->citations > 0) continue;
-    plan.drop.push_back(e->passage.id);
-    plan.tokens_after -= e->tokens;
-  }
-  std::vector<const LedgerEntry*> shrunk;
-  for (const LedgerEntry* e : order) {
-    if (plan.tokens_after <= target) return plan;
-    if (e->citations == 0) continue;
-    plan.condense.push_back(e->passage.id);
-    plan.tokens_after -= e->tokens / 2;
-    shrunk.push_back(e);
-  }
-  // Still too much: cited ones go, too, the least used first.
-  for (const LedgerEntry* e : shrunk) {
-    if (plan.tokens_after <= target) return plan;
-    plan.condense.erase(std::find(plan.condense.begin(), plan.condense.end(), e->passage.id));
-    plan.drop.push_back(e->passage.id);
-    plan.tokens_after -= e->tokens - e->tokens / 2;
-  }
-  return plan;
-}
-
-void Ledger::apply(const Compaction& plan, std::span<const Passage> condensed,
-                   std::span<const int> condensed_tokens) {
-  APUD_CHECK(condensed.size() == condensed_tokens.size(), "one count for each passage");
-  for (int id : plan.drop) {
-    APUD_CHECK(id >= 1 && id < next_id(), "a dropped passage is in the ledger");
-    entries_[id - 1].in_prompt = false;
-    entries_[id - 1].tokens = 0;
-  }
-  for (size_t i = 0; i < condensed.size(); ++i) {
-    int id = condensed[i].id;
-    APUD_CHECK(std::find(plan.condense.begin(), plan.condense.end(), id) != plan.condense.end(),
-               "only planned passages are condensed");
-    // source_text stays: quotes of earlier answers were checked against it.
-    LedgerEntry& e = entries_[id - 1];
-    e.passage.text = condensed[i].text;
-    e.tokens = condensed_tokens[i];
+    e.passage.parts = change.keep;
+    e.passage.text = text_of_parts(e.passage, change.keep);
   }
 }
 
 void Ledger::truncate(int turn) {
   while (!entries_.empty() && entries_.back().turn >= turn) entries_.pop_back();
-  for (LedgerEntry& e : entries_) e.last_hit = std::min(e.last_hit, turn - 1);
+  for (LedgerEntry& e : entries_) {
+    e.last_hit = std::min(e.last_hit, turn - 1);
+    std::erase_if(e.cited, [&](int cited) { return cited >= turn; });
+  }
 }
 
 std::vector<Passage> Ledger::passages() const {
   std::vector<Passage> all;
   for (const LedgerEntry& e : entries_) all.push_back(e.passage);
   return all;
+}
+
+std::vector<Passage> Ledger::standing_at(int turn, int first) const {
+  std::vector<Passage> out;
+  for (const LedgerEntry& e : entries_) {
+    if (e.in_prompt && std::max(e.turn, first) == turn) out.push_back(e.passage);
+  }
+  return out;
 }
 
 int Ledger::prompt_tokens() const {
@@ -150,6 +138,7 @@ std::string Ledger::to_json() const {
                     {"heading_path", p.heading_path},
                     {"begin", p.begin},
                     {"end", p.end},
+                    {"parts", parts_json(p.parts)},
                     {"from", anchor_json(p.from)},
                     {"to", anchor_json(p.to)},
                     {"text", p.text},
@@ -160,7 +149,7 @@ std::string Ledger::to_json() const {
                     {"tokens", e.tokens},
                     {"last_hit", e.last_hit},
                     {"hits", e.hits},
-                    {"citations", e.citations},
+                    {"cited", e.cited},
                     {"in_prompt", e.in_prompt}});
   }
   return json{{"version", kVersion}, {"entries", std::move(list)}}.dump(
@@ -193,19 +182,29 @@ Ledger Ledger::from_json(const std::string& text) {
       p.begin = j.at("begin").get<size_t>();
       p.end = j.at("end").get<size_t>();
       if (p.begin > p.end) throw bad("a range ends before it begins");
+      p.parts = parts_of(j.at("parts"));
       p.from = anchor_of(j.at("from"));
       p.to = anchor_of(j.at("to"));
       p.text = j.at("text").get<std::string>();
       p.source_text = j.at("source_text").get<std::string>();
+      // Parts are cut out of the source text.
+      if (p.source_text.size() != p.end - p.begin) throw bad("a source text is not its range");
+      size_t at = p.begin;
+      for (const TextRange& part : p.parts) {
+        if (part.begin < at || part.end < part.begin || part.end > p.end)
+          throw bad("parts outside their passage");
+        at = part.end;
+      }
       p.score = j.at("score").get<double>();
       p.chunk_rank = j.at("chunk_rank").get<int>();
       e.turn = j.at("turn").get<int>();
       e.tokens = j.at("tokens").get<int>();
       e.last_hit = j.at("last_hit").get<int>();
       e.hits = j.at("hits").get<int>();
-      e.citations = j.at("citations").get<int>();
+      e.cited = j.at("cited").get<std::vector<int>>();
       e.in_prompt = j.at("in_prompt").get<bool>();
-      if (e.tokens < 0 || e.hits < 0 || e.citations < 0) throw bad("a count is negative");
+      if (e.tokens < 0 || e.hits < 0) throw bad("a count is negative");
+      if (!std::is_sorted(e.cited.begin(), e.cited.end())) throw bad("citing turns go backwards");
       if (!ledger.entries_.empty() && e.turn < ledger.entries_.back().turn)
         throw bad("turns go backwards");
       ledger.entries_.push_back(std::move(e));

@@ -1,6 +1,7 @@
 // The evidence ledger of one conversation: every passage enters once, append-only, under an id that
 // never changes, so that the prompt's prefix (and its cache) survives and old citations stay good.
-// When the window runs out, one planned compaction drops or condenses what stopped mattering.
+// When the window runs out, one planned refinement condenses passages to their useful sentences or
+// lets them leave (rag/refine.h makes the plan).
 //
 // A pure data structure: no store, no model. Threads: values.
 #pragma once
@@ -17,19 +18,23 @@ namespace apud {
 struct LedgerEntry {
   Passage passage;
   int turn = 0;      // entered in this turn, 1-based
-  int tokens = 0;    // in the prompt
+  int tokens = 0;    // in the prompt, with its heading line
   int last_hit = 0;  // last turn whose retrieval fell into it
   int hits = 0;
-  int citations = 0;      // times an answer cited it
-  bool in_prompt = true;  // false after a compaction dropped it (still citable)
+  std::vector<int> cited;  // turns whose answers cited it, ascending
+  bool in_prompt = true;   // false after it left (still citable)
 };
 
-/// What a rebuild would do.
-struct Compaction {
-  std::vector<int> drop;      // passage ids that leave the prompt
-  std::vector<int> condense;  // ids kept with their cited or best sentences only
+/// What one rebuild of the evidence does.
+struct Refinement {
+  struct Change {
+    int id = 0;
+    std::vector<TextRange> keep;  // what stays of its parts; empty: it leaves the prompt
+    int tokens = 0;               // of what stays
+  };
+  std::vector<Change> changes;
   int tokens_before = 0;
-  int tokens_after = 0;  // estimate
+  int tokens_after = 0;
 };
 
 class Ledger {
@@ -40,17 +45,18 @@ class Ledger {
   /// Adds a turn's new passages (ids must continue next_id(): CHECK) and notes the referred ones.
   void add_turn(int turn, std::span<const Passage> passages, std::span<const int> tokens,
                 std::span<const int> referred);
-  void note_citation(int id);
-  /// Plan that brings the evidence to at most `target` tokens: never-cited, old, low ones first;
-  /// cited ones are condensed before they are dropped; the last turn's stay.
-  Compaction plan(int target, int turn) const;
-  /// Applies it: dropped ones leave the prompt; `condensed` replaces texts (same ids).
-  void apply(const Compaction& plan, std::span<const Passage> condensed,
-             std::span<const int> condensed_tokens);
+  /// The answer of `turn` cited this passage. Unknown ids are ignored.
+  void note_citation(int id, int turn);
+  /// Shortens passages and lets them leave the prompt. Ids, places and source_text stay: quotes of
+  /// earlier answers were checked against them.
+  void apply(const Refinement& plan);
   /// Back to the state before turn `turn` (undo, edit).
   void truncate(int turn);
   const std::vector<LedgerEntry>& entries() const { return entries_; }
   std::vector<Passage> passages() const;
+  /// Passages in the prompt that stand before the question of `turn`, in order of their ids, when
+  /// the prompt begins with turn `first`: what older turns brought has moved there.
+  std::vector<Passage> standing_at(int turn, int first) const;
   int prompt_tokens() const;
   /// One JSON document; from_json throws kBadData.
   std::string to_json() const;
@@ -59,5 +65,8 @@ class Ledger {
  private:
   std::vector<LedgerEntry> entries_;
 };
+
+/// The text of a passage that shows `parts` of its document, joined by kGap.
+std::string text_of_parts(const Passage& passage, std::span<const TextRange> parts);
 
 }  // namespace apud

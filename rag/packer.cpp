@@ -195,7 +195,7 @@ struct Packer::Impl {
       } else if (!inserted) {
         inserted = true;
         for (auto [begin, end] : sentence_ranges(whole.sources[source].text, 0)) {
-          whole.sentences.push_back({region_of_whole, begin, end, s.score, {}});
+          whole.sentences.push_back({region_of_whole, begin, end, s.score, {}, 0});
         }
       }
     }
@@ -233,7 +233,6 @@ Packed Packer::pack(std::span<const Hit> hits, std::string_view question,
   for (const Hit& h : hits) by_document[h.document].push_back(&h);
   PackInput input;
   std::vector<double> region_cosine;
-  std::vector<std::pair<int, int>> referred;  // rank, passage
   for (auto& [document, found] : by_document) {
     auto text = store.text_if_there(document);
     if (!text) continue;
@@ -265,11 +264,8 @@ Packed Packer::pack(std::span<const Hit> hits, std::string_view question,
         auto sent = std::find_if(options.sent.begin(), options.sent.end(), [&](const SentRange& r) {
           return r.document == document && begin >= r.begin && end <= r.end;
         });
-        if (sent != options.sent.end()) {
-          referred.emplace_back(h->rank, sent->passage);
-          continue;
-        }
-        input.sentences.push_back({input.regions.size() - 1, begin, end, 0, {}});
+        int there = sent != options.sent.end() ? sent->passage : 0;
+        input.sentences.push_back({input.regions.size() - 1, begin, end, 0, {}, there});
       }
       last_end = std::max(last_end, h->end);
     }
@@ -295,15 +291,7 @@ Packed Packer::pack(std::span<const Hit> hits, std::string_view question,
       impl_->take_document_whole(input, first, counter, options.budget);
   }
 
-  Packed packed = select_sentences(input, counter, options);
-  std::sort(referred.begin(), referred.end());
-  for (auto [rank, passage] : referred) {
-    if (std::find(packed.referred.begin(), packed.referred.end(), passage) ==
-        packed.referred.end()) {
-      packed.referred.push_back(passage);
-    }
-  }
-  return packed;
+  return select_sentences(input, counter, options);
 }
 
 Packed Packer::pack_text(std::string_view name, std::string_view text, std::string_view question,
@@ -313,7 +301,8 @@ Packed Packer::pack_text(std::string_view name, std::string_view text, std::stri
   std::vector<std::pair<size_t, size_t>> ranges = sentence_ranges(text, 0);
   for (size_t i = 0; i < ranges.size(); ++i) {
     if (i % kTextRegionSentences == 0) input.regions.push_back({0, "", 0, 0});
-    input.sentences.push_back({input.regions.size() - 1, ranges[i].first, ranges[i].second, 0, {}});
+    input.sentences.push_back(
+        {input.regions.size() - 1, ranges[i].first, ranges[i].second, 0, {}, 0});
   }
   if (input.sentences.empty() || options.budget <= 0) return {};
   Passage all;

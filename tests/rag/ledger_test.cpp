@@ -18,8 +18,10 @@ Passage passage(int id, double score = 0.5) {
   p.path = "/d/\"x\".md";
   p.begin = id * 100;
   p.end = id * 100 + 50;
-  p.text = "text " + std::to_string(id) + " 文";
+  p.text = "text, then text " + std::to_string(id) + " " + std::string(50, '.');
+  p.text.resize(50);
   p.source_text = p.text;
+  p.parts = {{p.begin, p.end}};
   p.score = score;
   return p;
 }
@@ -40,56 +42,46 @@ TEST(Ledger, IdsStayAndSentIsWhatIsInThePrompt) {
   EXPECT_EQ(ledger.next_id(), 21);
   EXPECT_EQ(ledger.prompt_tokens(), 2000);
   EXPECT_EQ(ledger.sent().size(), 20u);
-  Compaction plan = ledger.plan(1000, 10);
-  EXPECT_EQ(plan.tokens_before, 2000);
-  EXPECT_LE(plan.tokens_after, 1000);
-  ledger.apply(plan, {}, {});
-  EXPECT_EQ(ledger.prompt_tokens(), plan.tokens_after);
-  EXPECT_EQ(ledger.sent().size(), 20 - plan.drop.size());
+  Refinement plan;
+  plan.changes = {{1, {}, 0}, {2, {{200, 204}, {206, 211}}, 30}};
+  ledger.apply(plan);
+  EXPECT_EQ(ledger.prompt_tokens(), 1830);
+  std::vector<SentRange> sent = ledger.sent();
+  ASSERT_EQ(sent.size(), 20u);  // one passage left, another is in two parts now
+  EXPECT_EQ(sent[0].passage, 2);
+  EXPECT_EQ(sent[0].end, 204u);
+  EXPECT_EQ(sent[1].begin, 206u);
+  EXPECT_EQ(ledger.entries()[1].passage.text, "text … then ");
+  EXPECT_EQ(ledger.entries()[1].passage.source_text.size(), 50u) << "quotes are still checked";
   EXPECT_EQ(ledger.next_id(), 21);
   EXPECT_EQ(ledger.passages().size(), 20u);  // old answers stay citable
 }
 
-TEST(Ledger, CitedAndRecentEvidenceOutlivesTheRest) {
+TEST(Ledger, WhatOlderTurnsBroughtStandsAtTheFirst) {
   Ledger ledger = ten_turns();
-  ledger.note_citation(1);
-  ledger.note_citation(999);  // invented: ignored
-  std::vector<int> referred = {4};
-  ledger.add_turn(10, {}, {}, referred);
-  Compaction plan = ledger.plan(500, 10);
-  auto dropped = [&](int id) {
-    return std::find(plan.drop.begin(), plan.drop.end(), id) != plan.drop.end();
+  auto ids = [&](int turn, int first) {
+    std::vector<int> out;
+    for (const Passage& p : ledger.standing_at(turn, first)) out.push_back(p.id);
+    return out;
   };
-  EXPECT_FALSE(dropped(1));   // cited
-  EXPECT_FALSE(dropped(4));   // hit again
-  EXPECT_FALSE(dropped(19));  // this turn's
-  EXPECT_FALSE(dropped(20));
-  EXPECT_TRUE(dropped(2));
-  EXPECT_TRUE(plan.condense.empty());
-  // Nothing uncited is left to drop: the cited one shrinks before it goes.
-  plan = ledger.plan(260, 10);
-  EXPECT_EQ(plan.condense, std::vector<int>{1});
-  Passage brief = ledger.entries()[0].passage;
-  std::string source = brief.source_text;
-  brief.text = "brief";
-  std::vector<int> tokens = {40};
-  ledger.apply(plan, std::span(&brief, 1), tokens);
-  EXPECT_EQ(ledger.entries()[0].passage.text, "brief");
-  EXPECT_EQ(ledger.entries()[0].passage.source_text, source);
-  EXPECT_EQ(ledger.prompt_tokens(), 240);
-  plan = ledger.plan(200, 10);
-  EXPECT_EQ(plan.drop, std::vector<int>{1});
-  // The turn's own evidence is never taken away.
-  EXPECT_EQ(ledger.plan(0, 10).tokens_after, 200);
+  EXPECT_EQ(ids(3, 1), (std::vector<int>{5, 6}));
+  EXPECT_EQ(ids(3, 3), (std::vector<int>{1, 2, 3, 4, 5, 6}));
+  EXPECT_EQ(ids(2, 3), std::vector<int>{});
+  EXPECT_EQ(ids(4, 3), (std::vector<int>{7, 8}));
 }
 
 TEST(Ledger, UndoAndJsonRoundTrip) {
   Ledger ledger = ten_turns();
-  ledger.note_citation(3);
+  ledger.note_citation(3, 7);
+  ledger.note_citation(3, 2);
+  ledger.note_citation(3, 7);
+  ledger.note_citation(999, 7);  // invented: ignored
+  EXPECT_EQ(ledger.entries()[2].cited, (std::vector<int>{2, 7}));
   std::string saved = ledger.to_json();
   EXPECT_EQ(Ledger::from_json(saved).to_json(), saved);
   ledger.truncate(6);
   EXPECT_EQ(ledger.next_id(), 11);
+  EXPECT_EQ(ledger.entries()[2].cited, std::vector<int>{2});
   EXPECT_NE(ledger.to_json(), saved);
 }
 
@@ -104,9 +96,13 @@ TEST(Ledger, DamagedJsonIsRefused) {
   for (int i = 0; i < 100000; ++i) deep += "[";
   for (const std::string& bad :
        {std::string(""), std::string("[]"), std::string("{}"), good.substr(0, good.size() - 3),
-        deep, damaged("\"version\":1", "\"version\":2"), damaged("\"id\":1", "\"id\":5"),
+        deep, damaged("\"version\":2", "\"version\":1"), damaged("\"id\":1", "\"id\":5"),
         damaged("\"tokens\":100", "\"tokens\":-1"), damaged("\"hits\":1", "\"hits\":\"x\""),
-        damaged("\"begin\":100", "\"begin\":100000")}) {
+        damaged("\"begin\":100", "\"begin\":100000"),
+        damaged("\"parts\":[[100,150]]", "\"parts\":[[100,151]]"),
+        damaged("\"parts\":[[100,150]]", "\"parts\":[[90,150]]"),
+        damaged("\"parts\":[[100,150]]", "\"parts\":[[120,140],[130,150]]"),
+        damaged("\"cited\":[]", "\"cited\":[3,2]")}) {
     try {
       Ledger::from_json(bad);
       ADD_FAILURE() << bad.substr(0, 80);

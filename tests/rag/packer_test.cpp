@@ -108,7 +108,8 @@ TEST_F(PackerTest, SentEvidenceIsReferredToNotRepeated) {
   ASSERT_FALSE(first.passages.empty());
   int holder = 0;
   for (const Passage& p : first.passages) {
-    options.sent.push_back({p.id, p.document, p.begin, p.end});
+    for (const TextRange& part : p.parts)
+      options.sent.push_back({p.id, p.document, part.begin, part.end});
     if (p.text.find("fact2x1") != std::string::npos) holder = p.id;
   }
   options.first_id = first.passages.back().id + 1;
@@ -117,6 +118,31 @@ TEST_F(PackerTest, SentEvidenceIsReferredToNotRepeated) {
   EXPECT_NE(std::find(second.referred.begin(), second.referred.end(), holder),
             second.referred.end());
   for (const Passage& p : second.passages) EXPECT_GE(p.id, options.first_id);
+  // What stands in the prompt is paid for: the same question again brings next to nothing.
+  EXPECT_LT(second.tokens, first.tokens / 2);
+}
+
+TEST_F(PackerTest, WhatASentPassageLeavesOutCanStillBePacked) {
+  for (int d = 0; d < 4; ++d) home.write("docs/d" + std::to_string(d) + ".md", long_document(d, 8));
+  ingest_docs();
+  std::string question = "which one hides fact2x1";
+  PackOptions options;
+  options.budget = 200;
+  Packed first = packer.pack(search(question), question, counter, options);
+  // Sentences of the passage on both sides of the one asked for were sent, it was not.
+  for (const Passage& p : first.passages) {
+    EXPECT_EQ(p.parts.front().begin, p.begin);
+    EXPECT_EQ(p.parts.back().end, p.end);
+    size_t at = p.source_text.find("fact2x1");
+    if (at == std::string::npos) continue;
+    options.sent.push_back(
+        {p.id, p.document, p.begin - std::min<size_t>(p.begin, 400), p.begin + at - 1});
+    options.sent.push_back({p.id, p.document, p.begin + at + 60, p.end + 400});
+  }
+  ASSERT_FALSE(options.sent.empty());
+  options.first_id = first.passages.back().id + 1;
+  Packed second = packer.pack(search(question), question, counter, options);
+  EXPECT_NE(second.evidence.find("fact2x1"), std::string::npos);
 }
 
 TEST_F(PackerTest, NearDuplicatesAreDroppedAndSaid) {
