@@ -83,6 +83,7 @@ class Evaluation {
     options.settings = load_settings();
     options.settings.model = a.model;
     options.settings.ctx = a.context;
+    options.settings.evidence = 2000;  // on any machine
     runtime_ = std::make_unique<Runtime>(options, terminal_);
   }
 
