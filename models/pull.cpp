@@ -158,6 +158,7 @@ class Child {
     std::vector<std::string> copy = {program.string()};
     copy.insert(copy.end(), arguments.begin(), arguments.end());
     std::vector<char*> argv;
+    argv.reserve(copy.size() + 1);
     for (std::string& each : copy) argv.push_back(each.data());
     argv.push_back(nullptr);
     int error = ::posix_spawn(&pid_, program.c_str(), &actions, nullptr, argv.data(), environ);
