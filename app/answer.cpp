@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "app/citation_mask.h"
 #include "app/clock.h"
 #include "app/json_text.h"
 #include "app/progress.h"
@@ -156,6 +157,22 @@ Request make_request(const Options& options, const Prompt& prompt, int answer_to
   request.reasoning = prompt.reasoning;
   request.cancel = &cancel_flag();
   return request;
+}
+
+void restrict_citations(Request& request, const Model& model, std::span<const Passage> passages) {
+  if (passages.empty()) return;
+  const Tokenizer& tokenizer = model.tokenizer();
+  std::vector<std::string> vocabulary;
+  for (int32_t id = 0; id < model.config().vocab; ++id)
+    vocabulary.push_back(id < tokenizer.vocab_size() ? tokenizer.decode_token(id) : "");
+  std::vector<int> ids;
+  for (const Passage& passage : passages) ids.push_back(passage.id);
+  auto mask = std::make_shared<CitationMask>(std::move(vocabulary), std::move(ids));
+  request.allowed = [mask, &tokenizer](std::span<const int32_t> generated) {
+    std::string text;
+    for (int32_t id : generated) text += tokenizer.decode_token(id);
+    return mask->allowed(text);
+  };
 }
 
 void check_finished(Finished& finished, const Completion& completion,

@@ -67,6 +67,9 @@ SamplingOptions sampling_options(const Options& options, double default_temperat
 Request make_request(const Options& options, const Prompt& prompt, int answer_tokens,
                      double default_temperature);
 
+/// Lets the request cite `passages` only (constrained decoding of ids).
+void restrict_citations(Request& request, const Model& model, std::span<const Passage> passages);
+
 /// A finished answer with everything that output needs.
 struct Finished {
   std::string id;  // of the answer record; empty: not kept

@@ -151,6 +151,7 @@ int verb_ask(Runtime& runtime) {
   generate.n = o.ask.samples;
   generate.save = !o.ask.no_save;
   generate.tags = evidence_tags(finished.evidence.packed.passages);
+  restrict_citations(generate, *chosen.model, finished.evidence.packed.passages);
   ReadingProgress reading(terminal);
   reading.begin(static_cast<int>(prompt.ids.size()));
   generate.on_prefill = [&](int done, int total) { reading.update(done, total); };

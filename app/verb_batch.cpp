@@ -330,6 +330,8 @@ void BatchRun::start(Slot& slot) {
   if (item.seed) generate.seed = item.seed;
   generate.save = !options_.batch.no_save;
   generate.tags = evidence_tags(slot.finished.evidence.packed.passages);
+  restrict_citations(generate, *runtime_.chat_model().model,
+                     slot.finished.evidence.packed.passages);
   slot.request = runtime_.engine().submit(std::move(generate));
 }
 

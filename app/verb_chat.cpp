@@ -312,6 +312,7 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
       make_request(options_, prepared.prompt, turn.answer_tokens, again ? 0.7 : temperature);
   request.save = session_.saving();
   request.tags = evidence_tags(passages);
+  restrict_citations(request, *runtime_.chat_model().model, passages);
   request.tags.push_back("session:" + session_.session().info.id);
   ReadingProgress reading(terminal_);
   reading.begin(static_cast<int>(prepared.prompt.ids.size()));

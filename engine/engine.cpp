@@ -434,6 +434,8 @@ void Engine::Impl::run_step(const std::vector<int>& chunks) {
     row.presence_penalty = options.presence_penalty;
     row.frequency_penalty = options.frequency_penalty;
     if (uses_penalties(options)) row.seen = sample.completion.tokens;
+    if (sample.job->request.allowed)
+      row.allowed = sample.job->request.allowed(sample.completion.tokens);
     row.seed = sample.seed;
     row.counter = sample.tokens.size();
     rows.push_back(row);

@@ -71,7 +71,11 @@ struct Request {
   int best_of = 0;                // > n: draw so many, return the n of highest mean log-probability
   std::optional<uint64_t> seed;   // absent: drawn, and reported in the answer
   bool ignore_end = false;        // benchmarks: run to max_tokens whatever is generated
-  std::optional<ReasoningMarkers> reasoning;      // split reasoning off the answer
+  std::optional<ReasoningMarkers> reasoning;  // split reasoning off the answer
+  /// Constrained decoding: which tokens may follow those generated so far, bits as
+  /// SamplingRow::allowed, valid until the request ends; an empty span allows all. Called before
+  /// each token of each sample, on the engine's thread.
+  std::function<std::span<const uint64_t>(std::span<const int32_t> generated)> allowed;
   std::function<bool(const TextPiece&)> on_text;  // false stops the answer (kCancelled)
   std::function<void(int done, int total)>
       on_prefill;  // prompt tokens ready (reused ones included)

@@ -1,9 +1,13 @@
-// The vector index of one collection: exact inner-product search over fp16 rows held in FAISS
-// storage, scanned by our own vectorised loop (Debian's FAISS 1.7.3 is a plain SSE2 build).
+// The vector index of one collection: inner-product search over fp16 rows held in FAISS's inverted
+// lists, scanned by our own vectorised loop (Debian's FAISS 1.7.3 is a plain SSE2 build). Up to
+// half a million rows lie in one list and every search is exact; above, they are grouped by
+// centroids, and a search reads the promising eighth of the groups (recall in
+// docs/performance.md).
 //
 // A cache beside the store: saved in our own checksummed file with the collection's uuid, embedder
-// and generation; on any doubt it is ignored and rebuilt from the store, never answered from.
-// FAISS's deserialiser never sees a file. Threads: const methods may run in parallel.
+// and generation. A file of an earlier generation is brought up to date by the difference; on any
+// doubt it is ignored and rebuilt from the store, never answered from. FAISS's deserialiser never
+// sees a file. Threads: const methods may run in parallel.
 #pragma once
 
 #include <cstdint>
@@ -40,11 +44,21 @@ class VectorIndex {
   int dimension() const;
   int64_t size() const;  // live rows
   int64_t tombstones() const;
+  int lists() const;  // groups of rows; 1: every search is exact
+
+  /// Rows above which a search should not read every row.
+  static constexpr int64_t kPartitionAbove = 500'000;
+  /// Large enough for groups and not yet grouped, or four times as large as when it was.
+  bool wants_partition() const;
+  /// Groups the rows by k-means; `lists` 0: the square root of their number. Takes seconds and, for
+  /// the while, twice the memory of the rows.
+  void partition(int lists = 0);
   /// Adds a row, or replaces the chunk's row. fp16 unit vector (dimension).
   void add(int64_t chunk, std::span<const uint16_t> vector);
   /// Returns false when the chunk is not there. Compacts when a fifth is dead.
   bool remove(int64_t chunk);
-  /// Best k by inner product, best first, ties by chunk id. `keep`, when given, filters chunks.
+  /// Best k by inner product, best first, ties by chunk id. `keep`, when given, filters chunks
+  /// (and every row is read).
   /// query (dimension) fp32.
   std::vector<VectorHit> search(std::span<const float> query, int k,
                                 const std::function<bool(int64_t)>& keep = {}) const;
@@ -56,11 +70,14 @@ class VectorIndex {
 
   /// Live rows as they are saved: ids (rows), codes (rows, dimension) fp16.
   struct Rows {
-    std::vector<int64_t> ids;
-    std::vector<uint8_t> codes;
+    std::vector<int64_t> ids;         // by list
+    std::vector<uint8_t> codes;       // by list
+    std::vector<int64_t> list_sizes;  // empty: one list
+    std::vector<float> centroids;     // (lists, dimension); empty for one list
+    int64_t partitioned_at = 0;       // rows when the centroids were trained
   };
   Rows export_rows() const;
-  std::vector<int64_t> export_ids() const;
+  std::vector<int64_t> export_ids() const;  // ascending
   /// Replaces everything. REQUIRES: sizes agree, ids are distinct.
   void import_rows(Rows rows);
 
@@ -73,8 +90,10 @@ class VectorIndex {
   /// Atomic replacement of `file`.
   void save(const Path& file, const Key& key) const;
   /// Absent when the file is missing, damaged, or of another key; `why` (when given) says which.
+  /// With `generation`, a file of an earlier generation than the key's is loaded as well and its
+  /// generation given there: the caller must bring it up to date.
   static std::optional<VectorIndex> load(const Path& file, const Key& key, int dimension,
-                                         std::string* why = nullptr);
+                                         std::string* why = nullptr, int64_t* generation = nullptr);
 
  private:
   struct Impl;

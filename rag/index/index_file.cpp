@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <system_error>
 
@@ -9,14 +10,16 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "rag/index.h"
+#include "rag/store/half.h"
 
 namespace apud {
 namespace {
 
-constexpr char kMagic[8] = {'A', 'P', 'U', 'D', 'V', 'E', 'C', '1'};
+constexpr char kMagic[8] = {'A', 'P', 'U', 'D', 'V', 'E', 'C', '2'};
 constexpr int kMaxDimension = 65536;
+constexpr uint32_t kMaxLists = 1u << 20;
 
-// All little-endian; 128 bytes.
+// All little-endian; 144 bytes.
 struct Header {
   char magic[8];
   uint32_t byte_order;  // 0x01020304
@@ -27,10 +30,22 @@ struct Header {
   char embedder[32];    // XXH3-128 of the fingerprint, hex
   uint64_t ids_hash;    // XXH3-64 of ids (rows) int64
   uint64_t codes_hash;  // XXH3-64 of codes (rows, dimension) fp16
-  uint64_t reserved;
-  uint64_t header_hash;  // XXH3-64 of the 120 bytes before
+  uint64_t
+      lists_hash;  // XXH3-64 of list sizes (lists) int64, then centroids (lists, dimension) fp32
+  uint32_t lists;  // 1: no centroids follow
+  uint32_t reserved;
+  int64_t partitioned_at;
+  uint64_t header_hash;  // XXH3-64 of the 136 bytes before
 };
-static_assert(sizeof(Header) == 128);
+static_assert(sizeof(Header) == 144);
+
+uint64_t lists_hash(const VectorIndex::Rows& rows) {
+  std::string bytes(reinterpret_cast<const char*>(rows.list_sizes.data()),
+                    rows.list_sizes.size() * sizeof(int64_t));
+  bytes.append(reinterpret_cast<const char*>(rows.centroids.data()),
+               rows.centroids.size() * sizeof(float));
+  return xxh3_64(bytes.data(), bytes.size());
+}
 
 Header make_header(const VectorIndex::Key& key, int dimension, const VectorIndex::Rows& rows) {
   Header h{};
@@ -44,6 +59,9 @@ Header make_header(const VectorIndex::Key& key, int dimension, const VectorIndex
   std::memcpy(h.embedder, xxh3_128_hex(key.embedder).data(), sizeof h.embedder);
   h.ids_hash = xxh3_64(rows.ids.data(), rows.ids.size() * sizeof(int64_t));
   h.codes_hash = xxh3_64(rows.codes.data(), rows.codes.size());
+  h.lists = static_cast<uint32_t>(rows.list_sizes.size());
+  h.lists_hash = lists_hash(rows);
+  h.partitioned_at = rows.partitioned_at;
   h.header_hash = xxh3_64(&h, offsetof(Header, header_hash));
   return h;
 }
@@ -61,7 +79,7 @@ bool read_all(FileReader& in, void* out, size_t size) {
 
 /// Why the file cannot be used, or empty and `rows` filled.
 std::string read_rows(const Path& file, const VectorIndex::Key& key, int dimension,
-                      VectorIndex::Rows& rows) {
+                      VectorIndex::Rows& rows, int64_t* generation) {
   FileReader in(file);
   Header h{};
   if (in.size() < sizeof h || !read_all(in, &h, sizeof h)) return "too short";
@@ -74,12 +92,34 @@ std::string read_rows(const Path& file, const VectorIndex::Key& key, int dimensi
     return "of another embedder";
   if (h.dimension != static_cast<uint32_t>(dimension) || dimension > kMaxDimension)
     return "of another dimension";
-  if (h.generation != key.generation) return "older than the documents";
+  // A newer file beside an older store (one that was put back) may name chunks that are others now.
+  if (h.generation > key.generation) return "newer than the documents";
+  if (h.generation < key.generation && !generation) return "older than the documents";
   uint64_t row_bytes = sizeof(int64_t) + sizeof(uint16_t) * static_cast<uint64_t>(dimension);
   uint64_t left = in.size() - sizeof h;
+  if (h.lists < 1 || h.lists > kMaxLists) return "of the wrong size";
+  uint64_t list_bytes =
+      h.lists *
+      (sizeof(int64_t) + (h.lists > 1 ? sizeof(float) * static_cast<uint64_t>(dimension) : 0));
+  if (list_bytes > left) return "of the wrong size";
+  left -= list_bytes;
   if (h.rows < 0 || left % row_bytes != 0 || static_cast<uint64_t>(h.rows) != left / row_bytes) {
     return "of the wrong size";
   }
+  rows.list_sizes.resize(h.lists);
+  if (h.lists > 1) rows.centroids.resize(size_t{h.lists} * static_cast<size_t>(dimension));
+  if (!read_all(in, rows.list_sizes.data(), rows.list_sizes.size() * sizeof(int64_t)) ||
+      !read_all(in, rows.centroids.data(), rows.centroids.size() * sizeof(float))) {
+    return "too short";
+  }
+  if (h.lists_hash != lists_hash(rows)) return "damaged";
+  int64_t listed = 0;
+  for (int64_t size : rows.list_sizes) {
+    if (size < 0 || size > h.rows - listed) return "damaged";
+    listed += size;
+  }
+  if (listed != h.rows) return "damaged";
+  rows.partitioned_at = h.partitioned_at;
   rows.ids.resize(h.rows);
   rows.codes.resize(static_cast<size_t>(h.rows) * dimension * sizeof(uint16_t));
   if (!read_all(in, rows.ids.data(), rows.ids.size() * sizeof(int64_t)) ||
@@ -90,6 +130,7 @@ std::string read_rows(const Path& file, const VectorIndex::Key& key, int dimensi
       h.codes_hash != xxh3_64(rows.codes.data(), rows.codes.size())) {
     return "damaged";
   }
+  if (generation) *generation = h.generation;
   return {};
 }
 
@@ -101,13 +142,17 @@ void VectorIndex::save(const Path& file, const Key& key) const {
   make_private_dir(file.parent_path());
   AtomicFileWriter out(file);
   out.write({reinterpret_cast<const char*>(&header), sizeof header});
+  out.write({reinterpret_cast<const char*>(rows.list_sizes.data()),
+             rows.list_sizes.size() * sizeof(int64_t)});
+  out.write({reinterpret_cast<const char*>(rows.centroids.data()),
+             rows.centroids.size() * sizeof(float)});
   out.write({reinterpret_cast<const char*>(rows.ids.data()), rows.ids.size() * sizeof(int64_t)});
   out.write({reinterpret_cast<const char*>(rows.codes.data()), rows.codes.size()});
   out.commit();
 }
 
 std::optional<VectorIndex> VectorIndex::load(const Path& file, const Key& key, int dimension,
-                                             std::string* why) {
+                                             std::string* why, int64_t* generation) {
   std::string reason;
   Rows rows;
   std::error_code error;
@@ -115,7 +160,7 @@ std::optional<VectorIndex> VectorIndex::load(const Path& file, const Key& key, i
     reason = "missing";
   } else {
     try {
-      reason = read_rows(file, key, dimension, rows);
+      reason = read_rows(file, key, dimension, rows, generation);
     } catch (const Error& e) {
       reason = e.what();  // a cache that cannot be read is as good as none
     }
@@ -134,7 +179,6 @@ Path vector_index_path(const std::string& collection_uuid) {
 void refresh_vector_index(VectorIndex& index, Store& store, int64_t collection) {
   std::vector<int64_t> now = store.retrievable_chunks(collection);
   std::vector<int64_t> had = index.export_ids();
-  std::sort(had.begin(), had.end());
   std::vector<int64_t> gone, fresh;
   std::set_difference(had.begin(), had.end(), now.begin(), now.end(), std::back_inserter(gone));
   std::set_difference(now.begin(), now.end(), had.begin(), had.end(), std::back_inserter(fresh));
@@ -144,17 +188,51 @@ void refresh_vector_index(VectorIndex& index, Store& store, int64_t collection) 
     // A chunk that went away between the two reads is missing here as well.
     if (!vectors[i].empty()) index.add(fresh[i], vectors[i]);
   }
+  if (index.wants_partition()) index.partition();
 }
+
+namespace {
+
+/// Rows of an earlier generation hold what the store holds under those ids: a sample of them.
+bool agrees(const VectorIndex& index, Store& store) {
+  constexpr size_t kSample = 32;
+  std::vector<int64_t> ids = index.export_ids(), sample;
+  for (size_t i = 0; i < std::min(kSample, ids.size()); ++i)
+    sample.push_back(ids[i * ids.size() / std::min(kSample, ids.size())]);
+  std::vector<std::vector<uint16_t>> vectors = store.vectors(sample);
+  for (size_t i = 0; i < sample.size(); ++i) {
+    if (vectors[i].empty()) continue;  // removed since
+    std::vector<float> wide;
+    double norm = 0;
+    for (uint16_t v : vectors[i]) {
+      wide.push_back(half::to_float(v));
+      norm += double{wide.back()} * wide.back();
+    }
+    if (static_cast<int>(wide.size()) != index.dimension()) return false;
+    if (std::fabs(index.scores(wide, {&sample[i], 1})[0] - norm) > 1e-3) return false;
+  }
+  return true;
+}
+
+}  // namespace
 
 VectorIndex open_vector_index(Store& store, const CollectionInfo& collection, std::string* note) {
   VectorIndex::Key key{collection.uuid, collection.embedder.fingerprint, collection.generation};
   Path file = vector_index_path(collection.uuid);
   std::string why;
-  if (auto index = VectorIndex::load(file, key, collection.embedder.dimension, &why))
-    return std::move(*index);
+  int64_t generation = 0;
+  if (auto index = VectorIndex::load(file, key, collection.embedder.dimension, &why, &generation)) {
+    if (generation == key.generation) return std::move(*index);
+    if (agrees(*index, store)) {
+      refresh_vector_index(*index, store, collection.id);
+      return std::move(*index);
+    }
+    why = "of other documents";
+  }
   VectorIndex index(collection.embedder.dimension);
   store.for_each_vector(collection.id,
                         [&](const VectorRow& row) { index.add(row.chunk, row.vector); });
+  if (index.wants_partition()) index.partition();
   std::string message =
       fmt::format("index of collection {} was {}: rebuilt from the store", collection.name, why);
   try {

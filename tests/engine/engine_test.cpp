@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cctype>
 #include <random>
 
 #include "tests/support/fake_model.h"
@@ -13,6 +14,7 @@ namespace {
 using test::FakeExecutor;
 using test::FakeLog;
 using test::FakeModel;
+using test::FakeTokenizer;
 
 std::vector<int32_t> ids(const std::string& text) {
   std::vector<int32_t> out;
@@ -285,6 +287,29 @@ TEST(Engine, StopsWhereItIsTold) {
   Answer end = ends.engine->generate(request(ids("tell"), 500));
   EXPECT_EQ(end.best().finish_reason, FinishReason::kStop);
   EXPECT_LT(end.best().tokens.size(), 100u);
+}
+
+TEST(Engine, OnlyAllowedTokensAreDrawnByEverySample) {
+  Rig rig;
+  // Letters and digits in turn.
+  std::vector<uint64_t> letters((FakeTokenizer::kVocab + 63) / 64), digits(letters.size());
+  for (int c = 'a'; c <= 'z'; ++c) letters[c / 64] |= uint64_t{1} << (c % 64);
+  for (int c = '0'; c <= '9'; ++c) digits[c / 64] |= uint64_t{1} << (c % 64);
+  for (float temperature : {0.0f, 1.5f}) {
+    Request r = request(numbers(30), 24);
+    r.n = temperature > 0 ? 3 : 1;
+    r.sampling.temperature = temperature;
+    r.allowed = [&](std::span<const int32_t> generated) {
+      return std::span<const uint64_t>(generated.size() % 2 == 0 ? letters : digits);
+    };
+    Answer answer = rig.engine->generate(std::move(r));
+    ASSERT_EQ(answer.completions.size(), temperature > 0 ? 3u : 1u);
+    for (const Completion& c : answer.completions) {
+      ASSERT_EQ(c.tokens.size(), 24u);
+      for (size_t i = 0; i < c.tokens.size(); ++i)
+        EXPECT_TRUE(i % 2 == 0 ? std::isalpha(c.tokens[i]) : std::isdigit(c.tokens[i])) << i;
+    }
+  }
 }
 
 TEST(Engine, SeedIsReportedAndReproduces) {
