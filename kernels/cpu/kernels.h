@@ -90,10 +90,10 @@ struct Kernels {
   void (*attend)(const AttentionArgs& args);
 };
 
-/// Bytes of scratch that `linear` needs for a matrix of `cols` inputs: panels of two strips,
-/// tiles of sums.
+/// Bytes of scratch that `linear` needs for a matrix of `cols` inputs: unpacked panels of two
+/// strips and sums of rows, in the largest of the paths' forms.
 constexpr size_t linear_scratch_bytes(int64_t cols) {
-  return static_cast<size_t>(cols + 64) * 4 * kStripRows + 32768;
+  return static_cast<size_t>(cols + 64) * 4 * kStripRows + (192 << 10);
 }
 
 const Kernels& avx2_kernels();

@@ -13,7 +13,9 @@ namespace {
 // Each builds on those before it.
 // clang-format off
 #include "kernels/cpu/simd_avx512.inc"
-#include "kernels/cpu/linear.inc"
+#include "kernels/cpu/linear_shared.inc"
+#include "kernels/cpu/linear_pairs.inc"
+#include "kernels/cpu/linear_float.inc"
 #include "kernels/cpu/rowwise.inc"
 #include "kernels/cpu/attention.inc"
 // clang-format on

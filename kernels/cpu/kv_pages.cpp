@@ -40,9 +40,8 @@ KvPages::KvPages(const Program& program, std::span<const int> pages_per_group, K
 
 std::string KvPages::layout_id() const {
   // The last number rises with any change of layout or of the numbers that kernels compute: pages
-  // of an older build must not meet newer ones. 2: K formats with a scale per 32 values, q/k/v in
-  // two planes.
-  return std::string("cpu-kt64-") + kv_type_name(type_) + "-2";
+  // of an older build must not meet newer ones.
+  return std::string("cpu-kt64-") + kv_type_name(type_) + "-3";
 }
 
 std::byte* KvPages::page(int group, int page) {

@@ -100,12 +100,12 @@ PackedMatrix packed_layout(WeightType type, int64_t rows, int64_t cols);
 void pack_strips(const WeightView& weight, const PackedMatrix& packed, int begin, int end);
 
 /// One row of activations as int8 with one scale per 32 values, beside the float row. Two kinds,
-/// for the two families of formats:
-///   kBlock32   scale float[cols/32], neg_sum int32[cols/32]
-///   kFormatK   scale float[cols/32], neg_sum int32[cols/16], sum32 float[cols/32], sum16
+/// for the two families of formats; G = 32 values for kBlock32, 16 for kFormatK:
+///   scale float[cols/32], neg_sum int32[cols/G], sum32 float[cols/32], kFormatK: sum16
 ///   float[cols/16]
-/// (neg_sum: minus the sum of the quantised values of a group, for offsets of weights; sum32,
-/// sum16: the sum of the values that they stand for, for minima).
+/// neg_sum, for the offsets of weights: minus the sum of the quantised values of a group; on paths
+/// without a dot product two int16, minus the sums of values 0, 1 and of values 2, 3 of every four.
+/// sum32, sum16, for minima: the sums of the values that they stand for.
 enum class ActKind : uint8_t { kBlock32, kFormatK };
 
 struct ActLayout {
@@ -120,15 +120,11 @@ constexpr ActLayout act_layout(ActKind kind, int64_t cols) {
   size_t n = static_cast<size_t>(cols);
   a.cols = cols;
   a.scale = align(n);
-  if (kind == ActKind::kBlock32) {
-    a.neg_sum = a.scale + align(n / 32 * 4);
-    a.sum32 = a.sum16 = a.stride = a.neg_sum + align(n / 32 * 4);
-  } else {
-    a.neg_sum = a.scale + align(n / 32 * 4);
-    a.sum32 = a.neg_sum + align(n / 16 * 4);
-    a.sum16 = a.sum32 + align(n / 32 * 4);
-    a.stride = a.sum16 + align(n / 16 * 4);
-  }
+  size_t group = kind == ActKind::kBlock32 ? 32 : 16;
+  a.neg_sum = a.scale + align(n / 32 * 4);
+  a.sum32 = a.neg_sum + align(n / group * 4);
+  a.sum16 = a.sum32 + align(n / 32 * 4);
+  a.stride = a.sum16 + (kind == ActKind::kBlock32 ? 0 : align(n / 16 * 4));
   // Rows a multiple of 4 KiB apart would share cache sets.
   if (a.stride % 4096 == 0) a.stride += 64;
   return a;
