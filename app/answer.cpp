@@ -30,8 +30,7 @@ std::string place_of(const std::string& path, const Anchor& from) {
 
 }  // namespace
 
-Evidence search_evidence(Runtime& runtime, const Conversation& conversation,
-                         const EvidenceRequest& request) {
+Evidence search_evidence(Runtime& runtime, const EvidenceRequest& request) {
   Evidence evidence;
   evidence.budget = request.evidence_tokens;
   if (std::string note = runtime.evidence_note();
@@ -124,7 +123,7 @@ void warn_left_out(Evidence& evidence) {
 
 Evidence gather_evidence(Runtime& runtime, const Conversation& conversation,
                          const EvidenceRequest& request) {
-  Evidence evidence = search_evidence(runtime, conversation, request);
+  Evidence evidence = search_evidence(runtime, request);
   if (evidence.found) pack_evidence(runtime, conversation, request, evidence);
   warn_left_out(evidence);
   return evidence;
@@ -173,6 +172,12 @@ void restrict_citations(Request& request, const Model& model, std::span<const Pa
     for (int32_t id : generated) text += tokenizer.decode_token(id);
     return mask->allowed(text);
   };
+}
+
+std::vector<Passage> citable(const Finished& finished) {
+  std::vector<Passage> passages = finished.pinned;
+  for (const Passage& passage : finished.evidence.packed.passages) passages.push_back(passage);
+  return passages;
 }
 
 void check_finished(Finished& finished, const Completion& completion,
@@ -274,7 +279,9 @@ std::string answer_json(const Finished& f, bool with_reasoning) {
   ordered_json receipt = parse_json(receipt_json(f.answer.receipt));
   out["usage"] = receipt.value("usage", ordered_json::object());
   out["timing"] = receipt.value("timing", ordered_json::object());
-  if (receipt.contains("cache_break")) out["cache_break"] = receipt["cache_break"];
+  for (const char* part : {"cache_break", "tiers", "refined", "dropped_turns", "not_saved"}) {
+    if (receipt.contains(part)) out[part] = receipt[part];
+  }
   out["model"] = f.model;
   out["seed"] = f.answer.receipt.seed;
   bool ran = !f.answer.completions.empty();
@@ -341,6 +348,7 @@ std::string keep_answer(Runtime& runtime, Finished& f, const std::string& sessio
     for (const Passage& passage : f.evidence.packed.passages) {
       if (passage.document > 0) documents.insert(passage.document);
     }
+    for (const Passage& passage : f.pinned) documents.insert(passage.document);
     for (const Citation& citation : f.checked.citations) {
       if (citation.document > 0) documents.insert(citation.document);
     }

@@ -48,8 +48,7 @@ struct EvidenceRequest {
   int k = 30;
 };
 /// Searches: everything but packed and frame.
-Evidence search_evidence(Runtime& runtime, const Conversation& conversation,
-                         const EvidenceRequest& request);
+Evidence search_evidence(Runtime& runtime, const EvidenceRequest& request);
 /// Packs what was found (again, with another request) so that conversation + question + evidence +
 /// answer reserve fit the window.
 void pack_evidence(Runtime& runtime, const Conversation& conversation,
@@ -78,11 +77,15 @@ struct Finished {
   std::string reasoning;
   Answer answer;
   Evidence evidence;
+  std::vector<Passage> pinned;  // in the system prompt
   std::string model;
   std::vector<std::string> warnings;
   bool refused = false;          // by the abstain line or by the model: no evidence
   bool citation_failed = false;  // a quote or citation does not hold
 };
+
+/// What a question of its own (ask, batch) may cite: pinned documents, then what was packed.
+std::vector<Passage> citable(const Finished& finished);
 
 /// What stands between the model and the reader: marks added where a passage bears a sentence, ids
 /// turned into shown numbers, inventions dropped. Without passages text passes as it is.

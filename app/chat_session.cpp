@@ -13,14 +13,21 @@ ChatSession::ChatSession(std::shared_ptr<const Model> model, std::string model_i
   session_.info.model = std::move(model_id);
 }
 
-void ChatSession::start(const std::string& name, const std::string& system,
+void ChatSession::start(const std::string& name, const Opening& opening,
                         const std::vector<std::string>& collections) {
   std::string model_id = session_.info.model;
   session_ = store_.create(name, unix_now());
   session_.info.model = model_id;
   session_.info.collections = collections;
-  conversation_ = std::make_unique<Conversation>(Conversation::start(model_, system, unix_now()));
+  conversation_ =
+      std::make_unique<Conversation>(Conversation::start(model_, opening.system, unix_now()));
   session_.conversation = conversation_->data();
+  ledger_ = opening.ledger();
+}
+
+void ChatSession::set_system(const std::string& text) {
+  conversation_->set_system(
+      ledger_.pinned().empty() ? text : pinned_frame(render_evidence(ledger_.pinned())) + text);
 }
 
 void ChatSession::open(const std::string& name_or_id, bool fork) {

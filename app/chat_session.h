@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "app/opening.h"
 #include "app/answer.h"
 #include "engine/session_store.h"
 #include "rag/ledger.h"
@@ -22,8 +23,10 @@ class ChatSession {
   ChatSession(std::shared_ptr<const Model> model, std::string model_id, bool save);
   /// Opens by name or id (locks it; kBusy advises --fork); with `fork` works on a copy.
   void open(const std::string& name_or_id, bool fork);
-  void start(const std::string& name, const std::string& system,
+  void start(const std::string& name, const Opening& opening,
              const std::vector<std::string>& collections);
+  /// Another system prompt behind the pinned documents.
+  void set_system(const std::string& text);
 
   Conversation& conversation() { return *conversation_; }
   Ledger& ledger() { return ledger_; }

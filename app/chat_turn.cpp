@@ -25,6 +25,20 @@ int evidence_share(const ChatSession& session, int limit) {
   return std::max(256, limit / (session.rounds() == 0 ? kFirstShare : kLaterShare));
 }
 
+/// Do the best hits lie in what the conversation already shows? Then the question goes on with it,
+/// however short its words, and the model answers from there.
+bool goes_on(const Retrieval& retrieval, const Ledger& ledger) {
+  constexpr size_t kLooked = 3;
+  for (size_t i = 0; i < std::min(kLooked, retrieval.hits.size()); ++i) {
+    const Hit& hit = retrieval.hits[i];
+    for (const SentRange& there : ledger.sent()) {
+      if (there.document == hit.document && there.begin < hit.end && hit.begin < there.end)
+        return true;
+    }
+  }
+  return false;
+}
+
 /// Makes room in one rebuild, rarely: old rounds leave, evidence shrinks to its useful sentences.
 EvidenceRefined refine(Runtime& runtime, ChatSession& session, const std::string& question,
                        int limit, Think think) {
@@ -70,7 +84,12 @@ PreparedTurn prepare_turn(Runtime& runtime, ChatSession& session, const TurnRequ
     bool found = false;
     if (search) {
       if (request.searching) request.searching(true);
-      finished.evidence = search_evidence(runtime, conversation, evidence);
+      finished.evidence = search_evidence(runtime, evidence);
+      if (finished.evidence.abstained && goes_on(*finished.evidence.retrieval, session.ledger())) {
+        finished.evidence.abstained = false;
+        finished.evidence.found = true;
+        finished.evidence.retrieval->below_line = false;
+      }
       found = finished.evidence.found;
       if (found) {
         // First as if the window were endless: most turns fit, and a turn that comes back to known

@@ -192,6 +192,7 @@ struct Table {
     ingest->add_flag("-n,--dry-run", i.dry_run, "only show what would be taken");
     ingest->add_flag("--jsonl", i.jsonl, "one JSON line per file on stdout");
     ingest->add_flag("--prune", i.prune, "remove documents whose file is gone");
+    ingest->add_flag("--pin", i.pin, "put them whole at the beginning of every conversation");
     ingest->add_flag("--wait", i.wait, "wait for another ingest instead of exit 75");
     ingest
         ->add_option("--fail-on", i.fail_on,
@@ -232,6 +233,14 @@ struct Table {
     doc->add_option("-k,--collection", o.common.collections, "collection")
         ->expected(1)
         ->allow_extra_args(false);
+    CLI::App* pin = verb("pin", "put documents whole at the beginning of every conversation");
+    pin->add_option("document", o.manage.names,
+                    "document path, or its end (none: list what is pinned)");
+    pin->add_flag("--rm", o.manage.remove, "take these pins away");
+    pin->add_option("-k,--collection", o.common.collections, "collection")
+        ->expected(1)
+        ->allow_extra_args(false);
+    add_model(pin, o), add_device(pin, o), add_json(pin, o), add_output(pin, o);
     CLI::App* session = manage("session", "saved chats",
                                {"list", "show", "rename", "fork", "export", "rm"}, "session");
     session->add_option("--format", o.manage.format, "export: md or json")

@@ -29,6 +29,7 @@ int run_verb(Runtime& runtime) {
       {"doc", verb_doc},
       {"session", verb_session},
       {"cache", verb_cache},
+      {"pin", verb_pin},
       {"model", verb_model},
       {"config", verb_config},
       {"explain", verb_explain},

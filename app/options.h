@@ -70,6 +70,7 @@ struct IngestVerbOptions {
   bool dry_run = false;  // -n
   bool jsonl = false;
   bool prune = false;
+  bool pin = false;
   bool wait = false;
   std::vector<std::string> fail_on;
   int jobs = 0;
@@ -106,6 +107,7 @@ struct ManageOptions {
   bool ops = false;
   bool force = false;
   bool all = false;
+  bool remove = false;  // pin --rm
 };
 
 struct Options {

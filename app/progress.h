@@ -6,12 +6,11 @@
 
 #include "app/runtime.h"
 #include "app/terminal.h"
+#include "base/numbers.h"
 #include "engine/receipt.h"
 
 namespace apud {
 
-/// 1480 -> "1,480".
-std::string with_commas(int64_t number);
 /// 1536000 -> "1.5 MB".
 std::string human_bytes(uint64_t bytes);
 

@@ -34,6 +34,10 @@ std::string evidence_frame(std::string_view packed) {
   return out;
 }
 
+std::string pinned_frame(std::string_view rendered) {
+  return "Passages that are always at hand:\n\n" + std::string(rendered) + "\n";
+}
+
 bool says_not_in_documents(std::string_view answer) {
   std::string lower;
   for (char c : answer.substr(0, 200))

@@ -13,6 +13,8 @@ std::string_view system_without_documents();
 /// What stands around the packed passages in a user turn: evidence_frame(packed) + the question.
 /// Empty evidence gives an empty frame.
 std::string evidence_frame(std::string_view packed);
+/// What stands around pinned documents, before the system prompt.
+std::string pinned_frame(std::string_view rendered);
 /// The sentence that the model is told to answer with when the passages do not hold the answer.
 bool says_not_in_documents(std::string_view answer);
 

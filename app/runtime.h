@@ -139,6 +139,9 @@ int verb_coll(Runtime&);
 int verb_doc(Runtime&);
 int verb_session(Runtime&);
 int verb_cache(Runtime&);
+int verb_pin(Runtime&);
+/// Pins documents by their paths and computes their KV, as `apud pin` does.
+void pin_paths(Runtime&, const std::string& collection, const std::vector<std::string>& paths);
 int verb_model(Runtime&);
 int verb_config(Runtime&);
 int verb_explain(Runtime&);

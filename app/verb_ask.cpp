@@ -6,6 +6,7 @@
 #include "app/clock.h"
 #include "app/answer.h"
 #include "app/json_text.h"
+#include "app/opening.h"
 #include "app/progress.h"
 #include "app/prompts.h"
 #include "app/runtime.h"
@@ -105,11 +106,6 @@ int verb_ask(Runtime& runtime) {
   bool needs_model = !o.ask.only_sources && !o.ask.show_prompt;
   if (needs_model) runtime.preload_engine(o.ask.samples, !o.ask.no_save);
 
-  std::string system = !o.ask.system.empty()        ? o.ask.system
-                       : !o.settings.system.empty() ? o.settings.system
-                       : documents                  ? std::string(system_with_documents())
-                                                    : std::string(system_without_documents());
-  Conversation conversation = Conversation::start(chosen.model, system, unix_now());
   EvidenceRequest request;
   request.question = finished.question;
   request.texts = std::move(texts);
@@ -117,17 +113,26 @@ int verb_ask(Runtime& runtime) {
   request.evidence_tokens = runtime.evidence_tokens();
   request.answer_tokens = o.generation.max_tokens.value_or(o.settings.answer);
   request.context = runtime.context();
+  Opening opening = make_opening(runtime, system_prompt(o, o.ask.system, documents), collections,
+                                 request.answer_tokens);
+  Ledger ledger = opening.ledger();
+  request.ledger = &ledger;
+  Conversation conversation = Conversation::start(chosen.model, opening.system, unix_now());
+  finished.pinned = opening.pinned;
   finished.evidence = gather_evidence(runtime, conversation, request);
-  finished.warnings = finished.evidence.warnings;
+  finished.warnings = opening.warnings;
+  for (const std::string& warning : finished.evidence.warnings)
+    finished.warnings.push_back(warning);
+  std::vector<Passage> passages = citable(finished);
 
   terminal.progress("", true);
   if (finished.evidence.abstained) return refuse(runtime, finished);
   if (o.ask.only_sources) {
-    for (const Passage& p : finished.evidence.packed.passages) {
+    for (const Passage& p : passages) {
       terminal.out_text(fmt::format("[{}] {}\n{}\n\n", p.id, p.path, p.text));
     }
     terminal.flush();
-    return finished.evidence.packed.passages.empty() ? 1 : 0;
+    return passages.empty() ? 1 : 0;
   }
 
   conversation.add_user(finished.question, finished.evidence.frame, unix_now());
@@ -150,12 +155,12 @@ int verb_ask(Runtime& runtime) {
   Request generate = make_request(o, prompt, request.answer_tokens, 0);
   generate.n = o.ask.samples;
   generate.save = !o.ask.no_save;
-  generate.tags = evidence_tags(finished.evidence.packed.passages);
-  restrict_citations(generate, *chosen.model, finished.evidence.packed.passages);
+  generate.tags = evidence_tags(passages);
+  restrict_citations(generate, *chosen.model, passages);
   ReadingProgress reading(terminal);
   reading.begin(static_cast<int>(prompt.ids.size()));
   generate.on_prefill = [&](int done, int total) { reading.update(done, total); };
-  AnswerStream answer_stream(finished.evidence.packed.passages);
+  AnswerStream answer_stream(passages);
   bool stream = !o.common.json && o.ask.samples == 1;
   std::string shown;
   auto show = [&](const std::string& text) {
@@ -176,7 +181,7 @@ int verb_ask(Runtime& runtime) {
   reading.end();
   const Completion& best = finished.answer.best();
   if (stream) show(answer_stream.finish());
-  check_finished(finished, best, finished.evidence.packed.passages);
+  check_finished(finished, best, passages);
   runtime.note_prefill_rate(finished.answer.receipt);
   if (!o.ask.no_save) keep_answer(runtime, finished, "", tokenizer.decode(prompt.ids, true));
 
@@ -186,7 +191,7 @@ int verb_ask(Runtime& runtime) {
     if (!stream) {
       for (const Completion& completion : finished.answer.completions) {
         Finished one;
-        check_finished(one, completion, finished.evidence.packed.passages);
+        check_finished(one, completion, passages);
         terminal.out_text(one.checked.text + "\n\n");
       }
     } else if (shown.empty() || shown.back() != '\n') {

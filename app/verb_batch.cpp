@@ -14,6 +14,7 @@
 #include "app/clock.h"
 #include "app/answer.h"
 #include "app/json_text.h"
+#include "app/opening.h"
 #include "app/progress.h"
 #include "app/prompts.h"
 #include "app/runtime.h"
@@ -301,12 +302,6 @@ void BatchRun::start(Slot& slot) {
                                          : item.collections.empty() ? default_collections_
                                                                     : item.collections;
   for (const std::string& name : item.collections) runtime_.store().collection(name);
-  std::string system = !item.system.empty()                ? item.system
-                       : !options_.batch.system.empty()    ? options_.batch.system
-                       : !options_.settings.system.empty() ? options_.settings.system
-                       : collections.empty()               ? std::string(system_without_documents())
-                                                           : std::string(system_with_documents());
-  Conversation conversation = Conversation::start(runtime_.chat_model().model, system, unix_now());
   EvidenceRequest request;
   request.question = item.question;
   request.collections = collections;
@@ -314,8 +309,18 @@ void BatchRun::start(Slot& slot) {
   request.answer_tokens =
       item.max_tokens.value_or(options_.generation.max_tokens.value_or(options_.settings.answer));
   request.context = runtime_.context();
+  std::string asked = !item.system.empty() ? item.system : options_.batch.system;
+  Opening opening = make_opening(runtime_, system_prompt(options_, asked, !collections.empty()),
+                                 collections, request.answer_tokens);
+  Ledger ledger = opening.ledger();
+  request.ledger = &ledger;
+  Conversation conversation =
+      Conversation::start(runtime_.chat_model().model, opening.system, unix_now());
   slot.finished.evidence = gather_evidence(runtime_, conversation, request);
-  slot.finished.warnings = slot.finished.evidence.warnings;
+  slot.finished.warnings = opening.warnings;
+  for (const std::string& warning : slot.finished.evidence.warnings)
+    slot.finished.warnings.push_back(warning);
+  slot.finished.pinned = opening.pinned;
   if (slot.finished.evidence.abstained) {
     slot.finished.refused = true;
     slot.finished.checked.text = "Not in the documents.";
@@ -329,9 +334,8 @@ void BatchRun::start(Slot& slot) {
   if (item.temperature) generate.sampling.temperature = static_cast<float>(*item.temperature);
   if (item.seed) generate.seed = item.seed;
   generate.save = !options_.batch.no_save;
-  generate.tags = evidence_tags(slot.finished.evidence.packed.passages);
-  restrict_citations(generate, *runtime_.chat_model().model,
-                     slot.finished.evidence.packed.passages);
+  generate.tags = evidence_tags(citable(slot.finished));
+  restrict_citations(generate, *runtime_.chat_model().model, citable(slot.finished));
   slot.request = runtime_.engine().submit(std::move(generate));
 }
 
@@ -343,7 +347,7 @@ void BatchRun::finish(Slot& slot, Answer answer) {
   if (!f.answer.completions.empty()) {
     const Completion& best = f.answer.best();
     generated_tokens_ += static_cast<int64_t>(best.tokens.size());
-    check_finished(f, best, f.evidence.packed.passages);
+    check_finished(f, best, citable(f));
   }
   some_without_evidence_ |= f.refused;
   ordered_json out = parse_json(answer_json(f, true));

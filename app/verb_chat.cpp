@@ -44,6 +44,9 @@ class Chat {
   void greet();
   /// False: leave the loop.
   bool handle(const std::string& input);
+  int answer_tokens() const {
+    return options_.generation.max_tokens.value_or(options_.settings.answer);
+  }
   Think think() const { return options_.settings.think == "off" ? Think::kOff : Think::kOn; }
   void turn(const std::string& question, bool again);
   Finished answer_turn(const std::string& question, bool again);
@@ -76,12 +79,12 @@ void Chat::open_session() {
       known |= info.id == wanted || info.name == wanted;
     }
   }
-  const std::string system = !options_.chat.system.empty()       ? options_.chat.system
-                             : !options_.settings.system.empty() ? options_.settings.system
-                             : collections_.empty() ? std::string(system_without_documents())
-                                                    : std::string(system_with_documents());
   if (wanted.empty() || (!known && !options_.chat.resume_last)) {
-    session_.start(wanted, system, collections_);
+    Opening opening =
+        make_opening(runtime_, system_prompt(options_, options_.chat.system, !collections_.empty()),
+                     collections_, answer_tokens());
+    for (const std::string& warning : opening.warnings) terminal_.warn(warning);
+    session_.start(wanted, opening, collections_);
     return;
   }
   std::string model_now = session_.session().info.model;
@@ -107,7 +110,7 @@ void Chat::open_session() {
     }
     collections_ = there;
   }
-  if (!options_.chat.system.empty()) session_.conversation().set_system(options_.chat.system);
+  if (!options_.chat.system.empty()) session_.set_system(options_.chat.system);
 }
 
 void Chat::greet() {
@@ -226,7 +229,7 @@ std::vector<Chat::Command> Chat::commands() {
       {"system", "TEXT: change the system prompt",
        [this](const std::string& rest) {
          if (rest.empty()) return terminal_.note(session_.conversation().data().system);
-         session_.conversation().set_system(rest);
+         session_.set_system(rest);
          terminal_.note("system prompt changed (the cached prefix starts anew)");
        }},
       {"save", "NAME: name this chat",
@@ -286,7 +289,7 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
   turn.question = question;
   turn.again = again;
   turn.collections = collections_;
-  turn.answer_tokens = options_.generation.max_tokens.value_or(options_.settings.answer);
+  turn.answer_tokens = answer_tokens();
   turn.think = think();
   turn.searching = [&](bool begin) {
     terminal_.progress(begin ? "searching the documents" : "", true);

@@ -68,11 +68,13 @@ int verb_ingest(Runtime& runtime) {
   EngineEmbedder& embedder = known && !known->embedder.name.empty()
                                  ? runtime.embedder_of(*known)
                                  : runtime.embedder(o.settings.embedder);
+  std::vector<std::string> taken;  // paths, for --pin
   IngestReport report = ingest(
       store, embedder, paths, ingest_options,
       [&](const IngestProgress& progress) {
         if (progress.event) {
           const FileEvent& event = *progress.event;
+          if (event.status == LoadStatus::kOk) taken.push_back(event.path);
           if (o.ingest.jsonl) {
             terminal.out(event_json(event) + "\n");
             terminal.flush();
@@ -137,6 +139,8 @@ int verb_ingest(Runtime& runtime) {
                     report.cjk_share * 100, embedder.name()));
   }
   terminal.flush();
+  if (o.ingest.pin && !o.ingest.dry_run && !report.cancelled)
+    pin_paths(runtime, ingest_options.collection, taken);
   if (report.cancelled) return ending_signal() ? 128 + ending_signal() : 130;
   if (report.failed || report.all_skipped) return 65;
   return 0;

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "app/clock.h"
+#include "app/find_documents.h"
 #include "app/json_text.h"
 #include "app/progress.h"
 #include "app/runtime.h"
@@ -127,31 +128,6 @@ int verb_coll(Runtime& runtime) {
   return 0;
 }
 
-namespace {
-
-/// Documents whose path is `wanted`, ends with it, or lies below it.
-std::vector<DocumentInfo> match_documents(Store& store, const CollectionInfo& collection,
-                                          const std::string& wanted) {
-  std::vector<DocumentInfo> exact, ending;
-  std::string absolute = std::filesystem::absolute(wanted).lexically_normal().string();
-  for (DocumentInfo& document : store.documents(collection.id)) {
-    if (document.path == wanted || document.path == absolute) {
-      exact.push_back(document);
-    } else if (document.path.ends_with("/" + wanted) || document.path.starts_with(absolute + "/")) {
-      ending.push_back(document);
-    }
-  }
-  if (!exact.empty()) return exact;
-  if (ending.empty()) {
-    throw Error(ErrorKind::kNoInput,
-                fmt::format("no document '{}' in collection {}", wanted, collection.name),
-                "apud doc list shows them");
-  }
-  return ending;
-}
-
-}  // namespace
-
 int verb_doc(Runtime& runtime) {
   const ManageOptions& m = runtime.options.manage;
   const CommonOptions& common = runtime.options.common;
@@ -235,7 +211,7 @@ int verb_session(Runtime& runtime) {
   const std::string& name = need_name(m, 0, "session");
   if (m.action == "show") {
     Session session = sessions.load(name);
-    terminal.out_text(json ? export_session_json(session) : export_session_markdown(session));
+    terminal.out_text(json ? export_session_json(session) : export_session_markdown(session, true));
     terminal.flush();
   } else if (m.action == "export") {
     Session session = sessions.load(name);

@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "engine/impl/kv_file.h"
+#include "engine/impl/token_chain.h"
 #include "kernels/program.h"
 
 namespace apud {
@@ -58,10 +59,7 @@ struct DiskCache::Impl {
   DiskCacheOptions options;
   size_t page_bytes = 0;
 
-  // Chains of the last request: hash before each block, so that look-ups of the same tokens are
-  // hashed once.
-  std::vector<int32_t> chain_tokens;
-  std::vector<std::string> chain{kKvRoot};
+  std::unique_ptr<TokenChain> chain;
 
   mutable std::mutex mutex;  // guards everything below
   std::condition_variable changed;
@@ -80,30 +78,12 @@ struct DiskCache::Impl {
   uint64_t used_bytes = 0;
   int until_count = 0;
 
-  const std::string& parent_of(std::span<const int32_t> tokens, int block);
   void list();
   const Page* find(const std::string& parent, std::span<const int32_t> block_tokens, int* common);
   void run_writer();
   void write_one(Job& job);
   void make_room(uint64_t bytes);
 };
-
-/// Chain hash before `block` of `tokens`.
-const std::string& DiskCache::Impl::parent_of(std::span<const int32_t> tokens, int block) {
-  auto need = static_cast<size_t>(block) * kKvPageTokens;
-  size_t same = static_cast<size_t>(
-      std::mismatch(chain_tokens.begin(), chain_tokens.end(), tokens.begin(), tokens.end()).first -
-      chain_tokens.begin());
-  size_t blocks = std::min(same / kKvPageTokens, chain.size() - 1);
-  chain.resize(blocks + 1);
-  chain_tokens.resize(blocks * kKvPageTokens);
-  while (chain_tokens.size() < need) {
-    auto next = tokens.subspan(chain_tokens.size(), kKvPageTokens);
-    chain.push_back(kv_chain_hash(key, chain.back(), next));
-    chain_tokens.insert(chain_tokens.end(), next.begin(), next.end());
-  }
-  return chain[static_cast<size_t>(block)];
-}
 
 /// Reads the folder again when another process (or the writer) changed it. REQUIRES: mutex held.
 void DiskCache::Impl::list() {
@@ -161,18 +141,10 @@ const DiskCache::Impl::Page* DiskCache::Impl::find(const std::string& parent,
   return best;
 }
 
-namespace {
-
-std::span<const int32_t> block_of(std::span<const int32_t> tokens, int block) {
-  auto from = static_cast<size_t>(block) * kKvPageTokens;
-  return tokens.subspan(from, std::min<size_t>(kKvPageTokens, tokens.size() - from));
-}
-
-}  // namespace
-
 DiskCache::DiskCache(const DiskCacheKey& key, const DiskCacheOptions& options, size_t page_bytes)
     : impl_(std::make_unique<Impl>()) {
   impl_->key = key.hash();
+  impl_->chain = std::make_unique<TokenChain>(impl_->key);
   impl_->options = options;
   impl_->folder = options.folder;
   impl_->key_folder = options.folder / impl_->key;
@@ -239,51 +211,52 @@ int DiskCache::match_length(std::span<const int32_t> tokens) {
   int length = 0;
   for (int block = 0; length < static_cast<int>(tokens.size()); ++block) {
     int common = 0;
-    if (!impl_->find(impl_->parent_of(tokens, block), block_of(tokens, block), &common)) break;
+    if (!impl_->find(impl_->chain->before(tokens, block), block_tokens(tokens, block), &common))
+      break;
     length += common;
     if (common < kKvPageTokens) break;
   }
   return length;
 }
 
-std::optional<DiskCache::Page> DiskCache::read(std::span<const int32_t> tokens, int block) {
+int DiskCache::read(std::span<const int32_t> tokens, int block, std::span<std::byte> out) {
+  APUD_CHECK(out.size() == impl_->page_bytes, "room for a page");
   auto start = Clock::now();
-  std::string parent = impl_->parent_of(tokens, block);
-  std::span<const int32_t> wanted = block_of(tokens, block);
+  std::string parent = impl_->chain->before(tokens, block);
+  std::span<const int32_t> wanted = block_tokens(tokens, block);
   Path path;
   {
     std::lock_guard lock(impl_->mutex);
     int common = 0;
     const Impl::Page* page = impl_->find(parent, wanted, &common);
-    if (!page) return std::nullopt;
+    if (!page) return 0;
     path = impl_->key_folder / page->name.str();
   }
-  Page result;
-  std::optional<KvFileHead> head = read_kv_file(path, result.bytes);
+  std::optional<KvFileHead> head = read_kv_file(path, out);
   bool gone = !head && !std::filesystem::exists(path);
+  int valid = 0;
   if (head) {
     auto differ =
         std::mismatch(head->tokens.begin(), head->tokens.end(), wanted.begin(), wanted.end());
-    result.valid_tokens = static_cast<int>(differ.first - head->tokens.begin());
+    valid = static_cast<int>(differ.first - head->tokens.begin());
   }
   std::lock_guard lock(impl_->mutex);
-  if (gone) return std::nullopt;  // another process removed it
+  if (gone) return 0;  // another process removed it
   if (!head || head->key != impl_->key || head->parent != parent ||
-      head->block != static_cast<uint32_t>(block) || result.bytes.size() != impl_->page_bytes ||
-      result.valid_tokens == 0) {
+      head->block != static_cast<uint32_t>(block) || valid == 0) {
     ++impl_->counters.pages_rejected;
     unlink(path.c_str());
-    return std::nullopt;
+    return 0;
   }
   touch_kv_file(path);
   ++impl_->counters.pages_read;
   impl_->counters.read_seconds += std::chrono::duration<double>(Clock::now() - start).count();
-  return result;
+  return valid;
 }
 
 bool DiskCache::has(std::span<const int32_t> tokens, int block) {
-  std::string parent = impl_->parent_of(tokens, block);
-  std::span<const int32_t> wanted = block_of(tokens, block);
+  std::string parent = impl_->chain->before(tokens, block);
+  std::span<const int32_t> wanted = block_tokens(tokens, block);
   KvFileName name{parent, kv_chain_hash(impl_->key, parent, wanted).substr(0, 16),
                   static_cast<uint32_t>(block), static_cast<int>(wanted.size())};
   std::lock_guard lock(impl_->mutex);
@@ -303,9 +276,9 @@ bool DiskCache::write(std::span<const int32_t> tokens, int block, std::vector<st
   APUD_CHECK(bytes.size() == impl_->page_bytes, "size of a page to write");
   if (!impl_->options.write || !can_write()) return false;
   Impl::Job job;
-  std::span<const int32_t> wanted = block_of(tokens, block);
+  std::span<const int32_t> wanted = block_tokens(tokens, block);
   job.head.key = impl_->key;
-  job.head.parent = impl_->parent_of(tokens, block);
+  job.head.parent = impl_->chain->before(tokens, block);
   job.head.block = static_cast<uint32_t>(block);
   job.head.tokens.assign(wanted.begin(), wanted.end());
   job.head.payload_bytes = bytes.size();

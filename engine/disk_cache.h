@@ -57,12 +57,10 @@ class DiskCache {
   /// How many tokens of `tokens` the disk holds, from the start. Reads heads of files only.
   int match_length(std::span<const int32_t> tokens);
 
-  struct Page {
-    int valid_tokens = 0;  // leading tokens of the block that are those asked for
-    std::vector<std::byte> bytes;
-  };
-  /// The page for tokens[block*64 ...], verified as a whole. Absent: not there or not sound.
-  std::optional<Page> read(std::span<const int32_t> tokens, int block);
+  /// Reads the page for tokens[block*64 ...] into `page` (page_bytes), verified as a whole. Returns
+  /// the leading tokens of the block that are those asked for; 0: not there or not sound, and what
+  /// is in `page` then is of no use.
+  int read(std::span<const int32_t> tokens, int block, std::span<std::byte> page);
 
   /// Whether a page whose tokens begin with those of block `block` of `tokens` is there or queued.
   bool has(std::span<const int32_t> tokens, int block);

@@ -7,20 +7,12 @@
 
 #include "base/check.h"
 #include "base/hash.h"
+#include "base/numbers.h"
 #include "base/utf8.h"
 #include "engine/impl/engine_impl.h"
 
 namespace apud {
 namespace {
-
-/// Thousands separated, as everywhere in messages: "5,210".
-std::string grouped(int64_t number) {
-  std::string digits = std::to_string(number);
-  for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3) {
-    digits.insert(static_cast<size_t>(i), ",");
-  }
-  return digits;
-}
 
 uint64_t random_seed() {
   std::random_device device;
@@ -70,8 +62,8 @@ Engine::Impl::Impl(std::shared_ptr<const Model> the_model, std::unique_ptr<Execu
   }
   if (options.context < 2 || options.context > program.max_positions) {
     throw Error(ErrorKind::kUsage,
-                fmt::format("context {} for {}: expected 2 to {}", grouped(options.context),
-                            model->config().name, grouped(program.max_positions)),
+                fmt::format("context {} for {}: expected 2 to {}", with_commas(options.context),
+                            model->config().name, with_commas(program.max_positions)),
                 "lower --ctx");
   }
   if (options.max_batch_sequences < 1 || options.step_tokens < 0 || options.mixed_step_tokens < 1) {
@@ -91,7 +83,7 @@ Engine::Impl::Impl(std::shared_ptr<const Model> the_model, std::unique_ptr<Execu
   if (options.kv_bytes / page < static_cast<uint64_t>(least)) {
     throw Error(ErrorKind::kUsage,
                 fmt::format("KV memory of {} MiB is too small: a context of {} tokens needs {} MiB",
-                            options.kv_bytes >> 20, grouped(options.context),
+                            options.kv_bytes >> 20, with_commas(options.context),
                             (page * static_cast<uint64_t>(least) + (1 << 20) - 1) >> 20),
                 "lower --ctx or allow more KV memory");
   }
@@ -99,6 +91,7 @@ Engine::Impl::Impl(std::shared_ptr<const Model> the_model, std::unique_ptr<Execu
   kv.pages = static_cast<int>(std::min<uint64_t>(options.kv_bytes / page, 1u << 30));
   kv.type = *options.kv_type;
   kv.prefix_cache = options.prefix_cache;
+  kv.host_bytes = options.host_bytes;
   kv.disk = options.disk;
   memory = std::make_unique<KvMemory>(*model, *executor, kv);
 }
@@ -129,8 +122,8 @@ uint64_t Engine::Impl::submit(Request request) {
   int prompt = static_cast<int>(request.prompt.size());
   if (prompt + 1 > options.context) {
     throw Error(ErrorKind::kUsage,
-                fmt::format("the prompt has {} tokens, the context {}", grouped(prompt),
-                            grouped(options.context)),
+                fmt::format("the prompt has {} tokens, the context {}", with_commas(prompt),
+                            with_commas(options.context)),
                 "shorten the question or the evidence, or raise --ctx");
   }
   if (request.n < 1 || request.max_tokens < 0) {
@@ -206,9 +199,10 @@ bool Engine::Impl::try_admit(Sample& sample) {
     job.started = EngineClock::now();
     job.prefill_from = job.prefill_to = job.started;
     job.receipt.usage.cached_device = device;
-    job.receipt.usage.cached_disk = restored.tokens;
+    job.receipt.usage.cached_host = restored.host;
+    job.receipt.usage.cached_disk = restored.disk;
     job.receipt.timing.restore = restored.seconds;
-    job.receipt.disk_tier_used = restored.tokens > 0;
+    job.receipt.tiers = std::move(restored.tiers);
   }
   running.push_back(&sample);
   if (sample.index == 0 && job.request.on_prefill) {
@@ -532,14 +526,11 @@ Engine::Reusable Engine::reusable(std::span<const int32_t> tokens) {
   Reusable result;
   if (!impl_->options.prefix_cache) return result;
   result.device = impl_->memory->tree().match_length(tokens);
-  result.total = result.device;
-  if (DiskCache* disk = impl_->memory->disk()) {
-    result.total = std::max(result.total, disk->match_length(tokens));
-  }
+  result.total = impl_->memory->reachable(tokens, result.device);
   return result;
 }
 
-void Engine::clear_cache() { impl_->memory->tree().clear(); }
+void Engine::clear_cache() { impl_->memory->clear(); }
 
 void Engine::save_pending(int budget_ms) {
   impl_->memory->save_until(EngineClock::now() + std::chrono::milliseconds(budget_ms));

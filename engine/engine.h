@@ -41,6 +41,7 @@ struct EngineOptions {
   int step_tokens = 0;            // prompt tokens a step may read; 0: the executor's maximum
   int mixed_step_tokens = 64;  // the same while other answers are being written: bounds their stall
   bool prefix_cache = true;    // false: every prompt is computed from scratch (comparisons)
+  uint64_t host_bytes = 0;     // host tier; only executors with memory of their own have one
   DiskCacheOptions disk;       // disk.folder empty: no disk tier
 };
 
@@ -153,8 +154,8 @@ class Engine {
   void unpin(std::span<const int32_t> tokens);
   /// Tokens at the start of `tokens` whose KV this process or the disk holds.
   struct Reusable {
-    int device = 0;  // held by this process
-    int total = 0;   // with the disk
+    int device = 0;  // held by the executor
+    int total = 0;   // with host memory and disk
   };
   Reusable reusable(std::span<const int32_t> tokens);
   /// Forgets everything reusable in this process (the disk tier stays).

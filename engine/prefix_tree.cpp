@@ -260,10 +260,20 @@ void PrefixTree::remove_leaf(Node* node) {
   update_leaf(parent);
 }
 
+void PrefixTree::tell_evicted(const Node* node) const {
+  int page = node->pages.back();
+  if (!on_evict_ || tree_refs_[static_cast<size_t>(page)] > 1) return;
+  std::vector<int32_t> path(static_cast<size_t>(node->end()));
+  for (const Node* n = node; n != root_.get(); n = n->parent)
+    std::copy(n->tokens.begin(), n->tokens.end(), path.begin() + n->begin);
+  on_evict_(path, page);
+}
+
 bool PrefixTree::evict_one() {
   for (Node* node : leaves_) {
     if (node->pins > 0 || used_by_others(node->pages.back())) continue;
     clock_ = std::max(clock_, node->credit);
+    tell_evicted(node);
     int end = (node->end() - 1) / kKvPageTokens * kKvPageTokens;
     if (end <= node->begin) {
       remove_leaf(node);

@@ -57,6 +57,10 @@ class PrefixTree {
   /// when nothing can be dropped. One call may free no page (a page that two nodes share); call
   /// again.
   bool evict_one();
+  /// Called with the path of tokens whose last block lies in `page`, just before evict_one() frees
+  /// it: the last moment to keep it elsewhere.
+  using OnEvict = std::function<void(std::span<const int32_t> tokens, int page)>;
+  void set_on_evict(OnEvict callback) { on_evict_ = std::move(callback); }
   /// Pages that repeated evict_one() would free now.
   int evictable_pages() const;
   /// Drops everything that nobody pinned.
@@ -85,12 +89,14 @@ class PrefixTree {
   void take(int page);
   void drop(int page);
   void update_leaf(Node* node);
+  void tell_evicted(const Node* node) const;
 
   PagePool& pool_;
   double cost_per_position_;
   std::unique_ptr<Node> root_;
   std::set<Node*, ByCredit> leaves_;
   std::vector<int32_t> tree_refs_;  // by page
+  OnEvict on_evict_;
   uint64_t tick_ = 0;
   double clock_ = 0;
   int64_t cached_tokens_ = 0;

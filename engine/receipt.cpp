@@ -4,7 +4,12 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/numbers.h"
+
 namespace apud {
+
+using Json = nlohmann::ordered_json;
+
 namespace {
 
 /// "113", "1.2k", "34k".
@@ -78,12 +83,39 @@ std::string receipt_line(const Receipt& receipt) {
   return line;
 }
 
+namespace {
+
+/// "reused 7,412: device 6,900, disk 512"
+std::string reused_text(const Usage& usage) {
+  std::string out = "reused " + with_commas(usage.cached);
+  const char* separator = ": ";
+  for (auto [name, tokens] :
+       {std::pair("device", usage.cached_device), std::pair("host", usage.cached_host),
+        std::pair("disk", usage.cached_disk)}) {
+    if (tokens == 0) continue;
+    out += fmt::format("{}{} {}", separator, name, with_commas(tokens));
+    separator = ", ";
+  }
+  return out;
+}
+
+std::string tier_text(const TierChoice& choice) {
+  std::string out = fmt::format("{} held {} more tokens: {}", choice.tier,
+                                with_commas(choice.tokens), choice.used ? "used" : "computed");
+  if (choice.restore_seconds > 0)
+    out += fmt::format(" (predicted: {:.3f} s to move them, {:.3f} s to compute them)",
+                       choice.restore_seconds, choice.compute_seconds);
+  return out + "\n";
+}
+
+}  // namespace
+
 std::string receipt_details(const Receipt& receipt) {
   const Usage& usage = receipt.usage;
   const Timing& timing = receipt.timing;
-  std::string out =
-      fmt::format("prompt {} tokens: reused {} (device {}, disk {}), read {}\n", usage.prompt,
-                  usage.cached, usage.cached_device, usage.cached_disk, usage.computed);
+  std::string out = fmt::format("prompt {} tokens: {}; read {}\n", with_commas(usage.prompt),
+                                reused_text(usage), with_commas(usage.computed));
+  for (const TierChoice& choice : receipt.tiers) out += tier_text(choice);
   out += fmt::format("written {} tokens", usage.generated);
   if (usage.reasoning > 0) out += fmt::format(", {} of them reasoning", usage.reasoning);
   out += fmt::format(", seed {}\n", receipt.seed);
@@ -96,7 +128,8 @@ std::string receipt_details(const Receipt& receipt) {
   }
   if (receipt.cache_break) {
     const CacheBreak& broken = *receipt.cache_break;
-    out += fmt::format("reuse ended at token {}: {}", broken.position, cause_text(broken.cause));
+    out += fmt::format("reuse ended at token {}: {}", with_commas(broken.position),
+                       cause_text(broken.cause));
     if (!broken.expected_text.empty() || !broken.new_text.empty()) {
       out += fmt::format(" (was {:?}, is {:?})", broken.expected_text, broken.new_text);
     }
@@ -104,8 +137,8 @@ std::string receipt_details(const Receipt& receipt) {
   }
   if (receipt.refined) {
     const EvidenceRefined& refined = *receipt.refined;
-    out += fmt::format("evidence refined from {} to {} tokens", refined.tokens_before,
-                       refined.tokens_after);
+    out += fmt::format("evidence refined from {} to {} tokens", with_commas(refined.tokens_before),
+                       with_commas(refined.tokens_after));
     if (!refined.condensed.empty())
       out += fmt::format("; condensed: [{}]", fmt::join(refined.condensed, "] ["));
     if (!refined.left.empty()) out += fmt::format("; left: [{}]", fmt::join(refined.left, "] ["));
@@ -115,19 +148,21 @@ std::string receipt_details(const Receipt& receipt) {
     out += fmt::format("{} earlier turns no longer fit the window\n", receipt.dropped_turns);
   }
   if (!receipt.not_saved.empty()) out += "not saved to the disk cache: " + receipt.not_saved + "\n";
-  out += fmt::format("{} on {}, KV memory {} MiB, executor {} MiB\n", receipt.model,
-                     receipt.executor, receipt.kv_bytes >> 20, receipt.executor_bytes >> 20);
+  if (!receipt.executor.empty()) {
+    out += fmt::format("{} on {}, KV memory {} MiB, executor {} MiB\n", receipt.model,
+                       receipt.executor, receipt.kv_bytes >> 20, receipt.executor_bytes >> 20);
+  }
   return out;
 }
 
 std::string receipt_json(const Receipt& receipt) {
-  using Json = nlohmann::ordered_json;
   const Usage& usage = receipt.usage;
   const Timing& timing = receipt.timing;
   Json json;
   json["usage"] = {{"prompt", usage.prompt},
                    {"cached", usage.cached},
                    {"cached_device", usage.cached_device},
+                   {"cached_host", usage.cached_host},
                    {"cached_disk", usage.cached_disk},
                    {"computed", usage.computed},
                    {"generated", usage.generated},
@@ -154,7 +189,14 @@ std::string receipt_json(const Receipt& receipt) {
                        {"tokens_after", refined.tokens_after}};
   }
   json["dropped_turns"] = receipt.dropped_turns;
-  json["disk_tier_used"] = receipt.disk_tier_used;
+  json["tiers"] = Json::array();
+  for (const TierChoice& choice : receipt.tiers) {
+    json["tiers"].push_back({{"tier", choice.tier},
+                             {"tokens", choice.tokens},
+                             {"used", choice.used},
+                             {"restore_seconds", choice.restore_seconds},
+                             {"compute_seconds", choice.compute_seconds}});
+  }
   if (!receipt.not_saved.empty()) json["not_saved"] = receipt.not_saved;
   json["model"] = receipt.model;
   json["executor"] = receipt.executor;
@@ -162,6 +204,89 @@ std::string receipt_json(const Receipt& receipt) {
   json["executor_bytes"] = receipt.executor_bytes;
   json["seed"] = receipt.seed;
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+namespace {
+
+template <typename T>
+void read(const Json& json, const char* name, T& value) {
+  auto found = json.is_object() ? json.find(name) : json.end();
+  if (found == json.end()) return;
+  if constexpr (std::is_same_v<T, std::string>) {
+    if (found->is_string()) value = found->get<std::string>();
+  } else if constexpr (std::is_same_v<T, bool>) {
+    if (found->is_boolean()) value = found->get<bool>();
+  } else if constexpr (std::is_same_v<T, std::vector<int>>) {
+    if (!found->is_array()) return;
+    for (const Json& one : *found) {
+      if (one.is_number_integer()) value.push_back(one.get<int>());
+    }
+  } else if constexpr (std::is_integral_v<T>) {
+    if (found->is_number_integer()) value = found->get<T>();
+  } else {
+    if (found->is_number()) value = found->get<T>();
+  }
+}
+
+}  // namespace
+
+std::optional<Receipt> receipt_from_json(const std::string& text) {
+  Json json = Json::parse(text, nullptr, false);
+  if (!json.is_object() || !json.contains("usage") || !json["usage"].is_object()) return {};
+  Receipt receipt;
+  Usage& usage = receipt.usage;
+  for (auto [name, value] :
+       {std::pair("prompt", &usage.prompt), std::pair("cached", &usage.cached),
+        std::pair("cached_device", &usage.cached_device),
+        std::pair("cached_host", &usage.cached_host), std::pair("cached_disk", &usage.cached_disk),
+        std::pair("computed", &usage.computed), std::pair("generated", &usage.generated),
+        std::pair("reasoning", &usage.reasoning)}) {
+    read(json["usage"], name, *value);
+  }
+  Json timing = json.value("timing", Json::object());
+  for (auto [name, value] :
+       {std::pair("queue", &receipt.timing.queue), std::pair("restore", &receipt.timing.restore),
+        std::pair("ttft", &receipt.timing.ttft), std::pair("tpot", &receipt.timing.tpot),
+        std::pair("total", &receipt.timing.total),
+        std::pair("prefill_tokens_per_second", &receipt.timing.prefill_tokens_per_second)}) {
+    read(timing, name, *value);
+  }
+  if (Json broken = json.value("cache_break", Json()); broken.is_object()) {
+    std::string cause;
+    read(broken, "cause", cause);
+    CacheBreak found;
+    for (int i = 0; i <= static_cast<int>(CacheBreak::Cause::kOtherModel); ++i) {
+      auto one = static_cast<CacheBreak::Cause>(i);
+      if (cause != cache_break_name(one)) continue;
+      found.cause = one;
+      read(broken, "position", found.position);
+      read(broken, "expected", found.expected_text);
+      read(broken, "found", found.new_text);
+      receipt.cache_break = std::move(found);
+    }
+  }
+  if (Json tiers = json.value("tiers", Json()); tiers.is_array()) {
+    for (const Json& one : tiers) {
+      TierChoice choice;
+      read(one, "tier", choice.tier);
+      read(one, "tokens", choice.tokens);
+      read(one, "used", choice.used);
+      read(one, "restore_seconds", choice.restore_seconds);
+      read(one, "compute_seconds", choice.compute_seconds);
+      receipt.tiers.push_back(std::move(choice));
+    }
+  }
+  if (Json refined = json.value("refined", Json()); refined.is_object()) {
+    receipt.refined.emplace();
+    read(refined, "condensed", receipt.refined->condensed);
+    read(refined, "left", receipt.refined->left);
+    read(refined, "tokens_before", receipt.refined->tokens_before);
+    read(refined, "tokens_after", receipt.refined->tokens_after);
+  }
+  read(json, "dropped_turns", receipt.dropped_turns);
+  read(json, "not_saved", receipt.not_saved);
+  read(json, "seed", receipt.seed);
+  return receipt;
 }
 
 }  // namespace apud

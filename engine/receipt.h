@@ -14,9 +14,10 @@ namespace apud {
 /// Prompt tokens by where their KV came from, and tokens written.
 struct Usage {
   int prompt = 0;         // tokens of the prompt
-  int cached = 0;         // reused = cached_device + cached_disk
-  int cached_device = 0;  // pages that this process held
-  int cached_disk = 0;    // pages restored from files
+  int cached = 0;         // reused: the three tiers together
+  int cached_device = 0;  // pages that the executor held
+  int cached_host = 0;    // moved back from host memory (executors with memory of their own)
+  int cached_disk = 0;    // restored from files
   int computed = 0;       // prompt tokens run (prompt - cached)
   int generated = 0;      // all samples together, reasoning included
   int reasoning = 0;      // of generated
@@ -50,6 +51,16 @@ struct CacheBreak {
 };
 const char* cache_break_name(CacheBreak::Cause cause);
 
+/// A tier below the executor's memory held more of the prompt: whether it was used, and why.
+struct TierChoice {
+  std::string tier;  // "host", "disk"
+  int tokens = 0;    // that it held beyond the tiers above
+  bool used = false;
+  double restore_seconds =
+      0;  // predicted from measured rates; 0: not measured yet, the tier is used
+  double compute_seconds = 0;
+};
+
 /// One rebuild of a conversation's evidence: which passages (ids) it shortened or let go.
 struct EvidenceRefined {
   std::vector<int> condensed;
@@ -63,9 +74,9 @@ struct Receipt {
   Timing timing;
   std::optional<CacheBreak> cache_break;
   std::optional<EvidenceRefined> refined;
-  int dropped_turns = 0;        // turns of the history that no longer fit
-  bool disk_tier_used = false;  // chosen because predicted faster than recomputing
-  std::string not_saved;        // why pages were not written to disk, empty when they were
+  int dropped_turns = 0;  // turns of the history that no longer fit
+  std::vector<TierChoice> tiers;
+  std::string not_saved;  // why pages were not written to disk, empty when they were
   std::string model;
   std::string executor;
   uint64_t kv_bytes = 0;  // device memory of the KV pages
@@ -75,9 +86,12 @@ struct Receipt {
 
 /// "1.2k reused · 210 read · 113 written · first word 0.4 s · 24 tok/s": at most 80 columns.
 std::string receipt_line(const Receipt& receipt);
-/// Several lines for `-v` and `/stats`.
+/// Several lines for `-v`, `/stats` and `session show`.
 std::string receipt_details(const Receipt& receipt);
 /// JSON object {usage, timing, cache_break?, …} as in docs/json.md.
 std::string receipt_json(const Receipt& receipt);
+/// What receipt_json wrote, members missing or of other types left at their defaults; absent where
+/// the text is no JSON object with a usage. For showing the receipts of saved answers.
+std::optional<Receipt> receipt_from_json(const std::string& text);
 
 }  // namespace apud

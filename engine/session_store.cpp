@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <sstream>
 #include <tuple>
 #include <utility>
 
@@ -386,7 +387,7 @@ std::string export_session_json(const Session& session) {
   return to_json(session).dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
-std::string export_session_markdown(const Session& session) {
+std::string export_session_markdown(const Session& session, bool receipts) {
   std::string out = "# " + printable(session.info.name, true) + "\n\n";
   out += "Model: " + printable(session.info.model, true) + "\n";
   if (!session.info.collections.empty()) {
@@ -398,6 +399,12 @@ std::string export_session_markdown(const Session& session) {
   for (const Turn& turn : session.conversation.turns) {
     out += turn.role == "user" ? "\n## Question\n\n" : "\n## Answer\n\n";
     out += turn.content + "\n";
+    std::optional<Receipt> receipt;
+    if (receipts && turn.role == "assistant") receipt = receipt_from_json(turn.data_json);
+    if (!receipt) continue;
+    std::istringstream lines(receipt_details(*receipt));
+    out += '\n';
+    for (std::string line; std::getline(lines, line);) out += "> " + line + "\n";
   }
   return out;
 }

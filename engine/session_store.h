@@ -75,7 +75,8 @@ class SessionStore {
   Path folder_;
 };
 
-std::string export_session_markdown(const Session& session);
+/// receipts: what each answer cost and reused, as quotes after it.
+std::string export_session_markdown(const Session& session, bool receipts = false);
 std::string export_session_json(const Session& session);
 
 }  // namespace apud

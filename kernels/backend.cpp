@@ -5,6 +5,31 @@
 
 namespace apud {
 
+namespace {
+
+class PlainHostMemory : public HostMemory {
+ public:
+  explicit PlainHostMemory(size_t bytes) : memory_(bytes) {}
+  std::span<std::byte> bytes() override { return memory_; }
+
+ private:
+  std::vector<std::byte> memory_;
+};
+
+}  // namespace
+
+std::unique_ptr<HostMemory> KvStore::host_memory(size_t bytes) {
+  return std::make_unique<PlainHostMemory>(bytes);
+}
+
+void KvStore::import_pages(std::span<const PageTransfer> transfers) {
+  for (const PageTransfer& t : transfers) import_page(t.group, t.page, t.host);
+}
+
+void KvStore::export_pages(std::span<const PageTransfer> transfers) {
+  for (const PageTransfer& t : transfers) export_page(t.group, t.page, t.host);
+}
+
 const char* kv_type_name(KvType type) {
   switch (type) {
     case KvType::kF16:

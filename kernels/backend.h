@@ -38,11 +38,27 @@ struct Batch {
 enum class KvType : uint8_t { kF16 = 0, kBF16 = 1, kI8 = 2, kF32 = 3 };
 const char* kv_type_name(KvType type);
 
+/// Host memory that pages move to and from at full speed (pinned, where KV lies on a device).
+class HostMemory {
+ public:
+  virtual ~HostMemory() = default;
+  virtual std::span<std::byte> bytes() = 0;
+};
+
+/// A page and its bytes in host memory, for KvStore::import_pages and export_pages.
+struct PageTransfer {
+  int group = 0;
+  int page = 0;
+  std::span<std::byte> host;  // page_bytes(group) of HostMemory
+};
+
 /// Device memory for KV pages, taken whole at construction. Pages are opaque to everyone but the
 /// executor; export and import move them as bytes for the host and disk tiers.
 class KvStore {
  public:
   virtual ~KvStore() = default;
+  /// KV lies on a device with memory of its own: then a tier in host memory makes sense.
+  virtual bool on_device() const { return false; }
   virtual int page_count(int group) const = 0;
   /// Bytes of one page as exported. Layers are contiguous: layer l's part is
   /// [l * bytes/layers, (l+1) * bytes/layers).
@@ -53,6 +69,19 @@ class KvStore {
   virtual void copy_page(int group, int from, int to, int tokens) = 0;
   virtual void export_page(int group, int page, std::span<std::byte> out) = 0;
   virtual void import_page(int group, int page, std::span<const std::byte> bytes) = 0;
+
+  /// Memory for page transfers. Throws kBusy when it cannot be had.
+  virtual std::unique_ptr<HostMemory> host_memory(size_t bytes);
+  /// Moves pages in from host memory, one layer of all of them after the other. May return before
+  /// they are there: a run() that follows waits for each layer just before it needs it. The host
+  /// memory must stay as it is until finish_transfers().
+  virtual void import_pages(std::span<const PageTransfer> transfers);
+  /// Moves pages out to host memory, whose bytes are good after finish_transfers(). The pages may
+  /// be written by a run() that follows at once.
+  virtual void export_pages(std::span<const PageTransfer> transfers);
+  /// Waits for all transfers. Returns the seconds that imports took since the last call, 0 where
+  /// they were done within import_pages().
+  virtual double finish_transfers() { return 0; }
 };
 
 class Executor {

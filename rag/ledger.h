@@ -37,9 +37,17 @@ struct Refinement {
   int tokens_after = 0;
 };
 
+/// Pinned documents have ids made from the document's own: their text and tokens are the same in
+/// every conversation. Those of other passages count from 1 and stay below.
+inline constexpr int kFirstPinnedId = 10000;
+int pinned_id(int64_t document);
+
 class Ledger {
  public:
   int next_id() const { return static_cast<int>(entries_.size()) + 1; }
+  /// Documents that stand in the system prompt; set before the first turn.
+  void set_pinned(std::vector<Passage> pinned) { pinned_ = std::move(pinned); }
+  const std::vector<Passage>& pinned() const { return pinned_; }
   /// What is in the prompt, for PackOptions::sent.
   std::vector<SentRange> sent() const;
   /// Adds a turn's new passages (ids must continue next_id(): CHECK) and notes the referred ones.
@@ -53,6 +61,7 @@ class Ledger {
   /// Back to the state before turn `turn` (undo, edit).
   void truncate(int turn);
   const std::vector<LedgerEntry>& entries() const { return entries_; }
+  /// All that answers may cite: pinned ones, then every passage that ever entered.
   std::vector<Passage> passages() const;
   /// Passages in the prompt that stand before the question of `turn`, in order of their ids, when
   /// the prompt begins with turn `first`: what older turns brought has moved there.
@@ -63,6 +72,7 @@ class Ledger {
   static Ledger from_json(const std::string& json);
 
  private:
+  std::vector<Passage> pinned_;
   std::vector<LedgerEntry> entries_;
 };
 

@@ -190,6 +190,11 @@ class Store {
   /// Fast-path fields of a file that was touched but not changed.
   void touch_document(WriteLock&, int64_t document, int64_t mtime_ns, int64_t size);
   void set_vanished(WriteLock&, std::span<const int64_t> documents, bool vanished);
+  /// Pinned documents stand whole at the beginning of every conversation with their collection. A
+  /// pin stays with its document when that is replaced or moved, and goes with it.
+  void set_pinned(WriteLock&, std::span<const int64_t> documents, bool pinned);
+  /// Pinned documents of a collection that are retrievable, ascending.
+  std::vector<int64_t> pinned(int64_t collection);
   /// Not retrievable when it returns. Names of sessions that quoted them.
   std::vector<std::string> remove_documents(WriteLock&, std::span<const int64_t> documents);
   /// Removes the vectors that replaced documents left behind (put_document keeps them for reuse).

@@ -52,7 +52,7 @@ Answer finish_job(Job& job) {
   Timing& timing = answer.receipt.timing;
   auto now = EngineClock::now();
   usage.prompt = static_cast<int>(job.request.prompt.size());
-  usage.cached = usage.cached_device + usage.cached_disk;
+  usage.cached = usage.cached_device + usage.cached_host + usage.cached_disk;
   usage.computed = job.computed_here;
   timing.queue = seconds(job.submitted, job.admitted ? job.started : now);
   timing.total = seconds(job.submitted, now);

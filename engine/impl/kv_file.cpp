@@ -175,12 +175,11 @@ std::optional<KvFileHead> read_kv_head(const Path& path) {
   return read_head(*opened);
 }
 
-std::optional<KvFileHead> read_kv_file(const Path& path, std::vector<std::byte>& payload) {
+std::optional<KvFileHead> read_kv_file(const Path& path, std::span<std::byte> payload) {
   std::optional<Opened> opened = open_page(path);
   if (!opened) return {};
   std::optional<KvFileHead> head = read_head(*opened);
-  if (!head) return {};
-  payload.resize(head->payload_bytes);
+  if (!head || head->payload_bytes != payload.size()) return {};
   uint64_t checksum = 0;
   if (!read_at(opened->fd.get(), payload.data(), payload.size(), head->head_bytes) ||
       !read_at(opened->fd.get(), &checksum, 8, head->head_bytes + payload.size()) ||

@@ -12,6 +12,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr size_t kPagesAMove = 8;  // read from disk before the next move to the device begins
+
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -55,6 +57,13 @@ KvMemory::KvMemory(const Model& model, Executor& executor, const Options& option
   store_ = executor.make_kv(pages, options.type);
   tree_ = std::make_unique<PrefixTree>(pool_, cost_per_position(model));
   for (int g = 0; g < groups_; ++g) page_bytes_ += store_->page_bytes(g);
+  page_buffer_.resize(page_bytes_);
+  if (prefix_cache_ && store_->on_device() && options.host_bytes >= page_bytes_) {
+    host_ = std::make_unique<HostTier>(*store_, page_bytes_, options.host_bytes,
+                                       cost_per_position(model));
+    tree_->set_on_evict(
+        [this](std::span<const int32_t> tokens, int page) { keep_in_host(tokens, page); });
+  }
   if (prefix_cache_ && !options.disk.folder.empty()) {
     DiskCacheKey key;
     key.model = model.config().name;
@@ -73,6 +82,7 @@ KvMemory::KvMemory(const Model& model, Executor& executor, const Options& option
 }
 
 KvMemory::~KvMemory() {
+  settle();
   while (!saves_.empty()) drop_save();
 }
 
@@ -104,56 +114,162 @@ void KvMemory::match(KvSequence& sequence, std::span<const int32_t> tokens, int 
   sequence.owns_tail = false;
 }
 
+// --- Tiers ---------------------------------------------------------------------------------------
+
+std::vector<PageTransfer> KvMemory::transfers(int page, std::span<std::byte> host) const {
+  std::vector<PageTransfer> out;
+  for (int g = 0; g < groups_; ++g) {
+    out.push_back({g, page, host.first(store_->page_bytes(g))});
+    host = host.subspan(store_->page_bytes(g));
+  }
+  return out;
+}
+
+/// The tree gives this page up: it moves to host memory.
+void KvMemory::keep_in_host(std::span<const int32_t> tokens, int page) {
+  int block = (static_cast<int>(tokens.size()) - 1) / kKvPageTokens;
+  int slot = host_->put(tokens, block);
+  if (slot < 0) return;
+  store_->export_pages(transfers(page, host_->bytes(slot)));
+  host_->hold(slot);
+  in_flight_ = true;
+}
+
+void KvMemory::settle() {
+  if (!in_flight_) return;
+  double seconds = store_->finish_transfers();
+  if (host_moving_ >= kKvPageTokens && seconds > 0) host_rate_ = host_moving_ / seconds;
+  host_moving_ = 0;
+  host_->release_held();
+  in_flight_ = false;
+}
+
+/// Puts a restored page into its place.
+void KvMemory::place(KvSequence& sequence, int block, int page, int valid_tokens) {
+  if (block < static_cast<int>(sequence.pages.size())) {
+    pool_.release(sequence.pages[static_cast<size_t>(block)]);
+    sequence.pages[static_cast<size_t>(block)] = page;
+  } else {
+    sequence.pages.push_back(page);
+  }
+  sequence.owns_tail = true;
+  sequence.computed = block * kKvPageTokens + valid_tokens;
+}
+
+/// Whether moving pages is predicted to be faster than computing their tokens. Pages move whole,
+/// however few of their tokens are wanted.
+TierChoice KvMemory::choose(const char* tier, const KvSequence& sequence, int found,
+                            double rate) const {
+  TierChoice choice;
+  choice.tier = tier;
+  choice.tokens = found - sequence.computed;
+  choice.used = true;
+  if (rates_.prefill_tokens_per_second > 0 && rate > 0) {
+    int pages = kv_blocks(found) - sequence.computed / kKvPageTokens;
+    choice.restore_seconds = pages * kKvPageTokens / rate;
+    choice.compute_seconds = choice.tokens / rates_.prefill_tokens_per_second;
+    choice.used = always_restore_ || choice.restore_seconds <= choice.compute_seconds;
+  }
+  return choice;
+}
+
+void KvMemory::restore_host(KvSequence& sequence, std::span<const int32_t> tokens,
+                            Restored& result) {
+  int from = sequence.computed;
+  int found = host_->match_length(tokens, from);
+  if (found <= from) return;
+  result.tiers.push_back(choose("host", sequence, found, host_rate_));
+  if (!result.tiers.back().used) return;
+  auto start = Clock::now();
+  std::vector<std::pair<int, HostTier::Page>> there;
+  for (int block = from / kKvPageTokens; block * kKvPageTokens < found; ++block) {
+    there.emplace_back(block, host_->find(tokens, block));
+    host_->hold(there.back().second.slot);  // alloc() may put others in its place
+  }
+  in_flight_ = true;
+  std::vector<PageTransfer> moves;
+  for (auto& [block, host] : there) {
+    int page = alloc();
+    for (const PageTransfer& move : transfers(page, host_->bytes(host.slot))) moves.push_back(move);
+    place(sequence, block, page, host.valid_tokens);
+  }
+  store_->import_pages(moves);
+  result.host = sequence.computed - from;
+  host_moving_ += result.host;
+  if (!store_->on_device() && result.host >= kKvPageTokens)
+    host_rate_ = result.host / std::max(seconds_since(start), 1e-6);
+}
+
+void KvMemory::restore_disk(KvSequence& sequence, std::span<const int32_t> tokens,
+                            Restored& result) {
+  int from = sequence.computed;
+  int found = disk_->match_length(tokens);
+  if (found <= from) return;
+  result.tiers.push_back(choose("disk", sequence, found, rates_.restore_tokens_per_second));
+  if (!result.tiers.back().used) return;
+  auto start = Clock::now();
+  std::vector<PageTransfer> moves;
+  while (sequence.computed < static_cast<int>(tokens.size())) {
+    int block = sequence.computed / kKvPageTokens;
+    // Through the host tier where there is one: read there, moved from there, and kept.
+    int slot = host_ ? host_->put(tokens, block) : -1;
+    std::span<std::byte> bytes = slot >= 0 ? host_->bytes(slot) : std::span(page_buffer_);
+    int valid = disk_->read(tokens, block, bytes);
+    if (slot >= 0) host_->filled(slot, valid);
+    if (block * kKvPageTokens + valid <= sequence.computed) break;
+    if (slot >= 0) {
+      host_->hold(slot);
+      in_flight_ = true;
+    }
+    int page = alloc();
+    if (slot >= 0) {
+      for (const PageTransfer& move : transfers(page, bytes)) moves.push_back(move);
+      if (moves.size() >= kPagesAMove) {
+        store_->import_pages(moves);
+        moves.clear();
+      }
+    } else {
+      import_page(page, bytes);
+    }
+    place(sequence, block, page, valid);
+    if (valid < kKvPageTokens) break;
+  }
+  if (!moves.empty()) store_->import_pages(moves);
+  result.disk = sequence.computed - from;
+  if (result.disk >= kKvPageTokens) {
+    rates_.restore_tokens_per_second = result.disk / std::max(seconds_since(start), 1e-6);
+    disk_->set_rates(rates_);
+  }
+}
+
 KvMemory::Restored KvMemory::restore(KvSequence& sequence, std::span<const int32_t> tokens,
                                      int limit) {
   Restored result;
-  if (!disk_ || limit <= sequence.computed) return result;
+  if ((!host_ && !disk_) || limit <= sequence.computed) return result;
   tokens = tokens.first(static_cast<size_t>(limit));
   auto start = Clock::now();
-  int found = disk_->match_length(tokens);
-  int gain = found - sequence.computed;
-  if (gain <= 0) return result;
-  if (!always_restore_ && rates_.prefill_tokens_per_second > 0 &&
-      rates_.restore_tokens_per_second > 0) {
-    // Pages are read whole, however few of their tokens are wanted.
-    int pages = kv_blocks(found) - sequence.computed / kKvPageTokens;
-    double reading = pages * kKvPageTokens / rates_.restore_tokens_per_second;
-    if (reading > gain / rates_.prefill_tokens_per_second) {
-      result.slower = true;
-      return result;
-    }
-  }
-  int from = sequence.computed;
-  while (sequence.computed < limit) {
-    int block = sequence.computed / kKvPageTokens;
-    std::optional<DiskCache::Page> read = disk_->read(tokens, block);
-    if (!read || block * kKvPageTokens + read->valid_tokens <= sequence.computed) break;
-    int page = alloc();
-    std::span<const std::byte> bytes = read->bytes;
-    for (int g = 0; g < groups_; ++g) {
-      store_->import_page(g, page, bytes.first(store_->page_bytes(g)));
-      bytes = bytes.subspan(store_->page_bytes(g));
-    }
-    if (block < static_cast<int>(sequence.pages.size())) {
-      pool_.release(sequence.pages[static_cast<size_t>(block)]);
-      sequence.pages[static_cast<size_t>(block)] = page;
-    } else {
-      sequence.pages.push_back(page);
-    }
-    sequence.owns_tail = true;
-    sequence.computed = block * kKvPageTokens + read->valid_tokens;
-    if (read->valid_tokens < kKvPageTokens) break;
-  }
-  result.tokens = sequence.computed - from;
-  result.seconds = seconds_since(start);
-  if (result.tokens > 0) {
-    publish(sequence, tokens);
-    if (result.tokens >= kKvPageTokens) {
-      rates_.restore_tokens_per_second = result.tokens / std::max(result.seconds, 1e-6);
-      disk_->set_rates(rates_);
-    }
-  }
+  settle();
+  if (host_) restore_host(sequence, tokens, result);
+  if (disk_) restore_disk(sequence, tokens, result);
+  result.seconds = result.host + result.disk > 0 ? seconds_since(start) : 0;
+  if (result.host + result.disk > 0) publish(sequence, tokens);
   return result;
+}
+
+int KvMemory::reachable(std::span<const int32_t> tokens, int device) {
+  int end = host_ ? host_->match_length(tokens, device) : device;
+  return disk_ ? std::max(end, disk_->match_length(tokens)) : end;
+}
+
+void KvMemory::clear() {
+  settle();
+  tree_->set_on_evict({});
+  tree_->clear();
+  if (host_) {
+    host_->clear();
+    tree_->set_on_evict(
+        [this](std::span<const int32_t> tokens, int page) { keep_in_host(tokens, page); });
+  }
 }
 
 int KvMemory::pages_to_grow(const KvSequence& sequence, int upto) const {
@@ -215,6 +331,13 @@ void KvMemory::drop_save() {
   }
   for (int32_t page : save.pages) pool_.release(page);
   saves_.pop_front();
+}
+
+void KvMemory::import_page(int page, std::span<const std::byte> bytes) {
+  for (int g = 0; g < groups_; ++g) {
+    store_->import_page(g, page, bytes.first(store_->page_bytes(g)));
+    bytes = bytes.subspan(store_->page_bytes(g));
+  }
 }
 
 std::vector<std::byte> KvMemory::export_page(int page) {

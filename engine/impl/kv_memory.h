@@ -1,5 +1,6 @@
 // The engine's KV memory: the pages of one KvStore shared by running sequences, the prefix tree and
-// pages on their way to disk.
+// pages on their way to disk; behind it the host tier (executors with memory of their own) and the
+// disk tier.
 //
 // Threads: the engine's thread.
 #pragma once
@@ -13,8 +14,10 @@
 #include <vector>
 
 #include "engine/disk_cache.h"
+#include "engine/impl/host_tier.h"
 #include "engine/kv_pages.h"
 #include "engine/prefix_tree.h"
+#include "engine/receipt.h"
 #include "kernels/backend.h"
 #include "models/model.h"
 
@@ -33,6 +36,7 @@ class KvMemory {
     int pages = 0;
     KvType type = KvType::kF16;
     bool prefix_cache = true;
+    uint64_t host_bytes = 0;  // 0, or an executor without memory of its own: no host tier
     DiskCacheOptions disk;
   };
   KvMemory(const Model& model, Executor& executor, const Options& options);
@@ -50,12 +54,18 @@ class KvMemory {
   /// Gives an empty sequence the longest prefix of tokens[0, limit) that the tree holds.
   void match(KvSequence& sequence, std::span<const int32_t> tokens, int limit);
   struct Restored {
-    int tokens = 0;  // added to sequence.computed
+    int host = 0;  // tokens added to sequence.computed from host memory,
+    int disk = 0;  //   and from files
     double seconds = 0;
-    bool slower = false;  // the disk holds more, but recomputing is predicted to be faster
+    std::vector<TierChoice> tiers;  // that held more, used or not
   };
-  /// Lengthens the prefix from disk, where that is predicted to be faster than recomputing.
+  /// Lengthens the prefix from the tiers below, each where that is predicted to be faster than
+  /// recomputing. Pages may still be on their way to the device when it returns.
   Restored restore(KvSequence& sequence, std::span<const int32_t> tokens, int limit);
+  /// Tokens from the start that the tiers hold together, `device` of them in the tree.
+  int reachable(std::span<const int32_t> tokens, int device);
+  /// Forgets what this process holds for reuse; the disk stays.
+  void clear();
   /// Pages for tokens up to `upto`, the partial last page copied when it belongs to another. Throws
   /// kBusy when every page is in use.
   void grow(KvSequence& sequence, int upto);
@@ -93,6 +103,15 @@ class KvMemory {
   int alloc();
   void drop_save();
   std::vector<std::byte> export_page(int page);
+  void import_page(int page, std::span<const std::byte> bytes);
+  std::vector<PageTransfer> transfers(int page, std::span<std::byte> host) const;
+  void keep_in_host(std::span<const int32_t> tokens, int page);
+  /// Waits for transfers and lets go of the host pages they held.
+  void settle();
+  void place(KvSequence& sequence, int block, int page, int valid_tokens);
+  TierChoice choose(const char* tier, const KvSequence& sequence, int found, double rate) const;
+  void restore_host(KvSequence& sequence, std::span<const int32_t> tokens, Restored& result);
+  void restore_disk(KvSequence& sequence, std::span<const int32_t> tokens, Restored& result);
 
   Executor& executor_;
   std::unique_ptr<KvStore> store_;
@@ -102,7 +121,12 @@ class KvMemory {
   bool always_restore_;
   int groups_;
   size_t page_bytes_ = 0;  // all groups
+  std::unique_ptr<HostTier> host_;
+  int host_moving_ = 0;     // tokens of the import that settle() will time
+  double host_rate_ = 0;    // measured tokens a second from host memory; 0: not yet
+  bool in_flight_ = false;  // transfers that settle() must wait for
   std::unique_ptr<DiskCache> disk_;
+  std::vector<std::byte> page_buffer_;
   std::deque<Save> saves_;
   std::string save_problem_;
   DiskCache::Rates rates_;

@@ -183,6 +183,7 @@ void Store::move_document(WriteLock&, int64_t id, std::string_view path, int64_t
   // An entry without chunks may stand at the new path (a file that was empty or skipped before).
   if (auto squatter = find_document(info->collection, path); squatter && squatter->id != id) {
     impl_->clear_document(*squatter);
+    Statement(db, "DELETE FROM pins WHERE document = ?").add(squatter->id).run();
     Statement(db, "DELETE FROM documents WHERE id = ?").add(squatter->id).run();
   }
   if (info->chunks > 0) {
@@ -259,6 +260,7 @@ std::vector<std::string> Store::remove_documents(WriteLock&, std::span<const int
       drop.run();
     }
     impl_->clear_document(*info);
+    Statement(db, "DELETE FROM pins WHERE document = ?").add(id).run();
     Statement(db, "DELETE FROM documents WHERE id = ?").add(id).run();
     impl_->bump(info->collection);
   }
@@ -267,6 +269,18 @@ std::vector<std::string> Store::remove_documents(WriteLock&, std::span<const int
   std::sort(sessions.begin(), sessions.end());
   sessions.erase(std::unique(sessions.begin(), sessions.end()), sessions.end());
   return sessions;
+}
+
+void Store::set_pinned(WriteLock&, std::span<const int64_t> ids, bool pinned) {
+  Database& db = impl_->writable();
+  sqlite::Transaction transaction(db);
+  for (int64_t id : ids) {
+    Statement(db, pinned ? "INSERT OR IGNORE INTO pins(document) VALUES(?)"
+                         : "DELETE FROM pins WHERE document = ?")
+        .add(id)
+        .run();
+  }
+  transaction.commit();
 }
 
 void Store::drop_unused_vectors(WriteLock&) {

@@ -67,6 +67,17 @@ std::vector<DocumentInfo> Store::documents(int64_t collection) {
   return all;
 }
 
+std::vector<int64_t> Store::pinned(int64_t collection) {
+  Statement select(
+      impl_->database(),
+      "SELECT p.document FROM pins p JOIN documents d ON d.id = p.document "
+      "WHERE d.collection = ? AND d.vanished = 0 AND d.chunks > 0 ORDER BY p.document");
+  select.add(collection);
+  std::vector<int64_t> ids;
+  while (select.row()) ids.push_back(select.integer(0));
+  return ids;
+}
+
 std::optional<DocumentInfo> Store::find_document(int64_t collection, std::string_view path) {
   Statement select(impl_->database(), std::string("SELECT ") + sqlite::kDocumentColumns +
                                           " FROM documents WHERE collection = ? AND path = ?");

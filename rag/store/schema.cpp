@@ -48,7 +48,11 @@ CREATE TABLE answer_documents(
 CREATE INDEX answer_documents_by_document ON answer_documents(document);
 )";
 
-constexpr const char* kMigrations[kSchemaVersion] = {kVersion1};
+constexpr const char* kVersion2 = R"(
+CREATE TABLE pins(document INTEGER PRIMARY KEY REFERENCES documents(id)) STRICT;
+)";
+
+constexpr const char* kMigrations[kSchemaVersion] = {kVersion1, kVersion2};
 
 [[noreturn]] void refuse(Database& db, const std::string& why, const std::string& advice) {
   throw Error(ErrorKind::kBadData, "store " + db.path() + ": " + why, advice);
@@ -96,8 +100,8 @@ void verify_schema(Database& db) {
            "run any writing command (apud ingest) once to bring it up to date");
   }
   static const std::set<std::string> tables = {
-      "embedders", "collections", "roots",   "documents",        "texts",          "chunks",
-      "vectors",   "orphans",     "answers", "answer_documents", "sqlite_sequence"};
+      "embedders", "collections", "roots",   "documents",        "texts", "chunks",
+      "vectors",   "orphans",     "answers", "answer_documents", "pins",  "sqlite_sequence"};
   std::set<std::string> found;
   Statement select(db, "SELECT type, name FROM sqlite_schema");
   while (select.row()) {

@@ -347,6 +347,7 @@ std::vector<std::string> Store::remove_collection(WriteLock& lock, std::string_v
                     mine));
     run(fmt::format("DELETE FROM chunks WHERE document IN {}", mine));
     run(fmt::format("DELETE FROM texts WHERE document IN {}", mine));
+    run(fmt::format("DELETE FROM pins WHERE document IN {}", mine));
     run("DELETE FROM documents WHERE collection = ?");
     run("DELETE FROM roots WHERE collection = ?");
     sqlite::drop_keyword_table(db, info.id);

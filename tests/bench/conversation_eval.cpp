@@ -90,7 +90,9 @@ class Evaluation {
   void run(const ordered_json& script, std::ofstream& out) {
     const std::vector<std::string>& collections = runtime_->collections();
     ChatSession session(runtime_->chat_model().model, a_.model, false);
-    session.start("", std::string(system_with_documents()), collections);
+    session.start(
+        "", make_opening(*runtime_, std::string(system_with_documents()), collections, a_.reserve),
+        collections);
     int number = 0;
     for (const auto& asked : script["turns"]) {
       ++number;

@@ -278,7 +278,7 @@ TEST(Conversation, TwoHundredConversations) {
 
 TEST(Receipt, OneLineFitsEightyColumns) {
   Receipt receipt;
-  receipt.usage = {1480, 1234, 1200, 34, 246, 113, 0};
+  receipt.usage = {1480, 1234, 1200, 0, 34, 246, 113, 0};
   receipt.timing.ttft = 0.41;
   receipt.timing.tpot = 1 / 24.2;
   EXPECT_EQ(receipt_line(receipt),
@@ -289,7 +289,7 @@ TEST(Receipt, OneLineFitsEightyColumns) {
   receipt.timing.ttft = 99.4;
   receipt.timing.tpot = 1e-4;
   EXPECT_LE(display_width(receipt_line(receipt)), 80);
-  EXPECT_NE(receipt_details(receipt).find("device 1200, disk 34"), std::string::npos);
+  EXPECT_NE(receipt_details(receipt).find("reused 999,499: device 1,200, disk 34"), std::string::npos);
   EXPECT_NE(receipt_json(receipt).find("\"cached_disk\":34"), std::string::npos);
 }
 

@@ -90,7 +90,8 @@ TEST(DiskTier, TheSecondProcessComputesOnlyWhatIsNew) {
   Answer again = second.ask(prompt, 30);
   EXPECT_EQ(again.receipt.usage.cached_disk, 499);
   EXPECT_EQ(again.receipt.usage.computed, 1);
-  EXPECT_TRUE(again.receipt.disk_tier_used);
+  ASSERT_EQ(again.receipt.tiers.size(), 1u);
+  EXPECT_TRUE(again.receipt.tiers[0].used);
   EXPECT_EQ(again.best().tokens, first.best().tokens);
   EXPECT_EQ(again.best().logprobs, first.best().logprobs);
 
@@ -202,7 +203,7 @@ TEST(DiskTier, AWholeFileThatClaimsAnotherPlaceIsRefused) {
   auto prompt = numbers(200);
   Answer good = Process(dir.path()).ask(prompt, 10);
   for (const Path& path : page_files(dir.path())) {
-    std::vector<std::byte> payload;
+    std::vector<std::byte> payload(kKvPageTokens * sizeof(uint64_t));
     KvFileHead head = *read_kv_file(path, payload);
     if (head.block != 1) continue;
     std::fill(payload.begin(), payload.end(), std::byte{7});
@@ -233,7 +234,7 @@ TEST(DiskTier, RemainsOfOtherTextsDoNotReachTheDisk) {
   }
   int partial = 0;
   for (const Path& path : page_files(dir.path())) {
-    std::vector<std::byte> payload;
+    std::vector<std::byte> payload(kKvPageTokens * sizeof(uint64_t));
     KvFileHead head = *read_kv_file(path, payload);
     for (size_t slot = head.tokens.size(); slot < kKvPageTokens; ++slot) {
       uint64_t value;

@@ -5,3 +5,4 @@ apud_test(NAME disk_cache_test OPTIMISED SOURCES engine/disk_cache_test.cpp LIBS
 apud_test(NAME session_store_test OPTIMISED SOURCES engine/session_store_test.cpp LIBS apud_engine LABELS unit corpus sanitize)
 apud_test(NAME engine_real_test OPTIMISED SOURCES engine/real_model_test.cpp LIBS apud_engine LABELS unit TIMEOUT 600)
 apud_test(NAME conversation_test OPTIMISED SOURCES engine/conversation_test.cpp LIBS apud_engine LABELS unit sanitize TIMEOUT 900)
+apud_test(NAME tiers_test SOURCES engine/tiers_test.cpp LIBS apud_engine LABELS unit sanitize)

@@ -126,13 +126,61 @@ class FakeModel : public Model {
 
 class FakeKv : public KvStore {
  public:
-  explicit FakeKv(int pages)
-      : slots(static_cast<size_t>(pages) * kKvPageTokens, 0xDEAD), pages_(pages) {}
+  /// device: transfers are as late as a device's may be: imports are there when run() begins,
+  /// exports after finish_transfers().
+  explicit FakeKv(int pages, bool device = false)
+      : slots(static_cast<size_t>(pages) * kKvPageTokens, 0xDEAD), pages_(pages), device_(device) {}
+  bool on_device() const override { return device_; }
+  void import_pages(std::span<const PageTransfer> transfers) override {
+    for (const PageTransfer& t : transfers) {
+      if (!device_) {
+        import_page(t.group, t.page, t.host);
+        continue;
+      }
+      std::memset(at(t.page), 0xCC, page_bytes(0));
+      imports_.push_back({t, {t.host.begin(), t.host.end()}});
+    }
+  }
+  void export_pages(std::span<const PageTransfer> transfers) override {
+    for (const PageTransfer& t : transfers) {
+      if (!device_) {
+        export_page(t.group, t.page, t.host);
+        continue;
+      }
+      std::vector<std::byte> bytes(page_bytes(0));
+      arrive();
+      export_page(t.group, t.page, bytes);
+      std::memset(t.host.data(), 0xEE, t.host.size());
+      exports_.push_back({t, std::move(bytes)});
+    }
+  }
+  double finish_transfers() override {
+    arrive();
+    double seconds = done_.empty() ? 0 : 1e-4 * static_cast<double>(done_.size());
+    for (const Late& late : done_) {
+      APUD_CHECK(std::equal(late.bytes.begin(), late.bytes.end(), late.transfer.host.begin()),
+                 "host memory was touched while pages moved out of it");
+    }
+    for (const Late& late : exports_)
+      std::copy(late.bytes.begin(), late.bytes.end(), late.transfer.host.begin());
+    exports_.clear();
+    done_.clear();
+    return seconds;
+  }
+  /// What was on its way in is there now.
+  void arrive() {
+    for (Late& late : imports_) {
+      import_page(0, late.transfer.page, late.bytes);
+      done_.push_back(std::move(late));
+    }
+    imports_.clear();
+  }
   int page_count(int) const override { return pages_; }
   size_t page_bytes(int) const override { return kKvPageTokens * sizeof(uint64_t); }
   std::string layout_id() const override { return "fake-1"; }
   void copy_page(int, int from, int to, int tokens) override {
     ++copies;
+    arrive();
     std::memcpy(at(to), at(from), static_cast<size_t>(tokens) * sizeof(uint64_t));
   }
   void export_page(int, int page, std::span<std::byte> out) override {
@@ -146,7 +194,13 @@ class FakeKv : public KvStore {
   int copies = 0;
 
  private:
+  struct Late {
+    PageTransfer transfer;
+    std::vector<std::byte> bytes;
+  };
   int pages_;
+  bool device_;
+  std::vector<Late> imports_, exports_, done_;
 };
 
 /// What happened, for tests that count.
@@ -165,18 +219,21 @@ class FakeExecutor : public Executor {
   std::string name() const override { return "fake"; }
   const Program& program() const override { return program_; }
   std::unique_ptr<KvStore> make_kv(std::span<const int> pages, KvType) override {
-    return std::make_unique<FakeKv>(pages[0]);
+    return std::make_unique<FakeKv>(pages[0], device);
   }
   int max_step_tokens() const override { return max_step_; }
   size_t memory_bytes() const override { return 0; }
 
   /// Rows whose last token is this become NaN.
   int32_t poison = -1;
+  /// KV in memory of its own.
+  bool device = false;
   /// Chance in 1024 that a row prefers the end token.
   int end_chance = 4;
 
   void run(const Batch& batch, KvStore* store, std::span<float> out) override {
     auto& kv = dynamic_cast<FakeKv&>(*store);
+    kv.arrive();
     APUD_CHECK(!batch.tokens.empty() && static_cast<int>(batch.tokens.size()) <= max_step_,
                "a step has tokens and no more than the executor takes");
     log_->tokens += static_cast<int64_t>(batch.tokens.size());
