@@ -76,7 +76,9 @@ void pack_evidence(Runtime& runtime, const Conversation& conversation,
   for (int round = 0;; ++round) {
     evidence.packed = Packed{};
     PackOptions options = pack;
-    options.budget = budget;
+    options.budget = budget - request.recalled.tokens;
+    options.first_id += static_cast<int>(request.recalled.passages.size());
+    evidence.packed.passages = request.recalled.passages;
     for (const NamedText& text : request.texts) {
       Packed part = runtime.packer(request.collections)
                         .pack_text(text.name, text.text, request.question, counter, options);
@@ -92,6 +94,9 @@ void pack_evidence(Runtime& runtime, const Conversation& conversation,
       for (LeftOut& left : part.left_out) evidence.packed.left_out.push_back(std::move(left));
       evidence.packed.referred = part.referred;
     }
+    evidence.packed.referred.insert(evidence.packed.referred.end(),
+                                    request.recalled.referred.begin(),
+                                    request.recalled.referred.end());
     evidence.packed.evidence = render_evidence(evidence.packed.passages);
     evidence.packed.tokens = counter.count(evidence.packed.evidence);
     evidence.frame =

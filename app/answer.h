@@ -42,6 +42,7 @@ struct EvidenceRequest {
   std::vector<NamedText> texts;   // -f
   std::vector<std::string> collections;
   const Ledger* ledger = nullptr;  // what the conversation holds already
+  Packed recalled;                 // from earlier chats, ids from the ledger's next on
   int evidence_tokens = 2000;
   int answer_tokens = 600;
   int context = 4096;

@@ -21,6 +21,8 @@ constexpr double kRounds = 0.2;       // of it at most for questions and answers
 constexpr double kRoundsAlone = 0.6;  // where there is no evidence beside them
 constexpr size_t kLastRounds = 2;     // which stay whatever they take
 
+constexpr int kMemoryTokens = 300;  // of rounds of earlier chats
+
 int evidence_share(const ChatSession& session, int limit) {
   return std::max(256, limit / (session.rounds() == 0 ? kFirstShare : kLaterShare));
 }
@@ -71,8 +73,9 @@ PreparedTurn prepare_turn(Runtime& runtime, ChatSession& session, const TurnRequ
   int context = runtime.context();
   int limit = context - request.answer_tokens;
   if (!request.again) {
-    bool search =
-        !request.collections.empty() && needs_retrieval(request.question, session.rounds() == 0);
+    bool asks = needs_retrieval(request.question, session.rounds() == 0);
+    bool search = asks && !request.collections.empty();
+    bool recall = asks && request.memory != nullptr;
     EvidenceRequest evidence;
     evidence.question = request.question;
     evidence.previous_question = session.previous_question();
@@ -81,23 +84,34 @@ PreparedTurn prepare_turn(Runtime& runtime, ChatSession& session, const TurnRequ
     evidence.evidence_tokens = std::min(runtime.evidence_tokens(), evidence_share(session, limit));
     evidence.answer_tokens = request.answer_tokens;
     evidence.context = context;
-    bool found = false;
+    if ((search || recall) && request.searching) request.searching(true);
+    if (recall) {
+      evidence.recalled = request.memory->pack(
+          request.memory->recall(request.question, session.session().info.id), request.question,
+          session.ledger().next_id(), std::min(kMemoryTokens, evidence.evidence_tokens / 2),
+          session.ledger().sent());
+      turn.recalled = static_cast<int>(evidence.recalled.passages.size());
+      finished.evidence.budget = evidence.evidence_tokens;
+    }
     if (search) {
-      if (request.searching) request.searching(true);
       finished.evidence = search_evidence(runtime, evidence);
       if (finished.evidence.abstained && goes_on(*finished.evidence.retrieval, session.ledger())) {
         finished.evidence.abstained = false;
         finished.evidence.found = true;
         finished.evidence.retrieval->below_line = false;
       }
-      found = finished.evidence.found;
-      if (found) {
-        // First as if the window were endless: most turns fit, and a turn that comes back to known
-        // passages brings little.
-        EvidenceRequest endless = evidence;
-        endless.context = 1 << 24;
-        pack_evidence(runtime, conversation, endless, finished.evidence);
-      }
+    }
+    if (turn.recalled > 0) {
+      finished.evidence.abstained = false;
+      finished.evidence.found = true;
+    }
+    bool found = finished.evidence.found;
+    if (found) {
+      // First as if the window were endless: most turns fit, and a turn that comes back to known
+      // passages brings little.
+      EvidenceRequest endless = evidence;
+      endless.context = 1 << 24;
+      pack_evidence(runtime, conversation, endless, finished.evidence);
     }
     if (conversation.measure(request.question, finished.evidence.frame, request.think) > limit) {
       if (session.rounds() > 0 && (found || session.ledger().prompt_tokens() > 0))
@@ -105,7 +119,7 @@ PreparedTurn prepare_turn(Runtime& runtime, ChatSession& session, const TurnRequ
       if (found) pack_evidence(runtime, conversation, evidence, finished.evidence);
     }
     warn_left_out(finished.evidence);
-    if (search && request.searching) request.searching(false);
+    if ((search || recall) && request.searching) request.searching(false);
     finished.warnings = finished.evidence.warnings;
     conversation.add_user(request.question, finished.evidence.frame, unix_now());
   }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "app/chat_session.h"
+#include "app/memory.h"
 
 namespace apud {
 
@@ -18,6 +19,7 @@ struct TurnRequest {
   std::vector<std::string> collections;  // empty: no documents
   int answer_tokens = 600;
   Think think = Think::kOff;
+  ChatMemory* memory = nullptr;               // earlier chats; null: not used
   std::function<void(bool begin)> searching;  // before and after the search
 };
 
@@ -25,6 +27,7 @@ struct PreparedTurn {
   Finished finished;  // question, evidence, warnings
   Prompt prompt;      // for the engine; the question is the conversation's last turn
   std::optional<EvidenceRefined> refined;
+  int recalled = 0;  // passages that came from earlier chats
 };
 
 /// Throws what retrieval and Conversation::prompt() throw; the question may then be in the

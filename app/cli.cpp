@@ -127,6 +127,7 @@ struct Table {
     chat->add_option("-s,--session", o.chat.session,
                      "go on with (or start) the session of this name");
     chat->add_flag("--fork", o.chat.fork, "work on a copy of the session");
+    chat->add_flag("--memory", o.chat.memory, "recall what earlier chats said on the question");
     chat->add_flag("--no-save", o.chat.no_save, "keep nothing on disk");
     chat->add_option("--system", o.chat.system, "system prompt");
     add_docs(chat, o), add_model(chat, o), add_device(chat, o), add_generation(chat, o),

@@ -50,6 +50,7 @@ struct ChatOptions {
   bool resume_last = false;  // -c
   std::string session;       // -s
   bool fork = false;
+  bool memory = false;
   bool no_save = false;
   std::string system;
 };

@@ -60,6 +60,7 @@ class Chat {
   Terminal& terminal_;
   const Options& options_;
   ChatSession session_;
+  std::optional<ChatMemory> memory_;  // with --memory
   std::vector<std::string> collections_;
   std::optional<Receipt> last_receipt_;
   bool leave_ = false;
@@ -291,11 +292,16 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
   turn.collections = collections_;
   turn.answer_tokens = answer_tokens();
   turn.think = think();
+  turn.memory = memory_ ? &*memory_ : nullptr;
   turn.searching = [&](bool begin) {
     terminal_.progress(begin ? "searching the documents" : "", true);
   };
   PreparedTurn prepared = prepare_turn(runtime_, session_, turn);
   Finished& finished = prepared.finished;
+  if (prepared.recalled > 0) {
+    terminal_.dim(fmt::format("recalled {} passage{} of earlier chats", prepared.recalled,
+                              prepared.recalled == 1 ? "" : "s"));
+  }
   if (finished.evidence.abstained) {
     finished.refused = true;
     finished.checked.text = "Not in the documents.";
@@ -379,6 +385,13 @@ void Chat::turn(const std::string& question, bool again) {
 
 int Chat::run() {
   open_session();
+  if (options_.chat.memory) {
+    memory_.emplace(runtime_);
+    terminal_.progress("looking through earlier chats", true);
+    std::string warning = memory_->sync();
+    terminal_.progress("", true);
+    if (!warning.empty()) terminal_.warn(warning);
+  }
   runtime_.preload_engine(1, session_.saving());
   greet();
   bool terminal = terminal_.state().stdin_tty && terminal_.state().stderr_tty;

@@ -9,6 +9,7 @@
 #include "app/clock.h"
 #include "app/find_documents.h"
 #include "app/json_text.h"
+#include "app/memory.h"
 #include "app/progress.h"
 #include "app/runtime.h"
 #include "base/utf8.h"
@@ -237,6 +238,7 @@ int verb_session(Runtime& runtime) {
     }
     lock.reset();
     sessions.remove(session.info.id);
+    forget_session(runtime, session.info.id);
     terminal.note("removed session " + session.info.name);
   }
   return 0;

@@ -50,6 +50,7 @@ enum class Format {
   kEpub,
   kCsv,
   kJson,
+  kSession,
   kCode,
   kEmail,
   kMailbox,
@@ -97,6 +98,8 @@ Format choose(std::string_view extension, std::string_view bytes) {
   if (extension == "eml") return Format::kEmail;
   if (extension == "mbox" && starts(bytes, "From ")) return Format::kMailbox;
   if (is(extension, {"csv", "tsv", "tab"})) return Format::kCsv;
+  if (extension == "json" && bytes.substr(0, 64).find("\"apud_session\"") != std::string_view::npos)
+    return Format::kSession;
   if (is(extension, {"json", "jsonl", "ndjson", "jsonlines", "geojson"})) return Format::kJson;
   if (is(extension,
          {"c",   "h",      "cc",   "cpp",  "cxx",   "hpp",   "hh",  "hxx",    "cu",  "cuh", "py",
@@ -218,6 +221,8 @@ Document load_bytes(std::string_view name, std::string_view bytes, const LoadOpt
       return load_csv(bytes, extension);
     case Format::kJson:
       return load_json(bytes, extension);
+    case Format::kSession:
+      return load_session(bytes);
     case Format::kCode:
       return load_code(bytes);
     case Format::kEmail:

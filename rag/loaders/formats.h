@@ -15,6 +15,7 @@ Document load_markdown(std::string_view bytes);
 Document load_html(std::string_view bytes, const LoadOptions& options);
 Document load_csv(std::string_view bytes, std::string_view extension);
 Document load_json(std::string_view bytes, std::string_view extension);
+Document load_session(std::string_view bytes);
 Document load_code(std::string_view bytes);
 Document load_email(std::string_view bytes, bool mailbox, const LoadOptions& options);
 Document load_notebook(std::string_view bytes);

@@ -7,6 +7,9 @@
 // and their reuse do not depend on who wrote the answers.
 //
 // Every turn is a JSON line in --out; a rerun goes on after the last whole conversation.
+//
+// With --save the conversations become sessions named by their ids; with --memory each line of
+// --scripts is a question to a new chat that recalls from them.
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -20,6 +23,7 @@
 #include "app/prompts.h"
 #include "base/error.h"
 #include "rag/chunker.h"
+#include "rag/recall.h"
 
 namespace apud {
 namespace {
@@ -30,6 +34,8 @@ struct Arguments {
   std::string scripts, out, model, only;
   bool afresh = false;    // passages pasted anew each turn instead of the ledger
   bool scripted = false;  // answers
+  bool save = false;
+  bool memory = false;
   int context = 4096;
   int reserve = 600;     // tokens kept free for an answer
   int max_tokens = 100;  // that an answer may really have
@@ -89,9 +95,10 @@ class Evaluation {
 
   void run(const ordered_json& script, std::ofstream& out) {
     const std::vector<std::string>& collections = runtime_->collections();
-    ChatSession session(runtime_->chat_model().model, a_.model, false);
+    ChatSession session(runtime_->chat_model().model, a_.model, a_.save);
     session.start(
-        "", make_opening(*runtime_, std::string(system_with_documents()), collections, a_.reserve),
+        a_.save ? script["id"].get<std::string>() : "",
+        make_opening(*runtime_, std::string(system_with_documents()), collections, a_.reserve),
         collections);
     int number = 0;
     for (const auto& asked : script["turns"]) {
@@ -102,6 +109,40 @@ class Evaluation {
       line.update(row);
       out << line.dump(-1, ' ', false, ordered_json::error_handler_t::replace) << std::endl;
     }
+  }
+
+  /// What a new chat without documents recalls for a question.
+  void recall(const ordered_json& asked, std::ofstream& out) {
+    if (!memory_) {
+      memory_.emplace(*runtime_);
+      std::string warning = memory_->sync();
+      if (!warning.empty()) throw Error(ErrorKind::kBusy, warning);
+    }
+    ChatSession session(runtime_->chat_model().model, a_.model, false);
+    Opening opening;
+    opening.system = std::string(system_without_documents());
+    session.start("", opening, {});
+    TurnRequest request;
+    request.question = asked["question"];
+    request.memory = &*memory_;
+    PreparedTurn prepared = prepare_turn(*runtime_, session, request);
+    ordered_json line = asked;
+    line["recalled"] = ordered_json::array();
+    for (const Passage& p : prepared.finished.evidence.packed.passages)
+      line["recalled"].push_back({{"conversation", p.title}, {"round", p.heading_path}});
+    line["hits"] = ordered_json::array();
+    std::vector<std::string> collections = {kMemoryCollection};
+    RetrieveOptions options;
+    options.k = 5;
+    for (const Hit& hit :
+         runtime_->retriever(collections).retrieve(request.question, collections, options).hits) {
+      RecallEvidence evidence = recall_evidence(runtime_->store(), hit, request.question);
+      line["hits"].push_back({{"round", hit.heading_path},
+                              {"score", hit.score},
+                              {"cosine", evidence.cosine},
+                              {"overlap", evidence.overlap}});
+    }
+    out << line.dump(-1, ' ', false, ordered_json::error_handler_t::replace) << std::endl;
   }
 
  private:
@@ -215,6 +256,7 @@ class Evaluation {
   Terminal terminal_;
   std::unique_ptr<Runtime> runtime_;
   std::string previous_;
+  std::optional<ChatMemory> memory_;
 };
 
 /// Conversations of which every turn is in the file.
@@ -249,6 +291,10 @@ int conversation_eval(int argc, char** argv) {
       a.afresh = true;
     else if (word == "--scripted")
       a.scripted = true;
+    else if (word == "--save")
+      a.save = true;
+    else if (word == "--memory")
+      a.memory = true;
     else if (word == "--ctx")
       a.context = std::stoi(value());
     else if (word == "--reserve")
@@ -266,6 +312,10 @@ int conversation_eval(int argc, char** argv) {
   Evaluation evaluation(a);
   for (std::string line; std::getline(in, line);) {
     auto script = ordered_json::parse(line);
+    if (a.memory) {
+      evaluation.recall(script, out);
+      continue;
+    }
     std::string id = script["id"];
     if (done.contains(id) || (!a.only.empty() && id.find(a.only) == std::string::npos)) continue;
     std::cerr << id << std::endl;

@@ -135,5 +135,80 @@ TEST_F(Cache, ReceiptsNameTiersInChatAndAreKept) {
   EXPECT_FALSE(has(run({"session", "export", "receipts"}).out, "> prompt")) << "an export is text";
 }
 
+TEST_F(Cache, MemoryRecallsEarlierChatsAndForgetsRemovedOnes) {
+  Home home;
+  configure(home);
+  auto chat = [&](const std::vector<std::string>& more, const std::string& input) {
+    std::vector<std::string> args = {"chat", "--no-docs", "-t", "0", "--max-tokens", "24"};
+    args.insert(args.end(), more.begin(), more.end());
+    return home.run(args, input);
+  };
+  ASSERT_EQ(chat({"-s", "garden"},
+                 "My tomato seedlings stand in the greenhouse in row seven. "
+                 "Remember that.\n")
+                .code,
+            0);
+  ASSERT_EQ(chat({"-s", "boat"}, "The rowing boat is called Kittiwake. Say it back.\n").code, 0);
+  RunResult related =
+      chat({"-s", "new", "--memory"}, "Where in the greenhouse do the tomato seedlings stand?\n");
+  EXPECT_EQ(related.code, 0) << related;
+  auto evidence = [&](const std::string& name) {
+    Json session = json_of(home.run({"session", "export", name, "--format", "json"}));
+    return session["conversation"]["turns"][0]["evidence"].get<std::string>();
+  };
+  EXPECT_TRUE(has(evidence("new"), "[1] chat garden") && has(evidence("new"), "row seven"))
+      << evidence("new");
+  EXPECT_FALSE(has(evidence("new"), "Kittiwake"));
+  // Nothing for what no chat was about, and nothing without the option.
+  ASSERT_EQ(chat({"-s", "other", "--memory"}, "What is the capital of Norway?\n").code, 0);
+  EXPECT_EQ(evidence("other"), "");
+  ASSERT_EQ(chat({"-s", "plain"}, "Where do the tomato seedlings stand?\n").code, 0);
+  EXPECT_EQ(evidence("plain"), "");
+  // A removed chat is not remembered, nor is any byte of it left.
+  for (const char* name : {"garden", "new", "plain", "other"})
+    EXPECT_EQ(home.run({"session", "rm", name}).code, 0);
+  ASSERT_EQ(chat({"-s", "after", "--memory"}, "Where do the tomato seedlings stand?\n").code, 0);
+  EXPECT_EQ(evidence("after"), "");
+  EXPECT_EQ(home.run({"session", "rm", "after"}).code, 0);
+  RunResult left = home.shell("grep -rlE 'row seven' \"$HOME\" | wc -l");
+  EXPECT_EQ(left.out, "0\n") << left;
+}
+
+TEST_F(Cache, AFullWindowIsRefinedOnceAndSaid) {
+  // Twelve questions in a window that holds three or four: rebuilds are rare, and said.
+  std::string questions =
+      "How long may a borrowed telescope be kept?\nWhat does a late return cost?\n"
+      "Who cleans the mirrors?\nWhich evening of the course is about the moon?\n"
+      "What was wrong with the power plug?\nWhat must be returned with the telescope?\n"
+      "Where does the course meet?\nHow is a booking cancelled?\n"
+      "Which eyepieces can be borrowed?\nHow long may a borrowed telescope be kept?\n";
+  RunResult r = run({"chat", "-s", "full", "-v", "-t", "0", "--ctx", "1100", "--evidence", "2000",
+                     "--max-tokens", "40"},
+                    questions);
+  ASSERT_EQ(r.code, 0) << r;
+  Json session = json_of(run({"session", "export", "full", "--format", "json"}));
+  const Json& turns = session["conversation"]["turns"];
+  ASSERT_EQ(turns.size(), 20u) << r;
+  int rebuilt = 0;
+  for (size_t i = 1; i < turns.size(); i += 2) {
+    const Json& data = turns[i]["data"];
+    if (!data["usage"].contains("prompt") || data["usage"]["prompt"] == 0) continue;  // refused
+    EXPECT_LE(data["usage"]["prompt"].get<int>(), 1100 - 40) << data["usage"];
+    if (!data.contains("refined")) continue;
+    ++rebuilt;
+    EXPECT_LT(data["refined"]["tokens_after"], data["refined"]["tokens_before"]) << data;
+    EXPECT_EQ(data["cache_break"]["cause"], "evidence") << data["cache_break"];
+  }
+  EXPECT_GE(rebuilt, 1) << r;
+  EXPECT_LE(rebuilt, 4) << r;
+  EXPECT_TRUE(std::regex_search(r.err, std::regex("evidence refined from [0-9,]+ to [0-9,]+ "
+                                                  "tokens; (condensed|left): \\[[0-9]+\\]")))
+      << r;
+  // The ledger tells what stands and what left.
+  RunResult evidence = run({"chat", "-s", "full", "--ctx", "1100"}, "/evidence\n");
+  EXPECT_TRUE(has(evidence.err, "left the prompt")) << evidence;
+  EXPECT_TRUE(std::regex_search(evidence.err, std::regex("\\[1\\] .* turn 1 "))) << evidence;
+}
+
 }  // namespace
 }  // namespace apud::test
