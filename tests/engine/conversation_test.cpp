@@ -289,7 +289,8 @@ TEST(Receipt, OneLineFitsEightyColumns) {
   receipt.timing.ttft = 99.4;
   receipt.timing.tpot = 1e-4;
   EXPECT_LE(display_width(receipt_line(receipt)), 80);
-  EXPECT_NE(receipt_details(receipt).find("reused 999,499: device 1,200, disk 34"), std::string::npos);
+  EXPECT_NE(receipt_details(receipt).find("reused 999,499: device 1,200, disk 34"),
+            std::string::npos);
   EXPECT_NE(receipt_json(receipt).find("\"cached_disk\":34"), std::string::npos);
 }
 
