@@ -22,6 +22,21 @@ bool inside_code(std::string_view text) {
   return std::count(text.begin(), text.end(), '`') % 2 != 0;
 }
 
+/// A letter or digit, of any script: something that a mark can stand behind.
+bool has_word(std::string_view text) {
+  return std::any_of(text.begin(), text.end(), [](unsigned char c) {
+    return c >= 0x80 || (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z');
+  });
+}
+
+/// Does `text` hold a bracket behind which a mark may follow?
+bool opens_mark(std::string_view text) {
+  for (size_t at = text.find('['); at != std::string_view::npos; at = text.find('[', at + 1)) {
+    if (at + 1 == text.size() || in_mark(text[at + 1])) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 CitationMask::CitationMask(std::vector<std::string> vocabulary, std::vector<int> ids)
@@ -32,6 +47,11 @@ CitationMask::CitationMask(std::vector<std::string> vocabulary, std::vector<int>
     if (bytes.empty()) continue;
     if (in_mark(bytes[0]) || bytes[0] == ']' || bytes.find('[') != std::string::npos)
       suspects_.push_back(static_cast<int32_t>(t));
+  }
+  first_.assign((vocabulary_.size() + 63) / 64, ~uint64_t{0});
+  for (int32_t token : suspects_) {
+    if (opens_mark(vocabulary_[static_cast<size_t>(token)]))
+      first_[static_cast<size_t>(token) / 64] &= ~(uint64_t{1} << (token % 64));
   }
 }
 
@@ -73,6 +93,7 @@ bool CitationMask::possible(std::string_view text) const {
 
 std::span<const uint64_t> CitationMask::allowed(std::string_view answer) {
   if (inside_code(answer)) return {};
+  if (!has_word(answer)) return first_;
   std::string_view open = open_mark(answer);
   auto at = masks_.find(open);
   if (at == masks_.end()) {

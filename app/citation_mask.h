@@ -1,8 +1,9 @@
 // Constrained decoding of citations: a mark [n] can only name a passage of the prompt.
 //
 // For what the answer says so far it gives the tokens that may follow. Only tokens that would
-// finish or continue a mark with an id that no passage has are ruled out; inside code (between
-// backticks) brackets are indexes and nothing is ruled out.
+// finish or continue a mark with an id that no passage has are ruled out, and marks before the
+// first word (a small model may answer "[1]" and no more: a citation of nothing); inside code
+// (between backticks) brackets are indexes and nothing is ruled out.
 //
 // Threads: one object per answer, one thread at a time.
 #pragma once
@@ -36,6 +37,7 @@ class CitationMask {
   std::vector<std::string> vocabulary_;
   std::vector<int> ids_;           // ascending
   std::vector<int32_t> suspects_;  // tokens that hold a bracket or begin with what a mark may hold
+  std::vector<uint64_t> first_;    // mask before the first word
   std::map<std::string, std::vector<uint64_t>, std::less<>> masks_;  // by open mark
 };
 

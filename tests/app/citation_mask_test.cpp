@@ -39,6 +39,17 @@ TEST(CitationMask, OnlyKnownIdsCanBeWritten) {
     EXPECT_FALSE(may(mask, "large [", token)) << token;
 }
 
+TEST(CitationMask, NoMarkBeforeTheFirstWord) {
+  CitationMask mask(kVocabulary, {2, 1, 12});
+  for (const char* answer : {"", " ", "**"}) {
+    for (const char* token : {"[", " [", "[1", "[1]"})
+      EXPECT_FALSE(may(mask, answer, token)) << answer << token;
+    for (const char* token : {"[x", "a", "1", "", "]"})
+      EXPECT_TRUE(may(mask, answer, token)) << answer << token;
+  }
+  for (const char* answer : {"a", "3", "桥"}) EXPECT_TRUE(may(mask, answer, "[1]")) << answer;
+}
+
 TEST(CitationMask, AMarkGrowsOnlyIntoKnownIds) {
   CitationMask mask(kVocabulary, {1, 2, 12});
   EXPECT_TRUE(may(mask, "x [1", "2"));   // 12

@@ -230,6 +230,7 @@ TEST_F(LibraryErrors, HostileFileNamesAreShownNotObeyed) {
 }
 
 TEST_F(LibraryErrors, AReadOnlyDataFolder) {
+  APUD_REQUIRE_MODEL(kDefaultModel);
   if (::geteuid() == 0) {
     // Permissions do not hold root back: the folder is mounted read-only.
     Home home;
@@ -244,7 +245,8 @@ TEST_F(LibraryErrors, AReadOnlyDataFolder) {
     if (read_only) {
       RunResult search = home.run({"search", "late return"});
       EXPECT_EQ(search.code, 0) << search;
-      RunResult ask = home.run({"ask", "How long may a borrowed telescope be kept?"});
+      RunResult ask = home.run({"ask", "-m", model_path(kDefaultModel), "--evidence", "400",
+                                "How long may a borrowed telescope be kept?"});
       EXPECT_EQ(ask.code, 0) << ask;
       EXPECT_TRUE(has(lower(ask.out), "three weeks") || has(ask.out, "3 weeks")) << ask;
       RunResult ingest = home.run({"ingest", "samples"});

@@ -153,7 +153,8 @@ TEST_F(MainJob, AskAnswersInChinese) {
 }
 
 TEST_F(MainJob, AskJsonHoldsWhatTheDocumentationPromises) {
-  RunResult r = run({"ask", "--json", "How long may a borrowed telescope be kept?"});
+  APUD_REQUIRE_MODEL(kDefaultModel);
+  RunResult r = run(ask("How long may a borrowed telescope be kept?", {"--json"}));
   EXPECT_EQ(r.code, 0) << r;
   Json json = json_of(r);
   for (const char* field :
@@ -256,8 +257,9 @@ TEST_F(MainJob, ShowPromptAsJsonCountsThePromptAndNamesItsPassages) {
 }
 
 TEST_F(MainJob, AskReadsStdinOnlyWhenNamed) {
+  APUD_REQUIRE_MODEL(kDefaultModel);
   RunResult dash =
-      run({"ask", "-", "--max-tokens", "40"}, "How long may a borrowed telescope be kept?\n");
+      run(ask("-", {"--max-tokens", "40"}), "How long may a borrowed telescope be kept?\n");
   EXPECT_EQ(dash.code, 0) << dash;
   EXPECT_TRUE(has(lower(dash.out), "three weeks") || has(dash.out, "3 weeks")) << dash;
   RunResult ignored =
