@@ -284,7 +284,8 @@ std::string answer_json(const Finished& f, bool with_reasoning) {
   ordered_json receipt = parse_json(receipt_json(f.answer.receipt));
   out["usage"] = receipt.value("usage", ordered_json::object());
   out["timing"] = receipt.value("timing", ordered_json::object());
-  for (const char* part : {"cache_break", "tiers", "refined", "dropped_turns", "not_saved"}) {
+  for (const char* part :
+       {"cache_break", "tiers", "refined", "dropped_turns", "ignored_files", "not_saved"}) {
     if (receipt.contains(part)) out[part] = receipt[part];
   }
   out["model"] = f.model;

@@ -247,7 +247,7 @@ struct Table {
     session->add_option("--format", o.manage.format, "export: md or json")
         ->check(CLI::IsMember({"md", "json"}));
     CLI::App* cache = manage("cache", "KV pages kept on disk", {"list", "show", "clear", "limit"},
-                             "limit: gigabytes");
+                             "show, clear: beginning of a key; limit: gigabytes");
     (void)cache;
     CLI::App* model =
         manage("model", "models", {"list", "pull", "info", "rm", "add"},

@@ -17,6 +17,8 @@ namespace apud {
 
 namespace {
 
+constexpr int kSaveAfterAnswerMs = 40;
+
 std::string question_text(const AskOptions& ask, const Terminal& terminal) {
   if (ask.words.size() == 1 && ask.words[0] == "-") {
     for (const std::string& file : ask.files) {
@@ -207,6 +209,11 @@ int verb_ask(Runtime& runtime) {
   if (best.finish_reason == FinishReason::kLength)
     terminal.warn(
         fmt::format("the answer was cut at {} tokens (--max-tokens)", request.answer_tokens));
+  if (!o.ask.no_save) {
+    // The answer is out; while its last pages are written, the receipt can still tell of a failure.
+    std::string problem = runtime.engine(o.ask.samples, true).save_pending(kSaveAfterAnswerMs);
+    if (!problem.empty()) finished.answer.receipt.not_saved = problem;
+  }
   report_receipt(runtime, finished.answer.receipt);
   if (o.common.verbose) {
     if (!finished.id.empty())

@@ -412,8 +412,10 @@ int Chat::run() {
     if (!handle(input.text)) break;
     terminal_.out(terminal_.state().stdout_tty ? "\n" : "");
     terminal_.flush();
-    if (last_receipt_ && session_.saving())
-      runtime_.engine(1, true).save_pending(kSaveBetweenTurnsMs);
+    if (last_receipt_ && session_.saving()) {
+      std::string problem = runtime_.engine(1, true).save_pending(kSaveBetweenTurnsMs);
+      if (!problem.empty()) last_receipt_->not_saved = problem;  // for /stats
+    }
   }
   if (int number = ending_signal()) return 128 + number;
   return 0;

@@ -120,9 +120,10 @@ int verb_coll(Runtime& runtime) {
   // rm: pages first, so that an interruption leaves text that can be removed again, never pages
   // whose text is gone.
   CollectionInfo c = store.collection(name);
-  for (const DocumentInfo& document : store.documents(c.id)) {
-    remove_kv_pages_tagged(default_kv_cache_dir(), fmt::format("doc:{}", document.id));
-  }
+  std::vector<std::string> tags;
+  for (const DocumentInfo& document : store.documents(c.id))
+    tags.push_back(fmt::format("doc:{}", document.id));
+  remove_kv_pages_tagged(default_kv_cache_dir(), tags);
   say_sessions(terminal, store.remove_collection(lock, name));
   store.purge(lock);
   terminal.note(fmt::format("removed collection {} ({} files)", name, c.documents));
@@ -174,7 +175,9 @@ int verb_doc(Runtime& runtime) {
   for (const std::string& one : m.names) {
     for (const DocumentInfo& d : match_documents(store, collection, one)) ids.push_back(d.id);
   }
-  for (int64_t id : ids) remove_kv_pages_tagged(default_kv_cache_dir(), fmt::format("doc:{}", id));
+  std::vector<std::string> tags;
+  for (int64_t id : ids) tags.push_back(fmt::format("doc:{}", id));
+  remove_kv_pages_tagged(default_kv_cache_dir(), tags);
   say_sessions(terminal, store.remove_documents(lock, ids));
   store.purge(lock);
   terminal.note(fmt::format("removed {} document{}", ids.size(), ids.size() == 1 ? "" : "s"));
@@ -244,6 +247,35 @@ int verb_session(Runtime& runtime) {
   return 0;
 }
 
+namespace {
+
+int show_cache(Runtime& runtime, const Path& folder, const std::vector<std::string>& keys) {
+  Terminal& terminal = runtime.terminal;
+  bool json = runtime.options.common.json;
+  ordered_json out = {{"schema", kJsonSchema}, {"pages", ordered_json::array()}};
+  for (const std::string& key : keys) {
+    for (const CachePageInfo& page : show_kv_cache(folder, key)) {
+      if (json) {
+        out["pages"].push_back({{"key", key},
+                                {"file", page.file},
+                                {"tokens", page.tokens},
+                                {"bytes", page.bytes},
+                                {"last_used", page.last_used},
+                                {"tags", page.tags}});
+      } else {
+        terminal.out_text(fmt::format("{}  {:>3} tokens  {:>8}  {}  {}\n", page.file, page.tokens,
+                                      human_bytes(page.bytes), date(page.last_used),
+                                      fmt::join(page.tags, " ")));
+      }
+    }
+  }
+  if (json) terminal.out(dump_json(out) + "\n");
+  terminal.flush();
+  return 0;
+}
+
+}  // namespace
+
 int verb_cache(Runtime& runtime) {
   const ManageOptions& m = runtime.options.manage;
   Terminal& terminal = runtime.terminal;
@@ -278,21 +310,18 @@ int verb_cache(Runtime& runtime) {
                                 runtime.options.settings.cache_gb));
     return 0;
   }
-  if (m.action == "show") {
-    std::string key = m.names.empty() ? "" : m.names[0];
+  if (m.action == "show" || m.action == "clear") {
+    std::string begin = m.names.empty() ? "" : m.names[0];
+    std::vector<std::string> keys;
     for (const CacheFolderInfo& info : list_kv_cache(folder)) {
-      if (!key.empty() && !info.key.starts_with(key)) continue;
-      for (const CachePageInfo& page : show_kv_cache(folder, info.key)) {
-        terminal.out_text(fmt::format("{}  {:>3} tokens  {:>8}  {}  {}\n", page.file, page.tokens,
-                                      human_bytes(page.bytes), date(page.last_used),
-                                      fmt::join(page.tags, " ")));
-      }
+      if (info.key.starts_with(begin)) keys.push_back(info.key);
     }
-    terminal.flush();
-    return 0;
-  }
-  if (m.action == "clear") {
-    terminal.note("freed " + human_bytes(clear_kv_cache(folder)));
+    if (keys.empty() && !begin.empty())
+      throw Error(ErrorKind::kNoInput, "no cache " + begin, "apud cache list names them");
+    if (m.action == "show") return show_cache(runtime, folder, keys);
+    uint64_t freed = 0;
+    for (const std::string& key : keys) freed += clear_kv_cache(folder, key);
+    terminal.note("freed " + human_bytes(freed));
     return 0;
   }
   // limit N: trimmed now and kept as a setting.

@@ -42,6 +42,41 @@ std::string kv_chain_hash(const std::string& key_hash, const std::string& parent
   return sha256_hex(text).substr(0, 32);
 }
 
+namespace {
+
+constexpr int kCountedPages = 32;  // written between two looks at the whole folder
+
+/// What the cache may hold on this disk, `used` of it already.
+uint64_t limit_on_disk(const Path& folder, const DiskCacheOptions& options, uint64_t used) {
+  double share = options.free_share * static_cast<double>(free_space(folder) + used);
+  return std::min(options.limit_bytes, static_cast<uint64_t>(share));
+}
+
+uint64_t cached_bytes(const Path& folder) {
+  uint64_t total = 0;
+  for (const Path& key : list_kv_keys(folder)) {
+    for (const KvFileEntry& entry : list_kv_files(key)) total += entry.bytes;
+  }
+  return total;
+}
+
+/// Last change of a folder; zero where there is none.
+timespec changed_at(const Path& folder) {
+  struct stat st;
+  return stat(folder.c_str(), &st) == 0 ? st.st_mtim : timespec{};
+}
+
+bool same_time(const timespec& a, const timespec& b) {
+  return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+}
+
+std::string no_room(uint64_t limit) {
+  return "the KV cache may hold " + std::to_string(limit >> 20) +
+         " MiB on this disk: too little for a page";
+}
+
+}  // namespace
+
 struct DiskCache::Impl {
   struct Page {
     KvFileName name;
@@ -82,20 +117,16 @@ struct DiskCache::Impl {
   const Page* find(const std::string& parent, std::span<const int32_t> block_tokens, int* common);
   void run_writer();
   void write_one(Job& job);
-  void make_room(uint64_t bytes);
+  bool make_room(uint64_t bytes);
 };
 
 /// Reads the folder again when another process (or the writer) changed it. REQUIRES: mutex held.
 void DiskCache::Impl::list() {
-  struct stat st;
-  if (stat(key_folder.c_str(), &st) != 0) {
-    pages.clear();
-    return;
-  }
-  if (st.st_mtim.tv_sec == listed.tv_sec && st.st_mtim.tv_nsec == listed.tv_nsec) return;
+  timespec now = changed_at(key_folder);
+  if (now.tv_sec != 0 && same_time(now, listed)) return;
   std::unordered_map<std::string, std::vector<Page>> fresh;
-  for (KvFileEntry& entry : list_kv_files(key_folder)) {
-    Page page{std::move(entry.name), {}};
+  for (KvFileName& name : list_kv_names(key_folder)) {
+    Page page{std::move(name), {}};
     auto known = pages.find(page.name.parent);
     if (known != pages.end()) {
       for (Page& old : known->second) {
@@ -106,7 +137,7 @@ void DiskCache::Impl::list() {
     fresh[parent].push_back(std::move(page));
   }
   pages = std::move(fresh);
-  listed = st.st_mtim;
+  listed = now;
 }
 
 /// The page after `parent` that shares most tokens. REQUIRES: mutex held.
@@ -124,12 +155,18 @@ const DiskCache::Impl::Page* DiskCache::Impl::find(const std::string& parent,
       return &page;
     }
   }
-  for (Page& page : found->second) {
-    if (page.tokens.empty()) {
-      std::optional<KvFileHead> head = read_kv_head(key_folder / page.name.str());
-      if (!head) continue;
+  std::erase_if(found->second, [&](Page& page) {
+    if (!page.tokens.empty()) return false;
+    Path path = key_folder / page.name.str();
+    std::optional<KvFileHead> head = read_kv_head(path);
+    if (head) {
       page.tokens = std::move(head->tokens);
+    } else if (unlink(path.c_str()) == 0) {  // else another process removed it
+      ++counters.pages_rejected;
     }
+    return !head;
+  });
+  for (Page& page : found->second) {
     auto differ = std::mismatch(page.tokens.begin(), page.tokens.end(), block_tokens.begin(),
                                 block_tokens.end());
     int same = static_cast<int>(differ.first - page.tokens.begin());
@@ -152,6 +189,7 @@ DiskCache::DiskCache(const DiskCacheKey& key, const DiskCacheOptions& options, s
   Path about = impl_->key_folder / "key.json";
   if (options.write) {
     make_private_dir(impl_->key_folder);
+    remove_stale_kv_files(impl_->key_folder);
     if (!std::filesystem::exists(about)) {
       Json json = {{"version", 1},
                    {"model", key.model},
@@ -271,6 +309,17 @@ bool DiskCache::can_write() const {
          impl_->queue.empty();
 }
 
+std::string DiskCache::why_not_writing() const {
+  {
+    std::lock_guard lock(impl_->mutex);
+    if (!impl_->counters.write_error.empty()) return impl_->counters.write_error;
+  }
+  // The folder is counted only where the disk is nearly full.
+  if (limit_on_disk(impl_->folder, impl_->options, 0) >= impl_->page_bytes) return {};
+  uint64_t limit = limit_on_disk(impl_->folder, impl_->options, cached_bytes(impl_->folder));
+  return limit < impl_->page_bytes ? no_room(limit) : std::string();
+}
+
 bool DiskCache::write(std::span<const int32_t> tokens, int block, std::vector<std::byte> bytes,
                       std::span<const std::string> tags) {
   APUD_CHECK(bytes.size() == impl_->page_bytes, "size of a page to write");
@@ -352,13 +401,20 @@ void DiskCache::Impl::run_writer() {
 
 void DiskCache::Impl::write_one(Job& job) {
   std::string error;
+  bool shrunk = false;
+  timespec before{}, after{};
   try {
-    make_room(job.payload.size() + 8192);
+    shrunk = make_room(job.payload.size() + 8192);
+    before = changed_at(key_folder);
     error = write_kv_file(key_folder / job.name.str(), job.head, job.payload);
+    after = changed_at(key_folder);
   } catch (const Error& caught) {
     error = caught.what();
   }
   std::lock_guard lock(mutex);
+  // Our own page is no reason to read the folder again. A page that another process adds in between
+  // is seen with the next change.
+  if (error.empty() && !shrunk && same_time(before, listed)) listed = after;
   if (!error.empty()) {
     counters.write_error = error;
     counters.pages_dropped += 1 + static_cast<int64_t>(queue.size());
@@ -414,36 +470,26 @@ uint64_t shrink(const Path& folder, uint64_t goal) {
   return freed;
 }
 
-uint64_t cached_bytes(const Path& folder) {
-  uint64_t total = 0;
-  for (const Path& key : list_kv_keys(folder)) {
-    for (const KvFileEntry& entry : list_kv_files(key)) total += entry.bytes;
-  }
-  return total;
-}
-
 }  // namespace
 
-/// Keeps the folder within its limit. Called by the writer alone.
-void DiskCache::Impl::make_room(uint64_t bytes) {
+/// Keeps the folder within its limit; true when pages were removed. Called by the writer alone.
+bool DiskCache::Impl::make_room(uint64_t bytes) {
   if (until_count-- <= 0) {
     used_bytes = cached_bytes(folder);
-    until_count = 32;
+    until_count = kCountedPages;
   }
   uint64_t used = used_bytes;
   used_bytes += bytes;
-  double share = options.free_share * static_cast<double>(free_space(folder) + used);
-  uint64_t limit = std::min(options.limit_bytes, static_cast<uint64_t>(share));
+  uint64_t limit = limit_on_disk(folder, options, used);
   if (bytes > limit) {
-    throw Error(ErrorKind::kIo,
-                "the KV cache may hold " + std::to_string(limit >> 20) +
-                    " MiB on this disk: too little for a page",
+    throw Error(ErrorKind::kIo, no_room(limit),
                 "free some disk space or raise the limit (apud cache limit)");
   }
-  if (used + bytes > limit) {
-    shrink(folder, limit - std::max(bytes, limit / 10));
-    until_count = 0;
-  }
+  bool full = used + bytes > limit;
+  if (full) shrink(folder, limit - std::max(bytes, limit / 10));
+  // Near the limit every page counts: other processes write too.
+  if (used + 4 * kCountedPages * bytes > limit) until_count = 0;
+  return full;
 }
 
 // --- For `apud cache` ----------------------------------------------------------------------------
@@ -516,13 +562,17 @@ uint64_t clear_kv_cache(const Path& folder, const std::optional<std::string>& ke
 
 uint64_t limit_kv_cache(const Path& folder, uint64_t bytes) { return shrink(folder, bytes); }
 
-int remove_kv_pages_tagged(const Path& folder, const std::string& tag) {
+int remove_kv_pages_tagged(const Path& folder, std::span<const std::string> tags) {
+  std::set<std::string> wanted(tags.begin(), tags.end());
   int removed = 0;
   for (const Path& key : list_kv_keys(folder)) {
+    remove_stale_kv_files(key);
     for (const KvFileEntry& entry : list_kv_files(key)) {
       std::optional<KvFileHead> head = read_kv_head(entry.path);
       // What cannot be read cannot be shown to be free of it.
-      bool ours = !head || std::find(head->tags.begin(), head->tags.end(), tag) != head->tags.end();
+      bool ours =
+          !head || std::any_of(head->tags.begin(), head->tags.end(),
+                               [&](const std::string& tag) { return wanted.contains(tag); });
       if (!ours) continue;
       if (unlink(entry.path.c_str()) != 0 && errno != ENOENT) {
         throw io_error("cannot remove", entry.path.string(), errno);

@@ -67,6 +67,8 @@ class DiskCache {
   /// Queues a page for writing. False when it was not taken: queue full, disk full, no writing.
   bool write(std::span<const int32_t> tokens, int block, std::vector<std::byte> bytes,
              std::span<const std::string> tags);
+  /// Why nothing will be written (no room on the disk, an earlier failure); empty: it will be.
+  std::string why_not_writing() const;
   /// Room in the queue for one more page.
   bool can_write() const;
   /// Waits until the queue is written or `budget` is spent. With `drop_rest` what is left then is
@@ -122,7 +124,11 @@ std::vector<CachePageInfo> show_kv_cache(const Path& folder, const std::string& 
 uint64_t clear_kv_cache(const Path& folder, const std::optional<std::string>& key = std::nullopt);
 /// Removes least recently used pages until at most `bytes` remain. Returns bytes freed.
 uint64_t limit_kv_cache(const Path& folder, uint64_t bytes);
-/// Removes every page made from something tagged `tag` ("doc:17", "session:ab12"). Returns pages.
-int remove_kv_pages_tagged(const Path& folder, const std::string& tag);
+/// Removes every page made from something tagged with one of `tags` ("doc:17", "session:ab12"), in
+/// one pass over the folder. Returns pages.
+int remove_kv_pages_tagged(const Path& folder, std::span<const std::string> tags);
+inline int remove_kv_pages_tagged(const Path& folder, const std::string& tag) {
+  return remove_kv_pages_tagged(folder, std::span(&tag, 1));
+}
 
 }  // namespace apud

@@ -97,7 +97,10 @@ Engine::Impl::Impl(std::shared_ptr<const Model> the_model, std::unique_ptr<Execu
 }
 
 Engine::Impl::~Impl() {
-  auto deadline = EngineClock::now() + std::chrono::milliseconds(100);
+  // A shell that waits for the answer's last token waits no longer than this.
+  auto now = EngineClock::now();
+  auto since = now - last_answer < kLeaveWithin ? last_answer : now;
+  auto deadline = since + kLeaveWithin;
   for (Sample* sample : running) memory->release(sample->kv);
   memory->save_until(deadline);
   if (DiskCache* disk = memory->disk()) {
@@ -203,6 +206,7 @@ bool Engine::Impl::try_admit(Sample& sample) {
     job.receipt.usage.cached_disk = restored.disk;
     job.receipt.timing.restore = restored.seconds;
     job.receipt.tiers = std::move(restored.tiers);
+    job.receipt.ignored_files = restored.ignored;
   }
   running.push_back(&sample);
   if (sample.index == 0 && job.request.on_prefill) {
@@ -255,6 +259,7 @@ void Engine::Impl::finish(Sample& sample, FinishReason reason) {
   memory->publish(sample.kv, sample.tokens);
   if (sample.job->request.save) memory->save(sample.kv, sample.tokens, sample.job->request.tags);
   memory->release(sample.kv);
+  last_answer = EngineClock::now();
   retire(&sample);
 }
 
@@ -466,13 +471,24 @@ void Engine::Impl::run_step(const std::vector<int>& chunks) {
   for (Job* job : broken) fail(*job, *job->error);
 }
 
+/// Hands a page to the disk's writer now and then: that costs a copy, and answers being written pay
+/// at most a twentieth of their time for it.
+void Engine::Impl::hand_over() {
+  constexpr int kShare = 20;
+  if (!memory->saving()) return;
+  auto start = EngineClock::now();
+  if (start - handed_over < kShare * hand_over_cost) return;
+  memory->save_step();
+  handed_over = EngineClock::now();
+  hand_over_cost = handed_over - start;
+}
+
 bool Engine::Impl::step() {
   cancel_raised();
   admit();
   if (running.empty()) return !waiting.empty();
   std::vector<int> chunks;
   plan(chunks);
-  auto start = EngineClock::now();
   try {
     run_step(chunks);
   } catch (const Error& error) {
@@ -480,9 +496,7 @@ bool Engine::Impl::step() {
     while (!running.empty()) fail(*running.front()->job, error);
     throw;
   }
-  // Handing a page to the writer takes well under a millisecond: beside a slow step nobody notices,
-  // beside a fast one it waits for save_pending() or the end.
-  if (EngineClock::now() - start > std::chrono::milliseconds(10)) memory->save_step();
+  hand_over();
   return !running.empty() || !waiting.empty();
 }
 
@@ -532,8 +546,9 @@ Engine::Reusable Engine::reusable(std::span<const int32_t> tokens) {
 
 void Engine::clear_cache() { impl_->memory->clear(); }
 
-void Engine::save_pending(int budget_ms) {
+std::string Engine::save_pending(int budget_ms) {
   impl_->memory->save_until(EngineClock::now() + std::chrono::milliseconds(budget_ms));
+  return impl_->memory->take_save_problem();
 }
 
 }  // namespace apud

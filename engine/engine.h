@@ -119,7 +119,7 @@ class Engine {
   /// context (with the numbers), kBusy when memory cannot be had.
   Engine(std::shared_ptr<const Model> model, std::unique_ptr<Executor> executor,
          const EngineOptions& options);
-  ~Engine();  // waits at most 100 ms for pages on their way to disk
+  ~Engine();  // gives pages on their way to disk until 80 ms after the last answer, or from now
 
   const Model& model() const;
   const Executor& executor() const;
@@ -160,8 +160,9 @@ class Engine {
   Reusable reusable(std::span<const int32_t> tokens);
   /// Forgets everything reusable in this process (the disk tier stays).
   void clear_cache();
-  /// Gives pages waiting for the disk up to `budget_ms`; chats call it after each answer.
-  void save_pending(int budget_ms);
+  /// Gives pages waiting for the disk up to `budget_ms`; chats call it after each answer. Returns
+  /// why some were not written and was not told yet; empty where nothing failed.
+  std::string save_pending(int budget_ms);
 
  private:
   struct Impl;

@@ -80,6 +80,7 @@ std::string receipt_line(const Receipt& receipt) {
   if (receipt.timing.tpot > 0) {
     line += " · " + brief_rate(receipt.timing.tokens_per_second()) + " tok/s";
   }
+  if (!receipt.not_saved.empty()) line += " · unsaved";
   return line;
 }
 
@@ -116,6 +117,10 @@ std::string receipt_details(const Receipt& receipt) {
   std::string out = fmt::format("prompt {} tokens: {}; read {}\n", with_commas(usage.prompt),
                                 reused_text(usage), with_commas(usage.computed));
   for (const TierChoice& choice : receipt.tiers) out += tier_text(choice);
+  if (receipt.ignored_files > 0) {
+    out += fmt::format("{} damaged cache file{} ignored and computed again\n",
+                       receipt.ignored_files, receipt.ignored_files == 1 ? "" : "s");
+  }
   out += fmt::format("written {} tokens", usage.generated);
   if (usage.reasoning > 0) out += fmt::format(", {} of them reasoning", usage.reasoning);
   out += fmt::format(", seed {}\n", receipt.seed);
@@ -197,6 +202,7 @@ std::string receipt_json(const Receipt& receipt) {
                              {"restore_seconds", choice.restore_seconds},
                              {"compute_seconds", choice.compute_seconds}});
   }
+  if (receipt.ignored_files > 0) json["ignored_files"] = receipt.ignored_files;
   if (!receipt.not_saved.empty()) json["not_saved"] = receipt.not_saved;
   json["model"] = receipt.model;
   json["executor"] = receipt.executor;
@@ -284,6 +290,7 @@ std::optional<Receipt> receipt_from_json(const std::string& text) {
     read(refined, "tokens_after", receipt.refined->tokens_after);
   }
   read(json, "dropped_turns", receipt.dropped_turns);
+  read(json, "ignored_files", receipt.ignored_files);
   read(json, "not_saved", receipt.not_saved);
   read(json, "seed", receipt.seed);
   return receipt;

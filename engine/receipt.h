@@ -76,6 +76,7 @@ struct Receipt {
   std::optional<EvidenceRefined> refined;
   int dropped_turns = 0;  // turns of the history that no longer fit
   std::vector<TierChoice> tiers;
+  int ignored_files = 0;  // of the disk tier, met and not used: damaged, or not what they claim
   std::string not_saved;  // why pages were not written to disk, empty when they were
   std::string model;
   std::string executor;

@@ -8,6 +8,9 @@
 
 namespace apud {
 
+/// From the last token to the end of the process, what tearing down costs left over.
+constexpr std::chrono::milliseconds kLeaveWithin{80};
+
 struct Engine::Impl {
   Impl(std::shared_ptr<const Model> model, std::unique_ptr<Executor> executor,
        const EngineOptions& options);
@@ -31,6 +34,7 @@ struct Engine::Impl {
   void finish(Sample& sample, FinishReason reason);
   void fail(Job& job, const Error& error);
   void retire(Sample* sample);
+  void hand_over();
 
   // score.cpp: sequences run outside the scheduler, to the end
   struct Scored {
@@ -53,6 +57,9 @@ struct Engine::Impl {
   std::map<uint64_t, Answer> answers;             // finished, not taken
   std::deque<Sample*> waiting;                    // in order of arrival
   std::vector<Sample*> running;                   // in order of admission
+  EngineClock::time_point last_answer;            // finished
+  EngineClock::time_point handed_over;            // a page to the disk's writer
+  EngineClock::duration hand_over_cost{0};        // of the last one
   std::vector<float> logits;                      // of scoring and of rows sampled one by one
 };
 

@@ -1,6 +1,8 @@
 #include "engine/impl/kv_file.h"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -10,6 +12,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <ctime>
 
 #include "base/hash.h"
 #include "kernels/program.h"
@@ -22,6 +25,8 @@ constexpr size_t kFixedBytes = 8 + 4 * 4 + 8 + 32 + 32;  // magic, four counts, 
 constexpr uint32_t kMaxTagBytes = 64 << 10;
 constexpr uint64_t kMaxPayload = 1ull << 30;
 constexpr size_t kHeadRead = 4096;
+const std::string kTemporary = ".tmp-";  // PID-SERIAL
+constexpr int64_t kStaleSeconds = 3600;  // a page takes far less to write
 
 bool is_hex(std::string_view text) {
   return std::all_of(text.begin(), text.end(),
@@ -192,8 +197,8 @@ std::optional<KvFileHead> read_kv_file(const Path& path, std::span<std::byte> pa
 std::string write_kv_file(const Path& path, const KvFileHead& head,
                           std::span<const std::byte> payload) {
   static std::atomic<uint64_t> serial{0};
-  Path temporary = path.parent_path() /
-                   (".tmp-" + std::to_string(getpid()) + "-" + std::to_string(serial.fetch_add(1)));
+  Path temporary = path.parent_path() / (kTemporary + std::to_string(getpid()) + "-" +
+                                         std::to_string(serial.fetch_add(1)));
   FileDescriptor fd(
       open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd.valid()) return "cannot create " + temporary.string() + ": " + std::strerror(errno);
@@ -229,6 +234,33 @@ std::vector<KvFileEntry> list_kv_files(const Path& key_folder) {
     out.push_back({it->path(), std::move(*name), static_cast<uint64_t>(st.st_size), st.st_mtime});
   }
   return out;
+}
+
+std::vector<KvFileName> list_kv_names(const Path& key_folder) {
+  std::vector<KvFileName> out;
+  DIR* folder = opendir(key_folder.c_str());
+  if (!folder) return out;
+  while (const dirent* entry = readdir(folder)) {
+    // What is no regular file is found out when it is read.
+    if (std::optional<KvFileName> name = KvFileName::parse(entry->d_name))
+      out.push_back(std::move(*name));
+  }
+  closedir(folder);
+  return out;
+}
+
+void remove_stale_kv_files(const Path& key_folder) {
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(key_folder, error), end; !error && it != end;
+       it.increment(error)) {
+    std::string name = it->path().filename().string();
+    struct stat st;
+    if (!name.starts_with(kTemporary) || lstat(it->path().c_str(), &st) != 0) continue;
+    int pid = 0;
+    std::from_chars(name.data() + kTemporary.size(), name.data() + name.size(), pid);
+    bool runs = pid > 0 && (kill(pid, 0) == 0 || errno != ESRCH);
+    if (!runs || st.st_mtime + kStaleSeconds < std::time(nullptr)) unlink(it->path().c_str());
+  }
 }
 
 std::vector<Path> list_kv_keys(const Path& folder) {

@@ -60,6 +60,10 @@ struct KvFileEntry {
 };
 /// Page files of one key's folder (or none when it does not exist).
 std::vector<KvFileEntry> list_kv_files(const Path& key_folder);
+/// Their names alone, without a look at each file.
+std::vector<KvFileName> list_kv_names(const Path& key_folder);
+/// Removes the temporary files of writers that no longer run.
+void remove_stale_kv_files(const Path& key_folder);
 /// Folders of keys below the cache folder.
 std::vector<Path> list_kv_keys(const Path& folder);
 

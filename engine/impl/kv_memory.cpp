@@ -250,7 +250,11 @@ KvMemory::Restored KvMemory::restore(KvSequence& sequence, std::span<const int32
   auto start = Clock::now();
   settle();
   if (host_) restore_host(sequence, tokens, result);
-  if (disk_) restore_disk(sequence, tokens, result);
+  if (disk_) {
+    int64_t before = disk_->counters().pages_rejected;
+    restore_disk(sequence, tokens, result);
+    result.ignored = static_cast<int>(disk_->counters().pages_rejected - before);
+  }
   result.seconds = result.host + result.disk > 0 ? seconds_since(start) : 0;
   if (result.host + result.disk > 0) publish(sequence, tokens);
   return result;
@@ -316,6 +320,10 @@ int KvMemory::available(int wanted) {
 void KvMemory::save(const KvSequence& sequence, std::span<const int32_t> tokens,
                     std::span<const std::string> tags) {
   if (!disk_ || sequence.computed == 0) return;
+  if (std::string why = disk_->why_not_writing(); !why.empty()) {
+    save_problem_ = std::move(why);
+    return;
+  }
   Save save;
   save.tokens.assign(tokens.begin(), tokens.begin() + sequence.computed);
   save.pages.assign(sequence.pages.begin(), sequence.pages.begin() + kv_blocks(sequence.computed));

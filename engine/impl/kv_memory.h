@@ -57,6 +57,7 @@ class KvMemory {
     int host = 0;  // tokens added to sequence.computed from host memory,
     int disk = 0;  //   and from files
     double seconds = 0;
+    int ignored = 0;                // files that did not verify
     std::vector<TierChoice> tiers;  // that held more, used or not
   };
   /// Lengthens the prefix from the tiers below, each where that is predicted to be faster than

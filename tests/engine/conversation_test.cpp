@@ -288,6 +288,7 @@ TEST(Receipt, OneLineFitsEightyColumns) {
   receipt.usage.generated = 99'999;
   receipt.timing.ttft = 99.4;
   receipt.timing.tpot = 1e-4;
+  receipt.not_saved = "No space left on device";
   EXPECT_LE(display_width(receipt_line(receipt)), 80);
   EXPECT_NE(receipt_details(receipt).find("reused 999,499: device 1,200, disk 34"),
             std::string::npos);

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <random>
+#include <set>
 
 #include "engine/engine.h"
 #include "engine/impl/kv_file.h"
@@ -266,6 +267,91 @@ TEST(DiskTier, TheLimitHoldsAndTheBeginningsStay) {
     longest = std::max(longest, Process(dir.path()).engine->reusable(numbers(640, i)).total);
   }
   EXPECT_GE(longest, 64);
+}
+
+TEST(DiskTier, NeverMoreThanItsShareOfTheFreeSpace) {
+  TempDir dir;
+  constexpr uint64_t kShare = 60 << 10;
+  auto used = [&] {
+    uint64_t total = 0;
+    for (const Path& path : page_files(dir.path())) total += std::filesystem::file_size(path);
+    return total;
+  };
+  EngineOptions options;
+  options.context = 2048;
+  options.disk.folder = dir.path();
+  options.disk.always_restore = true;
+  // Other files come and go on this disk: twice the share still tells that it was kept.
+  options.disk.free_share =
+      static_cast<double>(kShare) / static_cast<double>(free_space(dir.path()));
+  for (int i = 0; i < 8; ++i) {  // of about 27 KB each
+    auto model = std::make_shared<FakeModel>();
+    auto executor = std::make_unique<FakeExecutor>(model->program(), std::make_shared<FakeLog>());
+    Engine engine(model, std::move(executor), options);
+    Request request;
+    request.prompt = numbers(1900, i);
+    request.max_tokens = 2;
+    engine.generate(request);
+    engine.save_pending(1000);
+    EXPECT_LE(used(), 2 * kShare);
+  }
+  EXPECT_GT(used(), kShare / 4);
+  // Not even a page's worth: nothing is written, and the receipt of the same answer says so.
+  options.disk.free_share = 1e-30;
+  auto model = std::make_shared<FakeModel>();
+  Engine engine(model,
+                std::make_unique<FakeExecutor>(model->program(), std::make_shared<FakeLog>()),
+                options);
+  Request request;
+  request.prompt = numbers(640, 50);
+  request.max_tokens = 2;
+  EXPECT_NE(engine.generate(request).receipt.not_saved, "");
+}
+
+TEST(DiskTier, EverythingThatDecidesAPageIsInItsKey) {
+  DiskCacheKey key{"model", "fingerprint", "layout", "program", "executor"};
+  std::set<std::string> hashes = {key.hash()};
+  for (std::string DiskCacheKey::*field :
+       {&DiskCacheKey::model, &DiskCacheKey::fingerprint, &DiskCacheKey::layout,
+        &DiskCacheKey::program, &DiskCacheKey::executor}) {
+    DiskCacheKey other = key;
+    other.*field += "x";
+    hashes.insert(other.hash());
+  }
+  // Nor does a letter that moves from one field to the next go unnoticed.
+  hashes.insert(DiskCacheKey{"modelf", "ingerprint", "layout", "program", "executor"}.hash());
+  EXPECT_EQ(hashes.size(), 7u);
+}
+
+TEST(DiskTier, DamagedHeadsAndRemainsOfKilledWritersGo) {
+  TempDir dir;
+  auto prompt = numbers(300);
+  Process(dir.path()).ask(prompt, 5);
+  std::vector<Path> files = page_files(dir.path());
+  std::string head = read_file(files[0]);
+  head[3] = 'x';
+  overwrite(files[0], head);
+  auto other = prompt;  // shares the first tokens of each block only: heads are read
+  other[40] += 1;
+  for (const Path& path : files) {
+    std::string bytes = read_file(path);
+    bytes[20] = static_cast<char>(bytes[20] + 1);
+    overwrite(path, bytes);
+  }
+  Answer answer = Process(dir.path(), std::string(32, 'f'), 1 << 30, false).ask(other, 5);
+  EXPECT_EQ(answer.receipt.usage.cached, 0);
+  EXPECT_EQ(answer.receipt.ignored_files, 1) << "the first block's; nothing leads to the others";
+  EXPECT_NE(receipt_details(answer.receipt).find("1 damaged cache file ignored"),
+            std::string::npos);
+  EXPECT_EQ(page_files(dir.path()).size(), files.size() - 1);
+
+  Path key = files[0].parent_path();
+  std::string mine = ".tmp-" + std::to_string(getpid()) + "-999";
+  overwrite(key / mine, "being written");
+  overwrite(key / ".tmp-999999999-0", "left by a process that is gone");
+  Process(dir.path()).ask(numbers(10), 1);
+  EXPECT_TRUE(std::filesystem::exists(key / mine));
+  EXPECT_FALSE(std::filesystem::exists(key / ".tmp-999999999-0"));
 }
 
 TEST(DiskTier, AFullDiskCostsNoAnswer) {
