@@ -149,9 +149,9 @@ class FolderModel : public LoadedModel {
     arch_ = config_from_folder(path, options.context);
     auto tensors = std::make_unique<FolderTensors>(path, arch_.extra_files);
     std::string summary;
-    for (const SafeTensorsFile& file : tensors->files()) {
-      summary += sample_weights(file.bytes(), file.data_begin()) + "\n";
-      file_bytes_ += file.bytes().size();
+    for (const FolderTensors::File& file : tensors->files()) {
+      summary += sample_weights(file.bytes, file.data_begin) + "\n";
+      file_bytes_ += file.bytes.size();
     }
     source_ = std::move(tensors);
     build();

@@ -149,14 +149,18 @@ class Planner {
     return format_traits(weights_[static_cast<size_t>(w)].type).quantised;
   }
 
-  // Queries, keys and values of a decoder take two planes of activations: errors there pass through
-  // the softmax and are kept by the cache, and they cost a few per cent of a layer's products. By
-  // measurement this one rounding made most of the drift of the perplexity (docs/performance.md).
+  // Queries, keys and values take two planes of activations: errors there pass through the softmax
+  // and are kept by a decoder's cache, and they cost a few per cent of a layer's products. By
+  // measurement this one rounding made most of the drift of the perplexity, and more than half of
+  // an encoder's distance from its exact vectors (docs/performance.md).
   bool feeds_attention(size_t linear) const {
     ValueId v = std::get<LinearOp>(program_.ops[linear]).out;
     for (size_t i = linear + 1; i < program_.ops.size(); ++i) {
       if (auto* r = std::get_if<RotaryOp>(&program_.ops[i])) {
-        if (r->q == v || r->k == v || r->v == v) return r->kv_layer != kNone;
+        if (r->q == v || r->k == v || r->v == v) return true;
+      }
+      if (auto* a = std::get_if<AttentionOp>(&program_.ops[i])) {
+        if (a->q == v || a->k == v || a->v == v) return true;
       }
       if (writes_value(program_.ops[i], v)) return false;
     }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <set>
 
 #include "base/error.h"
@@ -46,8 +47,14 @@ std::unique_ptr<TensorSource> make_gguf_source(const GgufFile& file) {
 
 FolderTensors::FolderTensors(const Path& folder, const std::vector<ExtraTensors>& extra)
     : name_(folder.string()) {
+  Path gguf_path = folder / "model.gguf";
   Path index_path = folder / "model.safetensors.index.json";
-  if (auto index = JsonObject::read_if_exists(index_path)) {
+  std::error_code ignored;
+  if (std::filesystem::exists(gguf_path, ignored)) {
+    gguf_ = GgufFile::open(gguf_path);
+    for (const GgufTensor& tensor : gguf_->tensors())
+      add_view(gguf_path, std::string(tensor.name), tensor.view);
+  } else if (auto index = JsonObject::read_if_exists(index_path)) {
     auto map = index->object("weight_map");
     if (!map) index->fail("weight_map", "is missing");
     std::set<std::string> shards;
@@ -69,11 +76,22 @@ FolderTensors::FolderTensors(const Path& folder, const std::vector<ExtraTensors>
 void FolderTensors::add(const Path& path, const std::string& prefix) {
   files_.push_back(SafeTensorsFile::open(path));
   for (const auto& [name, tensor] : files_.back().tensors()) {
-    if (!views_.emplace(prefix + name, tensor.view).second) {
-      throw Error(ErrorKind::kBadData,
-                  fmt::format("{}: tensor {} is in two files", path.string(), name));
-    }
+    add_view(path, prefix + name, tensor.view);
   }
+}
+
+void FolderTensors::add_view(const Path& path, const std::string& name, const WeightView& view) {
+  if (!views_.emplace(name, view).second) {
+    throw Error(ErrorKind::kBadData,
+                fmt::format("{}: tensor {} is in two files", path.string(), name));
+  }
+}
+
+std::vector<FolderTensors::File> FolderTensors::files() const {
+  std::vector<File> files;
+  if (gguf_) files.push_back({gguf_->bytes(), gguf_->data_begin()});
+  for (const SafeTensorsFile& file : files_) files.push_back({file.bytes(), file.data_begin()});
+  return files;
 }
 
 std::optional<WeightView> FolderTensors::find(const std::string& name) const {

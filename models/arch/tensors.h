@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -28,7 +29,8 @@ class TensorSource {
 
 std::unique_ptr<TensorSource> make_gguf_source(const GgufFile& file);
 
-/// model.safetensors, or the shards of model.safetensors.index.json, and the given extra files,
+/// model.gguf with the folder's own tensor names (what holds quantised weights), else
+/// model.safetensors or the shards of model.safetensors.index.json; and the given extra files,
 /// whose tensors get `prefix` before their name.
 struct ExtraTensors {
   Path file;
@@ -40,11 +42,18 @@ class FolderTensors : public TensorSource {
   const std::string& name() const override { return name_; }
   std::optional<WeightView> find(const std::string& name) const override;
   void for_each(const std::function<void(const WeightView&)>& visit) const override;
-  const std::vector<SafeTensorsFile>& files() const { return files_; }
+  struct File {
+    std::span<const std::byte> bytes;
+    size_t data_begin;
+  };
+  /// The files that the tensors lie in.
+  std::vector<File> files() const;
 
  private:
   void add(const Path& path, const std::string& prefix);
+  void add_view(const Path& path, const std::string& name, const WeightView& view);
   std::string name_;
+  std::optional<GgufFile> gguf_;
   std::vector<SafeTensorsFile> files_;
   std::map<std::string, WeightView> views_;
 };

@@ -38,6 +38,7 @@ SentencePieceTokenizer::SentencePieceTokenizer(SentencePieceSource source)
       dummy_prefix_(source.model.add_dummy_prefix) {
   check_sentencepiece_model(source.model, source.file);
   const auto& pieces = source.model.pieces;
+  bytes_.reserve(pieces.size() + 2);
   if (fairseq_) {
     if (pieces.size() < 4 || pieces[0].kind != TokenKind::kUnknown) {
       throw Error(ErrorKind::kBadData,

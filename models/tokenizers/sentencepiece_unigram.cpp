@@ -3,6 +3,7 @@
 #include "models/tokenizers/sentencepiece_unigram.h"
 
 #include <algorithm>
+#include <array>
 #include <cfloat>
 #include <cstring>
 
@@ -24,28 +25,65 @@ size_t char_size(char first) {
 
 }  // namespace
 
-void PieceTrie::build(std::vector<std::pair<std::string_view, int32_t>> pieces) {
-  std::sort(pieces.begin(), pieces.end());
+void PieceTrie::build(const std::vector<std::pair<std::string_view, int32_t>>& pieces) {
+  // Sorting compares the first sixteen bytes as numbers, then the rest; the sorted bytes stand in a
+  // row, so that the pass over them by levels below reads memory in order.
+  struct Key {
+    std::array<uint64_t, 2> head;
+    uint32_t piece;
+  };
+  std::vector<Key> keys(pieces.size());
+  size_t total = 0;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    std::string_view text = pieces[i].first;
+    std::array<uint64_t, 2> head{};
+    for (size_t b = 0; b < std::min<size_t>(text.size(), 16); ++b)
+      head[b / 8] |= uint64_t{static_cast<uint8_t>(text[b])} << (56 - 8 * (b % 8));
+    keys[i] = {head, static_cast<uint32_t>(i)};
+    total += text.size();
+  }
+  std::sort(keys.begin(), keys.end(), [&](const Key& a, const Key& b) {
+    if (a.head != b.head) return a.head < b.head;
+    return pieces[a.piece].first < pieces[b.piece].first;
+  });
+  std::string bytes;
+  bytes.reserve(total);
+  std::vector<uint32_t> starts;
+  starts.reserve(pieces.size() + 1);
+  for (const Key& key : keys) {
+    starts.push_back(static_cast<uint32_t>(bytes.size()));
+    bytes += pieces[key.piece].first;
+  }
+  starts.push_back(static_cast<uint32_t>(bytes.size()));
   struct Range {
     uint32_t begin, end, depth;
   };
-  std::vector<Range> ranges = {{0, static_cast<uint32_t>(pieces.size()), 0}};
-  labels_ = {0};
+  // At most as many nodes as bytes: growing would move more memory than it saves.
+  std::vector<Range> ranges;
+  ranges.reserve(total + 1);
+  labels_.reserve(total + 1);
+  values_.reserve(total + 1);
+  first_.reserve(total + 2);
+  ranges.push_back({0, static_cast<uint32_t>(pieces.size()), 0});
+  labels_.push_back(0);
   for (size_t node = 0; node < ranges.size(); ++node) {
     auto [begin, end, depth] = ranges[node];
-    bool ends_here = begin < end && pieces[begin].first.size() == depth;
-    values_.push_back(ends_here ? pieces[begin++].second : -1);
+    bool ends_here = begin < end && starts[begin + 1] - starts[begin] == depth;
+    values_.push_back(ends_here ? pieces[keys[begin++].piece].second : -1);
     first_.push_back(static_cast<uint32_t>(ranges.size()));
     while (begin < end) {
-      char byte = pieces[begin].first[depth];
-      uint32_t stop = begin;
-      while (stop < end && pieces[stop].first[depth] == byte) ++stop;
+      char byte = bytes[starts[begin] + depth];
+      uint32_t stop = begin + 1;
+      while (stop < end && bytes[starts[stop] + depth] == byte) ++stop;
       ranges.push_back({begin, stop, depth + 1});
       labels_.push_back(static_cast<uint8_t>(byte));
       begin = stop;
     }
   }
   first_.push_back(static_cast<uint32_t>(ranges.size()));
+  labels_.shrink_to_fit();
+  values_.shrink_to_fit();
+  first_.shrink_to_fit();
 }
 
 uint32_t PieceTrie::child(uint32_t node, uint8_t byte) const {
@@ -90,7 +128,7 @@ SentencePieceUnigram::SentencePieceUnigram(const SentencePieceModel& model)
       found_in_text.emplace_back(piece.text, id);
   }
   unknown_score_ = least - kUnknownPenalty;
-  trie_.build(std::move(found_in_text));
+  trie_.build(found_in_text);
   if (!model.charsmap.empty()) {
     uint32_t size;
     std::memcpy(&size, model.charsmap.data(), 4);

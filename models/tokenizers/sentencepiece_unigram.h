@@ -20,8 +20,8 @@ class PieceTrie {
   static constexpr uint32_t kRoot = 0;
   static constexpr uint32_t kNone = ~0u;
 
-  /// Of different strings; sorts `pieces`.
-  void build(std::vector<std::pair<std::string_view, int32_t>> pieces);
+  /// Of different strings, 4 GiB at most in all, which need not stay.
+  void build(const std::vector<std::pair<std::string_view, int32_t>>& pieces);
   /// The node after one more byte, or kNone.
   uint32_t child(uint32_t node, uint8_t byte) const;
   /// The string's number where one ends at `node`, or -1.

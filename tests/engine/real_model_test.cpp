@@ -140,7 +140,7 @@ void check_vectors(const std::string& name) {
     cuts += embedding.embed(std::span(&entry.text, 1), kind, vector);
     double dot = 0;
     for (size_t i = 0; i < dim; ++i) dot += static_cast<double>(vector[i]) * entry.vector[i];
-    EXPECT_GE(dot, 0.999) << entry.text.substr(0, 80);
+    EXPECT_GE(dot, 0.9999) << entry.text.substr(0, 80);
     least = std::min(least, dot);
     ++compared;
     if (kind == EmbeddingKind::kPassage) {

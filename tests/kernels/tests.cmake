@@ -14,3 +14,7 @@ endif()
 add_executable(cpu_kernel_bench EXCLUDE_FROM_ALL bench/cpu_kernel_bench.cpp)
 target_include_directories(cpu_kernel_bench PRIVATE ${PROJECT_SOURCE_DIR})
 target_link_libraries(cpu_kernel_bench PRIVATE apud_kernels)
+
+add_executable(embedding_bench EXCLUDE_FROM_ALL bench/embedding_bench.cpp)
+target_include_directories(embedding_bench PRIVATE ${PROJECT_SOURCE_DIR})
+target_link_libraries(embedding_bench PRIVATE apud_engine apud_test_paths GTest::gtest)

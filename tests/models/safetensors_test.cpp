@@ -198,6 +198,32 @@ TEST_F(Folder, S5ShardsStayInTheFolder) {
             std::string::npos);
 }
 
+TEST_F(Folder, QuantisedWeightsLieInAGgufWithTheFoldersNames) {
+  test::GgufWriter gguf;
+  gguf.text("general.architecture", "bert");
+  gguf.tensors.push_back({"a.weight", {64, 3}, 2, 3 * 36, -1});  // Q4_0
+  gguf.f32_tensor("a.bias", {3});
+  write("model.gguf", gguf.build());
+  // What an earlier conversion left beside it is not read.
+  write("model.safetensors",
+        file_of(R"({"a.bias":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4));
+  FolderTensors tensors(dir_.path(), {});
+  auto weight = tensors.find("a.weight"), bias = tensors.find("a.bias");
+  ASSERT_TRUE(weight && bias);
+  EXPECT_EQ(weight->type, WeightType::kQ4_0);
+  EXPECT_EQ(weight->rows, 3);
+  EXPECT_EQ(weight->cols, 64);
+  EXPECT_EQ(bias->rows, 1);
+  EXPECT_EQ(bias->cols, 3);
+  ASSERT_EQ(tensors.files().size(), 1u);
+  EXPECT_EQ(tensors.files()[0].bytes.size(),
+            std::filesystem::file_size(dir_.path() / "model.gguf"));
+  EXPECT_LT(tensors.files()[0].data_begin, tensors.files()[0].bytes.size());
+  write("model.gguf", gguf.build().substr(0, 200));
+  EXPECT_NE(refused([&] { FolderTensors(dir_.path(), {}); }).find("model.gguf: "),
+            std::string::npos);
+}
+
 TEST_F(Folder, ConfigurationsAreRefusedByName) {
   const std::string bert =
       R"({"model_type":"bert","num_hidden_layers":1,"hidden_size":8,"intermediate_size":16,)"
