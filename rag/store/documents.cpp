@@ -89,51 +89,34 @@ int64_t Store::put_document(WriteLock&, const DocumentInfo& info, const Document
 
   int64_t tokens = 0;
   for (const NewChunk& chunk : chunks) tokens += chunk.tokens;
-  int64_t id = 0;
-  if (auto old = find_document(info.collection, info.path)) {
-    impl_->clear_document(*old);
-    id = old->id;
-    Statement(db,
-              "UPDATE documents SET title=?, loader=?, status=?, reason=?, content_hash=?, size=?, "
-              "mtime_ns=?, indexed=?, vanished=0, duplicate_of=?, chunks=?, tokens=?, text_bytes=? "
-              "WHERE id=?")
-        .add(info.title)
-        .add(info.loader)
-        .add(static_cast<int64_t>(info.status))
-        .add(info.reason)
-        .add(info.content_hash)
-        .add(info.size)
-        .add(info.mtime_ns)
-        .add(sqlite::now_seconds())
-        .add(info.duplicate_of)
-        .add(static_cast<int64_t>(chunks.size()))
-        .add(tokens)
-        .add(static_cast<int64_t>(document.text.size()))
-        .add(id)
-        .run();
-  } else {
-    Statement(db,
-              "INSERT INTO documents(collection, path, title, loader, status, reason, "
-              "content_hash, size, "
-              "mtime_ns, indexed, vanished, duplicate_of, chunks, tokens, text_bytes) "
-              "VALUES(?,?,?,?,?,?,?,?,?,?,0,?,?,?,?)")
-        .add(info.collection)
-        .add(info.path)
-        .add(info.title)
-        .add(info.loader)
-        .add(static_cast<int64_t>(info.status))
-        .add(info.reason)
-        .add(info.content_hash)
-        .add(info.size)
-        .add(info.mtime_ns)
-        .add(sqlite::now_seconds())
-        .add(info.duplicate_of)
-        .add(static_cast<int64_t>(chunks.size()))
-        .add(tokens)
-        .add(static_cast<int64_t>(document.text.size()))
-        .run();
-    id = db.last_id();
-  }
+  if (auto old = find_document(info.collection, info.path)) impl_->clear_document(*old);
+  Statement insert(
+      db,
+      "INSERT INTO documents(collection, path, title, loader, status, reason, content_hash, size, "
+      "mtime_ns, indexed, vanished, duplicate_of, chunks, tokens, text_bytes) "
+      "VALUES(?,?,?,?,?,?,?,?,?,?,0,?,?,?,?) ON CONFLICT(collection, path) DO UPDATE SET "
+      "title=excluded.title, loader=excluded.loader, status=excluded.status, "
+      "reason=excluded.reason, content_hash=excluded.content_hash, size=excluded.size, "
+      "mtime_ns=excluded.mtime_ns, indexed=excluded.indexed, vanished=0, "
+      "duplicate_of=excluded.duplicate_of, chunks=excluded.chunks, tokens=excluded.tokens, "
+      "text_bytes=excluded.text_bytes RETURNING id");
+  insert.add(info.collection)
+      .add(info.path)
+      .add(info.title)
+      .add(info.loader)
+      .add(static_cast<int64_t>(info.status))
+      .add(info.reason)
+      .add(info.content_hash)
+      .add(info.size)
+      .add(info.mtime_ns)
+      .add(sqlite::now_seconds())
+      .add(info.duplicate_of)
+      .add(static_cast<int64_t>(chunks.size()))
+      .add(tokens)
+      .add(static_cast<int64_t>(document.text.size()));
+  APUD_CHECK(insert.row(), "an insert that returns gives a row");
+  const int64_t id = insert.integer(0);
+  insert.reset();  // a statement in progress would refuse the commit
 
   if (!chunks.empty()) {
     std::string packed = sqlite::compress(document.text);
