@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <bit>
 #include <random>
-#include <unordered_map>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/utf8.h"
 #include "models/tokenizers/merge_queue.h"
+#include "models/tokenizers/text_table.h"
 #include "models/tokenizers/unicode.h"
 
 namespace apud {
@@ -100,40 +100,39 @@ BpeTokenizer::BpeTokenizer(BpeSource source)
     return Error(ErrorKind::kBadData, source.file + ": " + what);
   };
   // Of equal tokens the first one is meant; added tokens are not spelled in the visible alphabet.
-  std::unordered_map<std::string_view, int32_t> ids;
-  ids.reserve(source.tokens.size());
+  TextTable ids(source.tokens.size());
   bytes_.reserve(source.tokens.size());
   Sha256 hash;
   hash.update("bpe\n");
   for (size_t i = 0; i < source.tokens.size(); ++i) {
     const std::string& token = source.tokens[i];
     bool plain = source.kinds[i] == TokenKind::kNormal;
-    if (plain) ids.try_emplace(token, static_cast<int32_t>(i));
+    if (plain) ids.insert(token, static_cast<int32_t>(i));
     bytes_.push_back(plain ? bytes_of_visible(token) : token);
     hash.update(token);
     hash.update(std::string(1, static_cast<char>(source.kinds[i])) + '\n');
   }
   for (int b = 0; b < 256; ++b) {
-    auto found = ids.find(visible_of_byte(static_cast<uint8_t>(b)));
-    if (found == ids.end() && !may_lack(b)) {
+    int32_t found = ids.find(visible_of_byte(static_cast<uint8_t>(b)));
+    if (found < 0 && !may_lack(b)) {
       throw bad("the vocabulary has no token for byte " + std::to_string(b) +
                 ", expected all that text is made of");
     }
-    byte_ids_[b] = found == ids.end() ? -1 : found->second;
-    all_bytes_ = all_bytes_ && found != ids.end();
+    byte_ids_[b] = found;
+    all_bytes_ = all_bytes_ && found >= 0;
   }
   std::string joined;
   for (size_t rank = 0; rank < source.merges.size(); ++rank) {
     const auto& [left, right] = source.merges[rank];
     joined = left;
     joined += right;
-    auto l = ids.find(left), r = ids.find(right), whole = ids.find(joined);
-    if (l == ids.end() || r == ids.end() || whole == ids.end()) {
-      const std::string& missing = l == ids.end() ? left : r == ids.end() ? right : joined;
+    int32_t l = ids.find(left), r = ids.find(right), whole = ids.find(joined);
+    if (l < 0 || r < 0 || whole < 0) {
+      const std::string& missing = l < 0 ? left : r < 0 ? right : joined;
       throw bad("merge " + std::to_string(rank) + " needs '" + missing +
                 "', which the vocabulary lacks");
     }
-    merges_.add(l->second, r->second, {static_cast<uint32_t>(rank), whole->second});
+    merges_.add(l, r, {static_cast<uint32_t>(rank), whole});
     hash.update(joined);
     hash.update(" " + std::to_string(left.size()) + "\n");
   }

@@ -8,7 +8,7 @@
 #include <cstring>
 
 #include "base/error.h"
-#include "base/hash.h"
+#include "models/tokenizers/text_table.h"
 
 namespace apud {
 namespace {
@@ -192,33 +192,6 @@ class CharsmapCheck {
   std::string_view values_;
 };
 
-/// Which texts were there before. Holds views: a text must stay where it is. (std::unordered_set of
-/// strings took a third of the 250,000 pieces' loading time.)
-class SeenTexts {
- public:
-  explicit SeenTexts(size_t most) : slots_(std::bit_ceil(2 * most + 2)) {}
-
-  /// False when it was there.
-  bool insert(std::string_view text) {
-    uint64_t hash = xxh3_64(text);
-    for (size_t at = hash & (slots_.size() - 1);; at = (at + 1) & (slots_.size() - 1)) {
-      Slot& slot = slots_[at];
-      if (slot.text.data() == nullptr) {
-        slot = {hash, text};
-        return true;
-      }
-      if (slot.hash == hash && slot.text == text) return false;
-    }
-  }
-
- private:
-  struct Slot {
-    uint64_t hash = 0;
-    std::string_view text;
-  };
-  std::vector<Slot> slots_;
-};
-
 /// The library keeps at most 64 user-defined pieces that begin alike.
 void check_nesting(const SentencePieceModel& model, const std::string& file) {
   std::vector<std::string_view> user;
@@ -312,7 +285,7 @@ void check_sentencepiece_model(SentencePieceModel& model, const std::string& fil
     return Error(ErrorKind::kBadData, file + ": piece " + std::to_string(i) + ": " + what);
   };
   if (model.pieces.empty()) throw Error(ErrorKind::kBadData, file + ": no pieces");
-  SeenTexts seen(model.pieces.size());
+  TextTable seen(model.pieces.size());
   size_t unknown = 0, bytes = 0;
   std::array<bool, 256> has_byte{};
   for (size_t i = 0; i < model.pieces.size(); ++i) {
@@ -332,10 +305,10 @@ void check_sentencepiece_model(SentencePieceModel& model, const std::string& fil
     }
     // The library refuses these; as unused pieces under a name of their own they keep their place.
     bool zero = piece.text.find('\0') != std::string::npos;
-    if (piece.text.empty() || zero || !seen.insert(piece.text)) {
+    if (piece.text.empty() || zero || !seen.insert(piece.text, 0)) {
       piece.text = "\x01piece " + std::to_string(i);
       if (piece.kind != TokenKind::kUnknown) piece.kind = TokenKind::kUnused;
-      seen.insert(piece.text);
+      seen.insert(piece.text, 0);
     }
   }
   if (unknown == 0) throw Error(ErrorKind::kBadData, file + ": no unknown piece");
