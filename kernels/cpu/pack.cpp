@@ -234,7 +234,7 @@ void pack_quantised(const WeightView& w, const PackedMatrix& m, int strip) {
   int64_t scale_blocks = w.cols / (f.super ? 256 : 32);
   for (int64_t b = 0; b < scale_blocks; ++b) {
     for (int r = 0; r < count; ++r) {
-      write_scales<type>(rows[r], b, r, out + static_cast<size_t>(b) * scale_bytes(f));
+      write_scales<type>(rows[r], b, r, out + scales_at(f, f.super ? b * kChunkBlocks : b));
     }
   }
   alignas(64) Dwords q[8] = {};
@@ -244,7 +244,7 @@ void pack_quantised(const WeightView& w, const PackedMatrix& m, int strip) {
       read_block<type>(rows[r], b, one);
       for (int g = 0; g < 8; ++g) q[g][r] = one[g];
     }
-    write_planes<type>(q, out + m.quant_offset + static_cast<size_t>(b) * quant_bytes32(f));
+    write_planes<type>(q, out + quants_at(f, b));
   }
 }
 
@@ -285,8 +285,7 @@ PackedMatrix packed_layout(WeightType type, int64_t rows, int64_t cols) {
   size_t n = static_cast<size_t>(cols);
   if (f.quantised) {
     APUD_CHECK(cols % block_values(type) == 0, "whole blocks in a row");
-    m.quant_offset = align64(n / (f.super ? 256 : 32) * scale_bytes(f));
-    m.strip_bytes = m.quant_offset + n / 32 * quant_bytes32(f);
+    m.strip_bytes = quants_at(f, cols / 32 - 1) + quant_bytes32(f);
   } else {
     size_t element = type == WeightType::kF32 ? 4 : 2;
     m.strip_bytes = align64((type == WeightType::kBF16 ? n + n % 2 : n) * kStripRows * element);
