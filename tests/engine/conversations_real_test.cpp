@@ -124,6 +124,7 @@ class Talks {
     Conversation chat = Conversation::start(model_, system, 0);
     std::optional<Conversation> other;  // a fork that goes on beside it
     int restart_at = random(10);
+    asked_.clear();
     for (int turn = 0; turn < 10 && !testing::Test::HasFailure(); ++turn) {
       if (turn == restart_at) restart();
       if (other && random(3) == 0) std::swap(chat, *other);
@@ -183,6 +184,16 @@ class Talks {
       EXPECT_EQ(warm.receipt.usage.computed, 1);
       compare(truth, warm, turn, "warm");
     }
+    // A prompt of before, perhaps of a branch that was left: nobody may have written into its
+    // pages.
+    asked_.push_back({prompt.ids, truth.best().tokens, scratch_->rows});
+    const Asked& old = asked_[static_cast<size_t>(random(static_cast<int>(asked_.size())))];
+    Answer again =
+        cached_->ask(old.prompt, static_cast<int>(std::max<size_t>(1, old.tokens.size())));
+    std::vector<test::LogitRow> known(
+        old.rows.begin(), old.rows.begin() + static_cast<ptrdiff_t>(cached_->rows.size()));
+    ASSERT_TRUE(cached_->rows == known)
+        << "an earlier prompt, asked again: conversation " << conversation_ << ", turn " << turn;
     ++answers_;
     rows_ += static_cast<int64_t>(scratch_->rows.size());
     chat.add_answer(got.best(), "", turn);
@@ -197,9 +208,15 @@ class Talks {
         << what;
   }
 
+  struct Asked {
+    std::vector<int32_t> prompt, tokens;
+    std::vector<test::LogitRow> rows;
+  };
+
   std::shared_ptr<const Model> model_;
   int conversations_;
   int conversation_ = 0;
+  std::vector<Asked> asked_;  // in this conversation
   test::TempDir folder_;
   std::vector<std::string> passages_ = paragraphs();
   std::unique_ptr<Side> scratch_, cached_;
