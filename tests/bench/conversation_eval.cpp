@@ -39,6 +39,7 @@ struct Arguments {
   int context = 4096;
   int reserve = 600;     // tokens kept free for an answer
   int max_tokens = 100;  // that an answer may really have
+  int threads = 0;       // 0: as many as the program takes by itself; changes no answer
 };
 
 std::string squeezed(std::string_view text) {
@@ -89,6 +90,7 @@ class Evaluation {
     options.settings = load_settings();
     options.settings.model = a.model;
     options.settings.ctx = a.context;
+    options.settings.threads = a.threads;
     options.settings.evidence = 2000;  // on any machine
     runtime_ = std::make_unique<Runtime>(options, terminal_);
   }
@@ -299,6 +301,8 @@ int conversation_eval(int argc, char** argv) {
       a.context = std::stoi(value());
     else if (word == "--reserve")
       a.reserve = std::stoi(value());
+    else if (word == "--threads")
+      a.threads = std::stoi(value());
     else if (word == "--max-tokens")
       a.max_tokens = std::stoi(value());
     else {
