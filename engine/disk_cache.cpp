@@ -292,6 +292,19 @@ int DiskCache::read(std::span<const int32_t> tokens, int block, std::span<std::b
   return valid;
 }
 
+void DiskCache::expect(std::span<const int32_t> tokens, int block) {
+  std::string parent = impl_->chain->before(tokens, block);
+  Path path;
+  {
+    std::lock_guard lock(impl_->mutex);
+    int common = 0;
+    const Impl::Page* page = impl_->find(parent, block_tokens(tokens, block), &common);
+    if (!page) return;
+    path = impl_->key_folder / page->name.str();
+  }
+  expect_kv_file(path);
+}
+
 bool DiskCache::has(std::span<const int32_t> tokens, int block) {
   std::string parent = impl_->chain->before(tokens, block);
   std::span<const int32_t> wanted = block_tokens(tokens, block);

@@ -62,6 +62,9 @@ class DiskCache {
   /// is in `page` then is of no use.
   int read(std::span<const int32_t> tokens, int block, std::span<std::byte> page);
 
+  /// Lets the disk begin with the page of block `block` while others are still read.
+  void expect(std::span<const int32_t> tokens, int block);
+
   /// Whether a page whose tokens begin with those of block `block` of `tokens` is there or queued.
   bool has(std::span<const int32_t> tokens, int block);
   /// Queues a page for writing. False when it was not taken: queue full, disk full, no writing.

@@ -12,6 +12,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr int kPagesAhead = 6;     // that the disk reads while others are verified and moved
 constexpr size_t kPagesAMove = 8;  // read from disk before the next move to the device begins
 
 double seconds_since(Clock::time_point start) {
@@ -209,8 +210,11 @@ void KvMemory::restore_disk(KvSequence& sequence, std::span<const int32_t> token
   if (!result.tiers.back().used) return;
   auto start = Clock::now();
   std::vector<PageTransfer> moves;
+  int expected = from / kKvPageTokens;
   while (sequence.computed < static_cast<int>(tokens.size())) {
     int block = sequence.computed / kKvPageTokens;
+    for (; expected < std::min(block + kPagesAhead, kv_blocks(found)); ++expected)
+      disk_->expect(tokens, expected);
     // Through the host tier where there is one: read there, moved from there, and kept.
     int slot = host_ ? host_->put(tokens, block) : -1;
     std::span<std::byte> bytes = slot >= 0 ? host_->bytes(slot) : std::span(page_buffer_);

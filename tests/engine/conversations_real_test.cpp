@@ -90,6 +90,10 @@ class Talks {
     for (int c = 0; c < conversations_ && !testing::Test::HasFailure(); ++c) {
       conversation_ = c;
       converse();
+      if (c % 20 == 19 && !testing::Test::HasFailure()) {
+        std::printf("%d conversations, %d answers\n", c + 1, answers_);
+        std::fflush(stdout);
+      }
     }
     std::printf(
         "%s: %d conversations, %d answers (%d edits, %d undos, %d regenerated, %d forks, "
