@@ -67,14 +67,44 @@ class Extractor {
     return false;
   }
 
+  // Bytes of text below a node, and of those within links; stops at what is enough to judge.
+  struct Weight {
+    size_t text = 0;
+    size_t links = 0;
+    int nodes = 0;
+  };
+  static void weigh(const GumboNode* node, bool link, int depth, Weight& weight) {
+    constexpr int kMostNodes = 2000;
+    if (++weight.nodes > kMostNodes || depth > 64) return;
+    if (node->type == GUMBO_NODE_TEXT) {
+      size_t bytes = std::strlen(node->v.text.text);
+      weight.text += bytes;
+      if (link) weight.links += bytes;
+    }
+    if (node->type != GUMBO_NODE_ELEMENT) return;
+    link = link || node->v.element.tag == GUMBO_TAG_A;
+    const GumboVector& children = node->v.element.children;
+    for (unsigned i = 0; i < children.length; ++i)
+      weigh(static_cast<const GumboNode*>(children.data[i]), link, depth + 1, weight);
+  }
+
+  // An aside may be the page's menu or a box of the text (books set notes and tips so): menus are
+  // short or mostly links.
+  static bool is_menu(const GumboNode* node) {
+    constexpr size_t kBoxBytes = 120;
+    Weight weight;
+    weigh(node, false, 0, weight);
+    return weight.text < kBoxBytes || weight.links * 2 > weight.text;
+  }
+
   // Parts of a page that are not its content.
-  static bool is_furniture(const GumboElement& element) {
+  static bool is_furniture(const GumboNode* node) {
+    const GumboElement& element = node->v.element;
     switch (element.tag) {
       case GUMBO_TAG_SCRIPT:
       case GUMBO_TAG_STYLE:
       case GUMBO_TAG_TEMPLATE:
       case GUMBO_TAG_NAV:
-      case GUMBO_TAG_ASIDE:
       case GUMBO_TAG_HEAD:
       case GUMBO_TAG_IFRAME:
       case GUMBO_TAG_OBJECT:
@@ -89,9 +119,11 @@ class Extractor {
     std::string_view role = attribute(element, "role");
     if (role == "navigation" || role == "search" || role == "banner" || role == "contentinfo")
       return true;
-    return has_class(element,
-                     {"headerlink", "anchorjs-link", "sphinxsidebar", "sidebar", "navheader",
-                      "navfooter", "breadcrumb", "breadcrumbs", "wy-nav-side", "related", "toc"});
+    if (has_class(element, {"headerlink", "anchorjs-link", "sphinxsidebar", "navheader",
+                            "navfooter", "breadcrumb", "breadcrumbs", "wy-nav-side", "toc"}))
+      return true;
+    bool beside = element.tag == GUMBO_TAG_ASIDE || has_class(element, {"sidebar", "related"});
+    return beside && is_menu(node);
   }
 
   void find_title(const GumboNode* node, int depth) {
@@ -187,7 +219,7 @@ class Extractor {
     if (node->type != GUMBO_NODE_ELEMENT && node->type != GUMBO_NODE_DOCUMENT) return;
     if (node->type == GUMBO_NODE_DOCUMENT) return;
     const GumboElement& element = node->v.element;
-    if (is_furniture(element)) return;
+    if (is_furniture(node)) return;
     if (is_hidden(element)) {
       ++hidden_;
       return;

@@ -53,6 +53,24 @@ TEST(LoadHtml, StructureAndLines) {
   EXPECT_FALSE(d.structure_lost);
 }
 
+// Menus leave, boxes of the text stay: books set notes, tips and whole explanations into asides.
+TEST(LoadHtml, AsidesOfTextStayAndMenusLeave) {
+  std::string box =
+      "A hard link is a second name of a file. It takes no room of its own, and the "
+      "file stays until its last name is gone, which surprises many.";
+  std::string menu;
+  for (int i = 0; i < 40; ++i) menu += "<li><a href='#'>Chapter " + std::to_string(i) + "</a></li>";
+  for (std::string open : {"<aside>", "<div class='sidebar note'>", "<div class=related>"}) {
+    std::string close = open[1] == 'a' ? "</aside>" : "</div>";
+    Document d = load_bytes("x.html", "<body><p>Before.</p>" + open + "<p><b>NOTE</b></p><p>" +
+                                          box + "</p>" + close + "<p>After.</p>" + open + "<ul>" +
+                                          menu + "</ul>" + close + "</body>");
+    EXPECT_NE(d.text.find(box), std::string::npos) << open << d.text;
+    EXPECT_EQ(d.text.find("Chapter 7"), std::string::npos) << open << d.text;
+    EXPECT_NE(d.text.find("After."), std::string::npos);
+  }
+}
+
 TEST(LoadHtml, Charsets) {
   const char* body = "</head><body><p>\xD6\xD0\xCE\xC4\xC4\xDA\xC8\xDD</p>";
   EXPECT_EQ(load_bytes("x.html", std::string("<html><head><meta charset=gb2312>") + body).text,
@@ -71,7 +89,7 @@ TEST(LoadHtml, Charsets) {
             "café crème");
   EXPECT_EQ(load_bytes("x.html", "<meta charset=utf-16><p>plain</p>").text, "plain");
   EXPECT_EQ(load_bytes("x.html", "<meta charset=shift_jis><p>\x93\xFA\x96\x7B</p>").text, "日本");
-  EXPECT_EQ(load_bytes("noext", "  <!doctype HTML><p>sniffed</p>").loader, "html/1");
+  EXPECT_EQ(load_bytes("noext", "  <!doctype HTML><p>sniffed</p>").loader, "html/2");
 }
 
 // D4 of the corpus. The pre-scan keeps deep nesting away from gumbo, which is quadratic on it.
