@@ -14,6 +14,7 @@
 #include "app/json_text.h"
 #include "app/progress.h"
 #include "app/prompts.h"
+#include "app/reword.h"
 #include "app/signals.h"
 #include "base/utf8.h"
 #include "rag/loader.h"
@@ -70,6 +71,7 @@ void pack_evidence(Runtime& runtime, const Conversation& conversation,
   PackOptions pack;
   pack.first_id = request.ledger ? request.ledger->next_id() : 1;
   if (request.ledger) pack.sent = request.ledger->sent();
+  pack.sentence_vector_tokens = kSentenceVectorTokens;
   // The frame and the joints between the parts cost tokens that packing cannot see; what the whole
   // turn really takes is measured, and packing repeated with the difference taken off.
   evidence.budget = budget;
@@ -129,6 +131,7 @@ void warn_left_out(Evidence& evidence) {
 Evidence gather_evidence(Runtime& runtime, const Conversation& conversation,
                          const EvidenceRequest& request) {
   Evidence evidence = search_evidence(runtime, request);
+  if (evidence.abstained && request.retry) retry_search(runtime, request, evidence);
   if (evidence.found) pack_evidence(runtime, conversation, request, evidence);
   warn_left_out(evidence);
   return evidence;
@@ -217,8 +220,19 @@ std::string legend_text(const CheckedAnswer& checked) {
   return out;
 }
 
-std::string not_in_documents_text(const Retrieval& retrieval) {
+void say_retry(Terminal& terminal, const Evidence& evidence) {
+  if (evidence.retried.empty() || evidence.abstained) return;
+  terminal.note(fmt::format("nothing on the question as asked; searched instead: {}",
+                            evidence.retrieval->query));
+}
+
+std::string not_in_documents_text(const Evidence& evidence) {
+  const Retrieval& retrieval = *evidence.retrieval;
   std::string out = "Not in the documents.\n";
+  if (!evidence.retried.empty()) {
+    out += "Searched also:\n";
+    for (const std::string& question : evidence.retried) out += "  " + question + "\n";
+  }
   if (!retrieval.nearest_headings.empty()) {
     out += "Nearest:\n";
     for (const std::string& heading : retrieval.nearest_headings) out += "  " + heading + "\n";
@@ -259,6 +273,14 @@ ordered_json retrieval_json(const Evidence& evidence) {
   const Retrieval& r = *evidence.retrieval;
   out["query"] = r.query;
   if (!r.joined_query.empty()) out["joined_query"] = r.joined_query;
+  if (!evidence.retried.empty()) out["retried"] = evidence.retried;
+  if (evidence.over_all) {
+    const OverAllSummary& all = *evidence.over_all;
+    out["over_all"] = {{"documents", all.documents},
+                       {"parts", all.parts},
+                       {"parts_with_notes", all.parts_with_notes},
+                       {"notes_left_out", all.notes_left_out}};
+  }
   out["candidates"] = r.hits.size();
   out["best_dense"] = r.best_dense;
   out["abstain_line"] = r.abstain_line;

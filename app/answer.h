@@ -25,6 +25,14 @@ struct NamedText {
   std::string text;
 };
 
+/// What reading every document came to (app/over_all.h).
+struct OverAllSummary {
+  int documents = 0;
+  int parts = 0;             // prompts that read them
+  int parts_with_notes = 0;  // of these, with something on the question
+  int notes_left_out = 0;    // for want of room in the last prompt
+};
+
 /// What was found for a question, ready to be put before it.
 struct Evidence {
   std::optional<Retrieval> retrieval;  // absent: nothing was searched
@@ -33,8 +41,14 @@ struct Evidence {
   std::string frame;                   // evidence_frame of them, "" for none
   int budget = 0;                      // tokens that were allowed
   bool abstained = false;              // searched, and the best score stays under the line
+  std::optional<OverAllSummary> over_all;
+  std::vector<std::string> retried;  // other wordings that were searched then (app/reword.h)
   std::vector<std::string> warnings;
 };
+
+/// Candidates' tokens that get sentence vectors for a question: all of some 50 chunks, about a
+/// second of two CPU cores.
+inline constexpr int kSentenceVectorTokens = 10000;
 
 struct EvidenceRequest {
   std::string question;
@@ -46,7 +60,8 @@ struct EvidenceRequest {
   int evidence_tokens = 2000;
   int answer_tokens = 600;
   int context = 4096;
-  int k = 30;
+  int k = 50;          // hits that are packed from
+  bool retry = false;  // under the abstain line the chat model rewords the question once
 };
 /// Searches: everything but packed and frame.
 Evidence search_evidence(Runtime& runtime, const EvidenceRequest& request);
@@ -115,8 +130,11 @@ void check_finished(Finished& finished, const Completion& completion,
 
 /// The legend after an answer, one line per citation, "" for none.
 std::string legend_text(const CheckedAnswer& checked);
+/// Where another wording found the evidence: one line that says which.
+void say_retry(Terminal& terminal, const Evidence& evidence);
 /// What is said instead of an answer when the abstain line decides.
-std::string not_in_documents_text(const Retrieval& retrieval);
+/// REQUIRES: evidence.retrieval.
+std::string not_in_documents_text(const Evidence& evidence);
 /// docs/json.md: answer.
 std::string answer_json(const Finished& finished, bool with_reasoning);
 /// The trace that `apud explain` reads.

@@ -6,6 +6,7 @@
 
 #include "app/clock.h"
 #include "app/prompts.h"
+#include "app/reword.h"
 #include "rag/refine.h"
 
 namespace apud {
@@ -99,6 +100,8 @@ PreparedTurn prepare_turn(Runtime& runtime, ChatSession& session, const TurnRequ
         finished.evidence.abstained = false;
         finished.evidence.found = true;
         finished.evidence.retrieval->below_line = false;
+      } else if (finished.evidence.abstained && turn.recalled == 0) {
+        retry_search(runtime, evidence, finished.evidence);
       }
     }
     if (turn.recalled > 0) {

@@ -142,6 +142,8 @@ struct Table {
                   "print the exact prompt instead of answering");
     ask->add_flag("--no-sources", o.ask.no_sources, "no legend after the answer");
     ask->add_flag("--only-sources", o.ask.only_sources, "print the passages, ask no model");
+    ask->add_flag("--over-all", o.ask.over_all,
+                  "read every document, not the best passages: how many, all, summarise");
     ask->add_flag("--strict", o.ask.strict, "exit 3 when a quote or citation does not hold");
     ask->add_flag("--no-save", o.ask.no_save, "keep nothing on disk (no trace, no cache)");
     ask->add_option("-n,--samples", o.ask.samples, "answers to draw (above 1 needs a temperature)")

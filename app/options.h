@@ -40,6 +40,7 @@ struct AskOptions {
   bool show_prompt = false;
   bool no_sources = false;
   bool only_sources = false;
+  bool over_all = false;
   bool strict = false;
   bool no_save = false;
   int samples = 1;  // -n

@@ -7,6 +7,7 @@
 #include "app/answer.h"
 #include "app/json_text.h"
 #include "app/opening.h"
+#include "app/over_all.h"
 #include "app/progress.h"
 #include "app/prompts.h"
 #include "app/runtime.h"
@@ -65,7 +66,7 @@ std::string prompt_json(const Evidence& evidence, const std::string& text, int t
 int refuse(Runtime& runtime, Finished& finished) {
   const Options& o = runtime.options;
   finished.refused = true;
-  std::string text = not_in_documents_text(*finished.evidence.retrieval);
+  std::string text = not_in_documents_text(finished.evidence);
   finished.checked.text = "Not in the documents.";
   if (!o.ask.no_save) keep_answer(runtime, finished, "", "");
   if (o.common.json) {
@@ -75,6 +76,35 @@ int refuse(Runtime& runtime, Finished& finished) {
   }
   runtime.terminal.flush();
   return 1;
+}
+
+constexpr int64_t kReadUnasked = 20'000;  // tokens: about a minute of two CPU cores
+
+/// Whether every document is read: when asked to, and for a question about all of them where they
+/// are few. Where they are many, says what it would take.
+bool reads_all(Runtime& runtime, const EvidenceRequest& request, bool needs_model) {
+  const Options& o = runtime.options;
+  if (o.ask.over_all) {
+    if (request.collections.empty())
+      throw Error(ErrorKind::kUsage, "--over-all: no documents to read", "apud ingest FOLDER");
+    if (!request.texts.empty())
+      throw Error(ErrorKind::kUsage, "--over-all reads collections, not -f texts",
+                  "leave one of them out");
+    if (!needs_model)
+      throw Error(ErrorKind::kUsage, "--over-all needs the chat model to read",
+                  "leave out --show-prompt and --only-sources");
+    return true;
+  }
+  if (!needs_model || request.collections.empty() || !request.texts.empty() ||
+      !asks_about_all(request.question))
+    return false;
+  int64_t tokens = collection_tokens(runtime, request.collections);
+  if (tokens <= kReadUnasked) return true;
+  runtime.terminal.note(
+      fmt::format("this asks about all documents, and a few passages will not answer it: "
+                  "--over-all reads all {} tokens",
+                  with_commas(tokens)));
+  return false;
 }
 
 void print_sources(Runtime& runtime, const Finished& finished) {
@@ -117,11 +147,23 @@ int verb_ask(Runtime& runtime) {
   request.context = runtime.context();
   Opening opening = make_opening(runtime, system_prompt(o, o.ask.system, documents), collections,
                                  request.answer_tokens);
+  request.retry = needs_model;
   Ledger ledger = opening.ledger();
   request.ledger = &ledger;
   Conversation conversation = Conversation::start(chosen.model, opening.system, unix_now());
   finished.pinned = opening.pinned;
-  finished.evidence = gather_evidence(runtime, conversation, request);
+  if (reads_all(runtime, request, needs_model)) {
+    runtime.engine(o.ask.samples, !o.ask.no_save);
+    finished.evidence =
+        over_all_evidence(runtime, conversation, request, [&](const OverAllProgress& p) {
+          terminal.progress(
+              fmt::format("{} · {} of {}", p.joining ? "joining notes" : "reading all documents",
+                          p.part + (p.joining ? 0 : 1), p.parts),
+              true);
+        });
+  } else {
+    finished.evidence = gather_evidence(runtime, conversation, request);
+  }
   finished.warnings = opening.warnings;
   for (const std::string& warning : finished.evidence.warnings)
     finished.warnings.push_back(warning);
@@ -129,6 +171,7 @@ int verb_ask(Runtime& runtime) {
 
   terminal.progress("", true);
   if (finished.evidence.abstained) return refuse(runtime, finished);
+  say_retry(terminal, finished.evidence);
   if (o.ask.only_sources) {
     for (const Passage& p : passages) {
       terminal.out_text(fmt::format("[{}] {}\n{}\n\n", p.id, p.path, p.text));

@@ -314,6 +314,7 @@ void BatchRun::start(Slot& slot) {
                                  collections, request.answer_tokens);
   Ledger ledger = opening.ledger();
   request.ledger = &ledger;
+  request.retry = true;
   Conversation conversation =
       Conversation::start(runtime_.chat_model().model, opening.system, unix_now());
   slot.finished.evidence = gather_evidence(runtime_, conversation, request);

@@ -302,10 +302,11 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
     terminal_.dim(fmt::format("recalled {} passage{} of earlier chats", prepared.recalled,
                               prepared.recalled == 1 ? "" : "s"));
   }
+  say_retry(terminal_, finished.evidence);
   if (finished.evidence.abstained) {
     finished.refused = true;
     finished.checked.text = "Not in the documents.";
-    terminal_.out_text(not_in_documents_text(*finished.evidence.retrieval));
+    terminal_.out_text(not_in_documents_text(finished.evidence));
     terminal_.flush();
     Completion refusal;
     refusal.text = finished.checked.text;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "app/answer.h"
 #include "app/json_text.h"
 #include "app/runtime.h"
 #include "rag/eval.h"
@@ -35,10 +36,11 @@ RetrievalScores evaluate(Runtime& runtime, const std::vector<EvalQuestion>& ques
   for (const EvalQuestion& question : questions) {
     auto start = std::chrono::steady_clock::now();
     RetrieveOptions options;
-    options.k = std::max(30, o.eval.k);
+    options.k = std::max(EvidenceRequest{}.k, o.eval.k);
     Retrieval found = retriever.retrieve(question.question, names, options);
     PackOptions pack;
     pack.budget = o.settings.evidence > 0 ? o.settings.evidence : kMostEvidence;
+    pack.sentence_vector_tokens = kSentenceVectorTokens;
     Packed packed = packer.pack(found.hits, question.question, counter, pack);
     Judged one;
     one.milliseconds =

@@ -15,10 +15,13 @@
 namespace apud {
 namespace {
 
-// Weights of rag.md section 5, measured there without tuning.
-constexpr double kCosine = 0.5;
-constexpr double kOverlap = 0.5;
-constexpr double kRank = 0.5;
+// Weights of a sentence's score. With the chunk's cosine those of rag.md section 5; a cosine of its
+// own says so much more that the other two count half (docs/performance.md, "Retrieval").
+struct Weights {
+  double cosine, overlap, rank;
+};
+constexpr Weights kByChunk = {0.5, 0.5, 0.5};
+constexpr Weights kBySentence = {0.5, 0.25, 0.25};
 constexpr double kRankScale = 5;
 
 constexpr size_t kSentenceBytes = 1500;      // a longer "sentence" is a list or a table gone wrong
@@ -93,6 +96,10 @@ bool contains_name(std::string_view question, std::string_view path) {
 struct Packer::Impl {
   Store& store;
   TextEmbedder* embedder;
+  // Cosines of sentences with the last question: a turn is packed more than once, to fit its
+  // window.
+  std::string cached_question;
+  std::unordered_map<std::string, double> cached;  // by text_key()
 
   std::vector<std::string> distinct_terms(std::string_view text) {
     std::vector<std::string> terms = store.index_terms(text);
@@ -110,25 +117,67 @@ struct Packer::Impl {
     return distinct_terms(kept.empty() ? std::string(question) : kept);
   }
 
-  /// Cosine of each sentence with the question, scaled to 0..1; empty where that costs too much.
+  /// Cosine of each sentence with the question, scaled to 0..1, for sentences of the best hits up
+  /// to `limit` tokens (the others count 0); empty where none is made. Sentences that no hit
+  /// brought have no order, so there it is all or none.
   std::vector<double> cosines(const PackInput& input, std::string_view question, int limit) {
     if (!embedder || limit <= 0 || input.sentences.empty()) return {};
-    std::vector<std::string> texts;
-    int64_t tokens = 0;
-    int most = embedder->max_tokens() - 16;
-    for (const PackSentence& s : input.sentences) {
-      texts.push_back(
-          input.sources[input.regions[s.region].source].text.substr(s.begin, s.end - s.begin));
-      int count = embedder->count_tokens(texts.back());
-      tokens += count;
-      while (count > most) {  // only over-long lines
-        size_t cut = texts.back().size() / 2;
-        while (cut > 0 && (static_cast<unsigned char>(texts.back()[cut]) & 0xC0) == 0x80) --cut;
-        texts.back().resize(cut);
-        count = embedder->count_tokens(texts.back());
-      }
-      if (tokens > limit) return {};
+    if (question != cached_question) {
+      cached_question = question;
+      cached.clear();
     }
+    std::vector<size_t> order(input.sentences.size());
+    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+    auto rank = [&](size_t i) { return input.regions[input.sentences[i].region].rank; };
+    std::stable_sort(order.begin(), order.end(),
+                     [&](size_t a, size_t b) { return rank(a) < rank(b); });
+    const int most = embedder->max_tokens() - 16;
+    std::vector<std::string> keys(order.size());  // by sentence; empty: beyond the limit
+    std::vector<std::string> texts, text_keys;    // to embed
+    int64_t tokens = 0;
+    for (size_t i : order) {
+      const PackSentence& s = input.sentences[i];
+      std::string text =
+          input.sources[input.regions[s.region].source].text.substr(s.begin, s.end - s.begin);
+      std::string key = text_key(text);
+      if (cached.count(key)) {  // also: the same sentence twice
+        keys[i] = std::move(key);
+        continue;
+      }
+      int count = embedder->count_tokens(text);
+      tokens += count;
+      if (tokens > limit) {
+        if (rank(order[0]) == 0) return {};
+        break;
+      }
+      while (count > most) {  // only over-long lines
+        size_t cut = text.size() / 2;
+        while (cut > 0 && (static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) --cut;
+        text.resize(cut);
+        count = embedder->count_tokens(text);
+      }
+      cached[key] = 0;  // filled below
+      keys[i] = key;
+      texts.push_back(std::move(text));
+      text_keys.push_back(std::move(key));
+    }
+    embed_cosines(question, most, texts, text_keys);
+    std::vector<double> out(order.size(), 0), known;
+    for (const std::string& key : keys) {
+      if (!key.empty()) known.push_back(cached[key]);
+    }
+    scale_to_unit(known);
+    size_t next = 0;
+    for (size_t i = 0; i < keys.size(); ++i) {
+      if (!keys[i].empty()) out[i] = known[next++];
+    }
+    return out;
+  }
+
+  /// Puts the texts' cosines into the cache; sorted by length, so that batches waste little.
+  void embed_cosines(std::string_view question, int most, const std::vector<std::string>& texts,
+                     const std::vector<std::string>& keys) {
+    if (texts.empty()) return;
     std::string asked(question);
     while (embedder->count_tokens(asked) > most) {
       size_t cut = asked.size() / 2;
@@ -136,22 +185,23 @@ struct Packer::Impl {
       asked.erase(0, cut);
     }
     size_t dimension = static_cast<size_t>(embedder->dimension());
-    std::vector<float> query(dimension);
+    std::vector<float> query(dimension), rows(kEmbedCall * dimension);
     embedder->embed(std::span(&asked, 1), EmbedKind::kQuery, query);
-    std::vector<double> out;
-    std::vector<float> rows(kEmbedCall * dimension);
-    for (size_t at = 0; at < texts.size(); at += kEmbedCall) {
-      size_t n = std::min(kEmbedCall, texts.size() - at);
-      embedder->embed(std::span(texts).subspan(at, n), EmbedKind::kPassage,
-                      std::span(rows).first(n * dimension));
+    std::vector<size_t> order(texts.size());
+    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+    std::stable_sort(order.begin(), order.end(),
+                     [&](size_t a, size_t b) { return texts[a].size() < texts[b].size(); });
+    for (size_t at = 0; at < order.size(); at += kEmbedCall) {
+      size_t n = std::min(kEmbedCall, order.size() - at);
+      std::vector<std::string> batch;
+      for (size_t i = 0; i < n; ++i) batch.push_back(texts[order[at + i]]);
+      embedder->embed(batch, EmbedKind::kPassage, std::span(rows).first(n * dimension));
       for (size_t i = 0; i < n; ++i) {
         double sum = 0;
         for (size_t d = 0; d < dimension; ++d) sum += double{query[d]} * rows[i * dimension + d];
-        out.push_back(sum);
+        cached[keys[order[at + i]]] = sum;
       }
     }
-    scale_to_unit(out);
-    return out;
   }
 
   /// Makes the whole document of a hit one region that is taken first, when it fits the budget.
@@ -212,13 +262,14 @@ struct Packer::Impl {
                                    .substr(s.begin, s.end - s.begin));
       int rank = input.regions[s.region].rank;
       double c = cosine.empty() ? region_cosine[s.region] : cosine[i];
-      s.score = kCosine * c + kOverlap * overlap(s.terms) +
-                (rank > 0 ? kRank / (1 + (rank - 1) / kRankScale) : 0);
+      const Weights& w = cosine.empty() ? kByChunk : kBySentence;
+      s.score = w.cosine * c + w.overlap * overlap(s.terms) +
+                (rank > 0 ? w.rank / (1 + (rank - 1) / kRankScale) : 0);
     }
   }
 };
 
-Packer::Packer(Store& store, TextEmbedder* embedder) : impl_(new Impl{store, embedder}) {}
+Packer::Packer(Store& store, TextEmbedder* embedder) : impl_(new Impl{store, embedder, {}, {}}) {}
 Packer::~Packer() = default;
 
 Packed Packer::pack(std::span<const Hit> hits, std::string_view question,

@@ -1,7 +1,8 @@
 // Packing: the most useful sentences of the best chunks, to an exact token budget.
 //
-// Sentences are scored by .5 cosine + .5 idf overlap + .5 / (1 + chunk rank / 5) (measured in
-// rag.md section 5), neighbours are joined, document order is restored, near-duplicates dropped.
+// Sentences are scored by their cosine with the question (or their chunk's), idf overlap and
+// 1 / (1 + chunk rank / 5), neighbours are joined, document order is restored, near-duplicates
+// dropped.
 // Nothing is cut in silence: what was left out is in the result with its score.
 //
 // Threads: one at a time.
@@ -71,10 +72,10 @@ struct PackOptions {
   int budget = 2000;
   int first_id = 1;
   std::vector<SentRange> sent;  // the ledger's
-  int max_hits = 30;            // chunks considered
-  /// With an embedder: sentence vectors are made for at most this many tokens of candidates (they
-  /// sharpen the choice and cost that much embedding per question); beyond, the chunk's cosine
-  /// stands in.
+  int max_hits = 50;            // chunks considered
+  /// With an embedder: sentences of the best hits get vectors of their own, for at most this many
+  /// tokens (they sharpen the choice and cost that much embedding per question); what lies beyond
+  /// counts as far from the question. 0: the chunk's cosine stands in.
   int sentence_vector_tokens = 0;
   bool whole_document = true;  // one document asked for and small enough goes in whole
 };

@@ -81,6 +81,7 @@ std::string evaluate_retrieval(TextEmbedder& embedder, const EvalArguments& argu
       if (pack) {
         PackOptions packing;
         packing.budget = kBudget;
+        packing.sentence_vector_tokens = 10000;
         Packed packed = packer.pack(found.hits, q.question, counter, packing);
         j.tokens = packed.tokens;
         for (const Passage& p : packed.passages) {

@@ -308,6 +308,63 @@ TEST_F(MainJob, WhatTheDocumentsDoNotHoldIsExitOne) {
   }
 }
 
+// --- questions that one search does not answer ---------------------------------------------------
+
+/// A home with a collection that has an abstain line: thirty sections on gardening.
+void write_garden(Home& home) {
+  const char* plants[] = {"tomatoes", "beans",  "carrots", "lettuce", "apple trees",
+                          "roses",    "tulips", "garlic",  "onions",  "spinach",
+                          "pumpkins", "herbs",  "leeks",   "cabbage", "radish"};
+  std::string text = "# The garden year\n\n";
+  for (const char* plant : plants) {
+    std::string name = plant;
+    text += "## Sowing " + name + " in spring\n\nSow " + name +
+            " in rows when the soil is warm, and water the bed in the morning.\n\n## Pests that "
+            "trouble " +
+            name + "\n\nOn " + name + " look for lice and slugs; remove them by hand.\n\n";
+  }
+  home.write("garden/year.md", text);
+  home.write("garden/shed.md", "# The shed\n\nThe key hangs behind the blue barrel.\n");
+}
+
+TEST_F(MainJob, WhatIsUnderTheLineIsSearchedOnceMoreAndSaid) {
+  Home own;
+  configure(own);
+  write_garden(own);
+  ASSERT_EQ(own.run({"ingest", "garden"}).code, 0);
+  RunResult r = own.run({"ask", "--json", "--ctx", "2048", "--max-tokens", "32",
+                         "Which moons of Jupiter did Galileo discover?"});
+  Json json = json_of(r);
+  ASSERT_TRUE(json["retrieval"]["below_line"].is_boolean()) << r;
+  ASSERT_TRUE(json["retrieval"].contains("retried")) << r;
+  EXPECT_FALSE(json["retrieval"]["retried"].empty()) << r;
+  // The line holds for the other wording, too.
+  EXPECT_EQ(json["finish_reason"], "refused") << r;
+  EXPECT_EQ(r.code, 1) << r;
+  RunResult known = own.run(
+      {"ask", "--json", "--ctx", "2048", "--max-tokens", "32", "Which pests trouble tomatoes?"});
+  EXPECT_FALSE(json_of(known)["retrieval"].contains("retried")) << known;
+}
+
+TEST_F(MainJob, OverAllReadsEveryDocument) {
+  Home own;
+  configure(own);
+  write_garden(own);
+  ASSERT_EQ(own.run({"ingest", "garden"}).code, 0);
+  // A window of 1,024 tokens: the year does not fit into one part.
+  RunResult r = own.run({"ask", "--over-all", "--json", "--ctx", "1024", "--max-tokens", "96",
+                         "--no-save", "Where does the key hang?"});
+  Json json = json_of(r);
+  ASSERT_TRUE(json["retrieval"].contains("over_all")) << r;
+  EXPECT_EQ(json["retrieval"]["over_all"]["documents"], 2) << r;
+  EXPECT_GT(json["retrieval"]["over_all"]["parts"], 1) << r;
+  EXPECT_LE(json["usage"]["prompt"].get<int>(), 1024 - 96) << r;
+  EXPECT_TRUE(r.code == 0 || r.code == 1) << r;
+  EXPECT_EQ(own.run({"ask", "--over-all", "--show-prompt", "x"}).code, 2);
+  EXPECT_EQ(own.run({"ask", "--over-all", "-f", "garden/shed.md", "x"}).code, 2);
+  EXPECT_EQ(own.run({"ask", "--over-all", "--no-docs", "x"}).code, 2);
+}
+
 TEST_F(MainJob, WithoutDocumentsTheModelAnswersAlone) {
   RunResult r = run({"ask", "--no-docs", "--max-tokens", "20", "What is the capital of France?"});
   EXPECT_EQ(r.code, 0) << r;

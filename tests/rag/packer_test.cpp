@@ -213,6 +213,49 @@ TEST_F(PackerTest, SentenceVectorsSharpenWithinTheirLimit) {
   Packed packed = packer.pack(hits, "fact1x1", counter, options);
   EXPECT_GT(embedder.embedded, before);
   EXPECT_NE(packed.evidence.find("fact1x1"), std::string::npos);
+  // The same question packed again (for a smaller window) embeds nothing.
+  before = embedder.embedded;
+  options.budget = 60;
+  packer.pack(hits, "fact1x1", counter, options);
+  EXPECT_EQ(embedder.embedded, before);
+  // A limit is kept, and spent on the best hits.
+  Packer other(store, &embedder);
+  before = embedder.embedded;
+  options.sentence_vector_tokens = 110;
+  Packed few = other.pack(hits, "fact1x1", counter, options);
+  EXPECT_GT(embedder.embedded, before);
+  EXPECT_LE(embedder.embedded - before, 110 / 9);
+  EXPECT_NE(few.evidence.find("fact1x1"), std::string::npos);
+}
+
+// A fact in a chunk that ranks low, and that only its own sentence says: the chunk's cosine cannot
+// tell it from its neighbours.
+TEST_F(PackerTest, ALowChunksSentenceComesInByItsOwnVector) {
+  std::string text;
+  for (int s = 0; s < 12; ++s) {
+    text += "# Harbor notes " + std::to_string(s) + "\n\n";
+    for (int i = 0; i < 6; ++i)
+      text += "The harbor bridge keeps signal lamps and copper mirrors number" +
+              std::to_string(s * 6 + i) + ". ";
+    if (s == 9) text += "Lamps copper bridge. ";
+    text += "\n\n";
+  }
+  home.write("docs/harbor.md", text);
+  ingest_docs();
+  auto hits = search("lamps copper bridge");
+  // The hit with the sentence last, whatever search thought.
+  auto low = std::find_if(hits.begin(), hits.end(), [](const Hit& h) {
+    return h.text.find("Lamps copper bridge.") != std::string::npos;
+  });
+  ASSERT_NE(low, hits.end());
+  std::rotate(low, low + 1, hits.end());
+  for (size_t i = 0; i < hits.size(); ++i) hits[i].rank = static_cast<int>(i) + 1;
+  PackOptions options;
+  options.budget = 60;
+  options.whole_document = false;
+  options.sentence_vector_tokens = 1 << 20;
+  Packed packed = packer.pack(hits, "lamps copper bridge", counter, options);
+  EXPECT_NE(packed.evidence.find("Lamps copper bridge."), std::string::npos) << packed.evidence;
 }
 
 }  // namespace

@@ -1,0 +1,117 @@
+#include "app/reword.h"
+
+#include <algorithm>
+
+#include "app/clock.h"
+#include "base/utf8.h"
+#include "engine/conversation.h"
+
+namespace apud {
+namespace {
+
+constexpr int kReplyTokens = 96;
+constexpr size_t kMost = 2;
+constexpr size_t kMostBytes = 400;  // of a rewording: a longer one is chatter
+constexpr size_t kLookedHits = 10;  // whose language counts
+
+bool holds_han(std::string_view text) {
+  for (size_t at = 0; at < text.size();) {
+    Utf8Char c = utf8_decode(text, at);
+    if (is_cjk(c.code)) return true;
+    at += c.size;
+  }
+  return false;
+}
+
+std::string_view trimmed(std::string_view text, std::string_view what) {
+  size_t from = text.find_first_not_of(what);
+  if (from == std::string_view::npos) return {};
+  return text.substr(from, text.find_last_not_of(what) - from + 1);
+}
+
+/// Letters, digits and Han only, lower case: "the same question" whatever its punctuation.
+std::string bare(std::string_view text) {
+  std::string out;
+  for (unsigned char c : text) {
+    if (c >= 0x80 || std::isalnum(c)) out += static_cast<char>(std::tolower(c));
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<std::string> parse_rewordings(std::string_view reply, std::string_view question) {
+  std::vector<std::string> found;
+  std::vector<std::string> seen = {bare(question)};
+  while (!reply.empty() && found.size() < kMost) {
+    size_t end = std::min(reply.find('\n'), reply.size());
+    std::string_view line = reply.substr(0, end);
+    reply.remove_prefix(std::min(end + 1, reply.size()));
+    // "1. …", "Line 2: …", "- …", quotes around the whole.
+    line = trimmed(line, " \t\r-*\"'`");
+    for (std::string_view label : {"Line ", "line ", "Chinese", "English"}) {
+      size_t colon = line.find(':');
+      if (line.starts_with(label) && colon != std::string_view::npos && colon < label.size() + 4)
+        line.remove_prefix(colon + 1);
+    }
+    size_t digits = line.find_first_not_of("0123456789");
+    if (digits != std::string_view::npos && digits > 0 && digits < 3 &&
+        std::string_view(".):").find(line[digits]) != std::string_view::npos)
+      line.remove_prefix(digits + 1);
+    line = trimmed(line, " \t\"'`");
+    std::string key = bare(line);
+    if (key.empty() || line.size() > kMostBytes) continue;
+    if (std::find(seen.begin(), seen.end(), key) != seen.end()) continue;
+    seen.push_back(std::move(key));
+    found.emplace_back(line);
+  }
+  return found;
+}
+
+std::vector<std::string> reword_question(Runtime& runtime, std::string_view question,
+                                         const std::vector<Hit>& hits) {
+  bool han = holds_han(question), other = false;
+  for (size_t i = 0; i < std::min(hits.size(), kLookedHits); ++i)
+    other |= holds_han(hits[i].text) != han;
+  std::string ask =
+      "A search for this question found nothing. Say the question again so that a search may find "
+      "its answer: in other words, as a manual would put it. ";
+  if (other) {
+    ask += han ? "First line: in English. Second line: in Chinese."
+               : "First line: in English. Second line: in Chinese (中文).";
+  } else {
+    ask += han ? "One line, in Chinese (中文)." : "One line, in the language of the question.";
+  }
+  ask += " Write nothing else.\n\nQuestion: " + std::string(question);
+  Conversation conversation =
+      Conversation::start(runtime.chat_model().model, "You word search queries.", unix_now());
+  if (conversation.measure(ask, "") > runtime.context() - kReplyTokens) return {};
+  conversation.add_user(ask, "", unix_now());
+  Prompt prompt = conversation.prompt(runtime.context() - kReplyTokens, Think::kOff);
+  Request request = make_request(runtime.options, prompt, kReplyTokens, 0);
+  request.sampling = SamplingOptions{};  // greedy: the same question is searched the same way
+  request.stop.clear();
+  request.save = false;
+  return parse_rewordings(runtime.engine().generate(std::move(request)).best().text, question);
+}
+
+void retry_search(Runtime& runtime, const EvidenceRequest& request, Evidence& evidence) {
+  if (!evidence.abstained || !evidence.retrieval || evidence.retrieval->hits.empty()) return;
+  evidence.retried = reword_question(runtime, request.question, evidence.retrieval->hits);
+  std::optional<Retrieval> best;
+  for (const std::string& question : evidence.retried) {
+    RetrieveOptions options;
+    options.k = request.k;
+    Retrieval found =
+        runtime.retriever(request.collections).retrieve(question, request.collections, options);
+    if (found.hits.empty() || found.below_line) continue;
+    if (!best || found.best_dense - found.abstain_line > best->best_dense - best->abstain_line)
+      best = std::move(found);
+  }
+  if (!best) return;
+  evidence.retrieval = std::move(best);
+  evidence.abstained = false;
+  evidence.found = true;
+}
+
+}  // namespace apud
