@@ -232,7 +232,6 @@ TEST_F(MainJob, ShowPromptPrintsItAndAsksNothing) {
   EXPECT_TRUE(has(r.out, "4 euros for each day")) << r;
   EXPECT_TRUE(has(r.out, "What does a late return cost?")) << r;
   EXPECT_TRUE(has(r.out, "<|im_start|>")) << "the template's own marks are shown" << r;
-  EXPECT_LT(r.seconds, 5);
 }
 
 TEST_F(MainJob, ShowPromptAsJsonCountsThePromptAndNamesItsPassages) {
