@@ -18,7 +18,7 @@ namespace apud {
 
 namespace {
 
-constexpr int kSaveAfterAnswerMs = 40;
+constexpr int kSaveAfterAnswerMs = 30;
 
 std::string question_text(const AskOptions& ask, const Terminal& terminal) {
   if (ask.words.size() == 1 && ask.words[0] == "-") {

@@ -119,7 +119,7 @@ class Engine {
   /// context (with the numbers), kBusy when memory cannot be had.
   Engine(std::shared_ptr<const Model> model, std::unique_ptr<Executor> executor,
          const EngineOptions& options);
-  ~Engine();  // gives pages on their way to disk until 80 ms after the last answer, or from now
+  ~Engine();  // gives pages on their way to disk until 60 ms after the last answer, or from now
 
   const Model& model() const;
   const Executor& executor() const;

@@ -9,7 +9,7 @@
 namespace apud {
 
 /// From the last token to the end of the process, what tearing down costs left over.
-constexpr std::chrono::milliseconds kLeaveWithin{80};
+constexpr std::chrono::milliseconds kLeaveWithin{60};
 
 struct Engine::Impl {
   Impl(std::shared_ptr<const Model> model, std::unique_ptr<Executor> executor,

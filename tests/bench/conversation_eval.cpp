@@ -36,6 +36,7 @@ struct Arguments {
   bool scripted = false;  // answers
   bool save = false;
   bool memory = false;
+  bool ids = false;  // of the prompt, in every line
   int context = 4096;
   int reserve = 600;     // tokens kept free for an answer
   int max_tokens = 100;  // that an answer may really have
@@ -210,6 +211,7 @@ class Evaluation {
           lower(squeezed(finished.checked.text)).find(lower(squeezed(answer.get<std::string>()))) !=
           std::string::npos;
     ordered_json row;
+    if (a_.ids) row["ids"] = prepared.prompt.ids;
     row["in_window"] = gold != nullptr;
     row["fresh"] =
         gold && gold->chunk_rank >= 0 &&
@@ -295,6 +297,8 @@ int conversation_eval(int argc, char** argv) {
       a.scripted = true;
     else if (word == "--save")
       a.save = true;
+    else if (word == "--ids")
+      a.ids = true;
     else if (word == "--memory")
       a.memory = true;
     else if (word == "--ctx")

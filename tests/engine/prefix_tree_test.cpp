@@ -375,12 +375,12 @@ TEST(PrefixTree, AHeldPathKeepsNoPageBesideItsOwn) {
 }
 
 TEST(PrefixTree, LookupOfFourThousandTokensAmongAMillion) {
-  constexpr int kPages = 16000;
+  constexpr int kPages = 21000;
   PagePool pool(kPages);
   PrefixTree tree(pool);
   std::mt19937 rng(7);
   std::vector<std::vector<int32_t>> paths;
-  for (int i = 0; i < 250; ++i) {
+  for (int i = 0; i < 320; ++i) {
     std::vector<int32_t> tokens(4000), pages;
     for (auto& token : tokens) token = static_cast<int32_t>(rng() % 50000);
     if (i % 5 != 0)
@@ -393,7 +393,7 @@ TEST(PrefixTree, LookupOfFourThousandTokensAmongAMillion) {
     for (int page : pages) pool.release(page);
     paths.push_back(std::move(tokens));
   }
-  ASSERT_GE(tree.cached_tokens(), 800'000);
+  ASSERT_GE(tree.cached_tokens(), 1'000'000);
   auto start = std::chrono::steady_clock::now();
   for (auto& tokens : paths) {
     auto match = tree.match(tokens);
