@@ -43,8 +43,11 @@ void add_json(CLI::App* verb, Options& o) {
 void add_model(CLI::App* verb, Options& o) {
   verb->add_option("-m,--model", o.settings.model, "chat model: catalogue id, added name or path");
   verb->add_option("--ctx", o.settings.ctx,
-                   "context window in tokens (0: 4096 on the CPU, what fits on a GPU)")
-      ->check(CLI::Range(0, 1 << 20));
+                   "context window in tokens (0 or auto: 4096 on the CPU, what fits on a GPU)")
+      ->transform(CLI::IsMember({"auto"}) | CLI::Range(0, 1 << 20))
+      ->transform([](const std::string& text) { return text == "auto" ? std::string("0") : text; });
+  verb->add_option("--kv", o.settings.kv, "type of the KV cache: auto, f16, bf16, i8 or f32")
+      ->check(CLI::IsMember({"auto", "f16", "bf16", "i8", "f32"}));
 }
 void add_device(CLI::App* verb, Options& o) {
   verb->add_option("--device", o.settings.device, "auto, cuda or cpu")
@@ -277,6 +280,9 @@ struct Table {
         ->check(CLI::Range(1, 1 << 20));
     bench->add_option("--decode", o.bench.decode_tokens, "tokens decoded")
         ->check(CLI::Range(1, 1 << 16));
+    bench->add_option("--shape", o.bench.shape,
+                      "random weights of SHAPE:FORMAT, llama-7b:q4_k_m, instead of a model's file");
+    bench->add_flag("--stages", o.bench.stages, "on a GPU: the time of every kind of stage");
     bench->add_option("--repeats", o.bench.repeats, "runs; the median counts")
         ->check(CLI::Range(1, 100));
     add_model(bench, o), add_device(bench, o), add_json(bench, o), add_output(bench, o);

@@ -92,6 +92,8 @@ struct BenchOptions {
   std::vector<int> contexts = {512};
   int decode_tokens = 64;
   int repeats = 3;
+  std::string shape;  // SHAPE:FORMAT with random weights; empty: the chat model
+  bool stages = false;
 };
 
 struct EvalOptions {

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "app/load_report.h"
 #include "app/signals.h"
 #include "base/error.h"
 #include "base/hash.h"
@@ -48,6 +49,15 @@ InstalledModel require_model(const std::string& name) {
       throw Error(ErrorKind::kUnavailable, e.what(), e.advice());
     throw;
   }
+}
+
+/// Absent: the executor's own.
+std::optional<KvType> kv_type_of(const std::string& name) {
+  if (name == "f16") return KvType::kF16;
+  if (name == "bf16") return KvType::kBF16;
+  if (name == "i8") return KvType::kI8;
+  if (name == "f32") return KvType::kF32;
+  return std::nullopt;
 }
 
 bool nvidia_card_present() { return std::filesystem::exists("/proc/driver/nvidia/version"); }
@@ -100,33 +110,74 @@ int Runtime::context() {
     throw Error(ErrorKind::kUsage, fmt::format("--ctx {}: {} was made for at most {} tokens",
                                                wanted, chat_model().installed.id, own));
   }
+  if (on_gpu()) return gpu_plan().context;
   return wanted > 0 ? wanted : std::min(own, 4096);
 }
 
+bool Runtime::on_gpu() {
+  if (on_gpu_) return *on_gpu_;
+  const std::string& device = options.settings.device;
+  on_gpu_ = false;
+  if (device == "cpu") return false;
+  std::string reason = cuda_unavailable_reason();
+  if (reason.empty()) {
+    on_gpu_ = true;
+  } else if (device == "cuda") {
+    throw Error(ErrorKind::kUnavailable, "--device cuda: " + reason,
+                "apud doctor tells more; --device cpu runs without it");
+  } else if (nvidia_card_present()) {
+    terminal.warn("an NVIDIA card is here but not used: " + reason +
+                  " (apud doctor tells more; --device cpu silences this)");
+  }
+  return *on_gpu_;
+}
+
+const LoadPlan& Runtime::gpu_plan() {
+  if (gpu_plan_ && planned_sequences_ == sequences_) return *gpu_plan_;
+  const ChosenModel& chosen = chat_model();
+  CudaMemory memory = cuda_memory(0);
+  LoadSubject subject{chosen.installed.id, memory.device, {}};
+  LoadRequest& request = subject.request;
+  request.device_bytes = memory.free_bytes;
+  request.read_bytes_per_second = memory.read_bytes_per_second;
+  request.context = options.settings.ctx;
+  // A second conversation stays in memory where there is room for it.
+  request.sequences = std::max(2, sequences_);
+  std::optional<KvType> type = kv_type_of(options.settings.kv);
+  request.kv_type = type.value_or(KvType::kF16);
+  const Model& model = *chosen.model;
+  LoadPlan plan = plan_load(model.program(), model.weights(), request);
+  if (!plan.fits && sequences_ == 1) {
+    request.sequences = 1;
+    plan = plan_load(model.program(), model.weights(), request);
+  }
+  if (!plan.fits) throw load_refusal(subject, plan, Catalogue::builtin().entries());
+  plan.context = std::min(plan.context, model.config().context);
+  terminal.note(load_plan_line(subject, plan));
+  planned_sequences_ = sequences_;
+  planned_conversations_ = request.sequences;
+  gpu_plan_ = plan;
+  return *gpu_plan_;
+}
+
 std::unique_ptr<Executor> Runtime::make_executor(const Model& model, int max_step_tokens) {
+  return make_executor(model.program(), model.weights(), max_step_tokens);
+}
+
+std::unique_ptr<Executor> Runtime::make_executor(const Program& program, const Weights& weights,
+                                                 int max_step_tokens) {
   const Settings& s = options.settings;
-  if (s.device != "cpu") {
-    std::string reason = cuda_unavailable_reason();
-    if (reason.empty()) {
-      CudaOptions cuda;
-      if (max_step_tokens > 0) cuda.max_step_tokens = max_step_tokens;
-      cuda.deterministic = options.generation.deterministic;
-      return make_cuda_executor(model.program(), model.weights(), cuda);
-    }
-    if (s.device == "cuda") {
-      throw Error(ErrorKind::kUnavailable, "--device cuda: " + reason,
-                  "apud doctor tells more; --device cpu runs without it");
-    }
-    if (nvidia_card_present()) {
-      terminal.warn("an NVIDIA card is here but not used: " + reason +
-                    " (apud doctor tells more; --device cpu silences this)");
-    }
+  if (on_gpu()) {
+    CudaOptions cuda;
+    if (max_step_tokens > 0) cuda.max_step_tokens = max_step_tokens;
+    cuda.deterministic = options.generation.deterministic;
+    return make_cuda_executor(program, weights, cuda);
   }
   CpuOptions cpu;
   cpu.isa = parse_isa(s.cpu_isa);
   cpu.threads = s.threads;
   if (max_step_tokens > 0) cpu.max_step_tokens = max_step_tokens;
-  return make_cpu_executor(model.program(), model.weights(), cpu);
+  return make_cpu_executor(program, weights, cpu);
 }
 
 std::unique_ptr<Engine> Runtime::build_engine(int sequences, bool save) {
@@ -134,10 +185,18 @@ std::unique_ptr<Engine> Runtime::build_engine(int sequences, bool save) {
   EngineOptions engine;
   engine.context = context();
   engine.max_batch_sequences = std::max(1, sequences);
+  engine.kv_type = kv_type_of(options.settings.kv);
   std::unique_ptr<Executor> executor = make_executor(*chosen.model, 0);
+  const KvType kv_type = engine.kv_type.value_or(executor->default_kv_type());
   if (sequences > 2) {
-    engine.kv_bytes = kv_bytes_per_token(chosen.model->program(), executor->default_kv_type()) *
+    engine.kv_bytes = kv_bytes_per_token(chosen.model->program(), kv_type) *
                       static_cast<uint64_t>(engine.context) * static_cast<uint64_t>(sequences);
+  }
+  if (gpu_plan_) {
+    // As planned, and per conversation the page in which two of them part.
+    engine.kv_bytes = kv_bytes_per_token(chosen.model->program(), kv_type) *
+                      static_cast<uint64_t>(engine.context + 2 * kKvPageTokens) *
+                      static_cast<uint64_t>(planned_conversations_);
   }
   if (options.settings.cache_gb > 0) {
     engine.disk.folder = default_kv_cache_dir();
@@ -149,6 +208,7 @@ std::unique_ptr<Engine> Runtime::build_engine(int sequences, bool save) {
 
 void Runtime::preload_engine(int sequences, bool save) {
   if (engine_ || engine_future_.valid()) return;
+  sequences_ = std::max(1, sequences);
   chat_model();  // errors of the user come now, on this thread
   context();
   engine_future_ =

@@ -17,6 +17,7 @@
 #include "app/terminal.h"
 #include "engine/embedding.h"
 #include "engine/engine.h"
+#include "kernels/load_plan.h"
 #include "models/catalogue.h"
 #include "models/model.h"
 #include "rag/embedder.h"
@@ -77,10 +78,15 @@ class Runtime {
   /// Starts making the engine on another thread. `sequences`: answers written at once.
   void preload_engine(int sequences, bool save);
   Engine& engine(int sequences = 1, bool save = true);
-  /// Context window of this run, from --ctx, the model and the device.
+  /// Context window of this run, from --ctx, the model and the device. On a GPU what fits is worked
+  /// out (and refused with what would) before anything is loaded.
   int context();
+  /// True where --device and this machine lead to a GPU; says once why not where a card is there.
+  bool on_gpu();
   /// Executor as --device and --cpu-isa say. `purpose` is used in messages.
   std::unique_ptr<Executor> make_executor(const Model& model, int max_step_tokens);
+  std::unique_ptr<Executor> make_executor(const Program& program, const Weights& weights,
+                                          int max_step_tokens);
 
   bool has_store() const;
   /// For reading; throws kNoInput when nothing was ever ingested.
@@ -113,7 +119,13 @@ class Runtime {
   std::string speed_key();
   double measure_prefill_rate();
 
+  const LoadPlan& gpu_plan();
+
   std::optional<ChosenModel> chat_;
+  int sequences_ = 1;  // answers written at once
+  std::optional<bool> on_gpu_;
+  std::optional<LoadPlan> gpu_plan_;
+  int planned_sequences_ = 0, planned_conversations_ = 0;
   std::unique_ptr<Engine> engine_;
   std::future<std::unique_ptr<Engine>> engine_future_;
   std::unique_ptr<Store> store_;

@@ -17,8 +17,9 @@ struct Settings {
   std::string embedder = "e5-small-q4";
   std::string device = "auto";  // auto, cuda, cpu
   std::string cpu_isa = "auto";
-  int threads = 0;   // 0: what the machine gives
-  int ctx = 0;       // tokens; 0: 4096 on the CPU, what fits on a GPU
+  int threads = 0;          // 0: what the machine gives
+  int ctx = 0;              // tokens; 0: 4096 on the CPU, what fits on a GPU
+  std::string kv = "auto";  // auto, f16, bf16, i8, f32: type of the KV cache
   int evidence = 0;  // tokens of passages in a prompt; 0: 2000, fewer where reading takes too long
   int answer = 600;  // tokens of an answer
   std::string collection = "default";

@@ -81,6 +81,11 @@ bool cuda_compiled() { return false; }
 
 std::string cuda_unavailable_reason() { return "this build has no CUDA executor"; }
 
+CudaMemory cuda_memory(int) {
+  throw Error(ErrorKind::kUnavailable, "no CUDA device: " + cuda_unavailable_reason(),
+              "use --device cpu");
+}
+
 std::unique_ptr<Executor> make_cuda_executor(const Program&, const Weights&, const CudaOptions&) {
   throw Error(ErrorKind::kUnavailable, "no CUDA device: " + cuda_unavailable_reason(),
               "install the CUDA toolkit and build again, or run on the CPU");

@@ -137,6 +137,15 @@ bool cuda_compiled();
 /// Why no CUDA device can be used ("no CUDA in this build", "no driver", …); empty when one can.
 std::string cuda_unavailable_reason();
 
+/// A device's memory now, and the rate at which its data sheet says it is read (a first guess:
+/// `apud bench` measures). Creates the CUDA context. Throws kUnavailable without a device.
+struct CudaMemory {
+  std::string device;
+  int64_t free_bytes = 0, total_bytes = 0;
+  double read_bytes_per_second = 0;
+};
+CudaMemory cuda_memory(int device);
+
 struct CudaOptions {
   int device = 0;
   int max_step_tokens = 4096;

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/program.h"
+
 namespace apud {
 
 struct GpuCeilings {
@@ -42,7 +44,10 @@ struct GpuBenchRow {
 
 struct GpuBenchOptions {
   int device = 0;
-  std::vector<std::string> models = {"llama-7b:q4_k_m"};
+  std::vector<std::string> models = {"llama-7b:q4_k_m"};  // random weights of these shapes,
+  const Program* program = nullptr;                       // or this model, where it is set:
+  const Weights* weights = nullptr;
+  std::string name;
   std::vector<std::string> works = {"decode", "prefill"};   // also: attention, embed, load
   std::vector<int> contexts = {512};                        // of decode and attention
   std::vector<std::pair<int, int>> prefills = {{2048, 0}};  // new tokens, cached tokens

@@ -7,6 +7,7 @@
 #include "kernels/cuda/batch.h"
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/repack.h"
+#include "kernels/cuda/stream.h"
 
 namespace apud::cuda {
 
@@ -31,6 +32,7 @@ struct AttentionArgs {
   int rows = 0;   // T
   int tiles = 0;  // prefill: query tiles in batch.tiles
   Half16 half16 = Half16::kFp16;
+  QuantRows quantised;  // decode: out as the next product reads it; data null: not wanted
 };
 
 /// Norms and rotates q and k in place and, where kv.base is set, stores k and v in the pages.
@@ -39,6 +41,9 @@ void rotary(const AttentionArgs& a, const RotaryArgs& r, const Launch& where);
 /// Query rows of one prefill tile for this head width; the host cuts the batch into tiles by it.
 int prefill_tile_rows(int dim);
 void attention_prefill(const AttentionArgs& a, const Launch& where);
+/// The same on Hopper's tensor cores; false where the card, the head width or the types are not
+/// for it.
+bool attention_hopper(const AttentionArgs& a, const Launch& where);
 
 /// Scratch of split-KV decode.
 struct DecodeScratch {

@@ -2,12 +2,15 @@
 // packed into one tensor-core tile, and a run of pages; its four warps stream their own quarters of
 // each page through their own asynchronous copies and never wait for one another. The last block of
 // a head to finish merges the runs in fixed order by their log-sum-exp (Flash-Decoding; Dao et al.
-// 2023).
+// 2023). On Hopper the blocks of a head are a cluster and merge through each other's shared memory.
+#include <cooperative_groups.h>
+
 #include <algorithm>
 #include <cmath>
 
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/quant_rows.cuh"
 #include "kernels/cuda/rope.cuh"
 
 namespace apud::cuda {
@@ -33,6 +36,7 @@ struct DecodeParams {
   const float* q_norm;
   const float* k_norm;
   DecodeScratch scratch;
+  QuantRows quantised;
 };
 
 /// Shared memory: q (16, D+8) H; new k and v (2, D) float; 128 angles; per warp and stage K and V
@@ -41,11 +45,27 @@ template <int D>
 size_t decode_shared(int stages) {
   return size_t{16} * (D + 8) * 2 + 2 * D * 4 + 1024 + size_t{kWarps} * 256 * 4 +
          std::max<size_t>(size_t{kWarps} * stages * 2 * 16 * (D + 8) * 2,
-                          size_t{kWarps} * 16 * (D + 2) * 4);
+                          size_t{kWarps} * 16 * (D + 2) * 4 + size_t{16} * D * 4);
 }
 
-/// PRECOND: 128 threads; grid (splits, kv_heads * query tiles, rows); dim <= D, dim % 8 == 0.
-template <int D, typename H, bool kI8, int kStages>
+__device__ __forceinline__ void cluster_sync() {
+#if __CUDA_ARCH__ >= 900
+  cooperative_groups::this_cluster().sync();
+#endif
+}
+/// The same place in the shared memory of another block of the cluster.
+template <typename T>
+__device__ __forceinline__ const T* of_block(T* p, int rank) {
+#if __CUDA_ARCH__ >= 900
+  return cooperative_groups::this_cluster().map_shared_rank(p, rank);
+#else
+  return p;
+#endif
+}
+
+/// PRECOND: 128 threads; grid (splits, kv_heads * query tiles, rows); dim <= D, dim % 8 == 0. With
+/// kCluster, the splits of a head are one cluster.
+template <int D, typename H, bool kI8, int kStages, bool kCluster>
 __global__ void __launch_bounds__(kWarps * 32)
     decode_kernel(const __grid_constant__ DecodeParams p) {
   grid_dependency_trigger();
@@ -78,6 +98,10 @@ __global__ void __launch_bounds__(kWarps * 32)
   const int split = blockIdx.x;
   if (split >= active) {
     grid_dependency_wait();
+    if (kCluster && active > 1) {
+      cluster_sync();
+      cluster_sync();
+    }
     return;
   }
   const int begin = page_begin + split * per_split, end = min(page_end, begin + per_split);
@@ -309,6 +333,16 @@ __global__ void __launch_bounds__(kWarps * 32)
   }
   __syncthreads();
   const int splits = gridDim.x;
+  // The tile's results, to be quantised: behind the merge's own space.
+  float* results = all + kWarps * 16 * (D + 2);
+  __shared__ float2 states[16];  // cluster: running maximum and sum of a head
+  auto quantise_results = [&] {
+    __syncthreads();
+    for (int g = warp; g < tile_heads * dim / 32; g += kWarps) {
+      const float v = results[g * 32 + lane];
+      store_group(p.quantised, row, first_head * dim / 32 + g, v, v * v);
+    }
+  };
   for (int c = threadIdx.x; c < tile_heads * dim; c += kWarps * 32) {
     int h = c / dim, d = c % dim;
     float top = -INFINITY;
@@ -321,14 +355,48 @@ __global__ void __launch_bounds__(kWarps * 32)
       sum += weight * from[D + 1];
     }
     int64_t head = int64_t{row} * p.heads + first_head + h;
-    if (active == 1) {
-      p.out[row * p.out_ld + int64_t{first_head + h} * dim + d] = sum > 0 ? value / sum : 0.f;
+    if (kCluster && active > 1) {
+      results[c] = value;
+      if (d == 0) states[h] = make_float2(top, sum);
+    } else if (active == 1) {
+      const float result = sum > 0 ? value / sum : 0.f;
+      p.out[row * p.out_ld + int64_t{first_head + h} * dim + d] = result;
+      results[c] = result;
     } else {
       p.scratch.partial[(head * splits + split) * dim + d] = value;
       if (d == 0) p.scratch.state[head * splits + split] = make_float2(top, sum);
     }
   }
-  if (active == 1) return;
+  if (active == 1) {
+    if (p.quantised.data) quantise_results();
+    return;
+  }
+  if constexpr (kCluster) {
+    cluster_sync();
+    // A warp makes 32 neighbouring outputs; the active blocks take turns.
+    const int first_out = split * kWarps + warp, step = active * kWarps;
+    for (int g = first_out; g * 32 < tile_heads * dim; g += step) {
+      const int c = g * 32 + lane, h = min(c / dim, tile_heads - 1);
+      const bool valid = c < tile_heads * dim;
+      float top = -INFINITY, value = 0, sum = 0;
+#pragma unroll 4
+      for (int k = 0; k < active; ++k) top = fmaxf(top, of_block(states, k)[h].x);
+      const float base = top == -INFINITY ? 0.f : top;
+#pragma unroll 4
+      for (int k = 0; k < active; ++k) {
+        const float2 state = of_block(states, k)[h];
+        const float w = exp2f(state.x - base);
+        sum += w * state.y;
+        if (valid) value += w * of_block(results, k)[c];
+      }
+      value = sum > 0 ? value / sum : 0.f;
+      if (valid) p.out[row * p.out_ld + int64_t{first_head} * dim + c] = value;
+      if (p.quantised.data)
+        store_group(p.quantised, row, first_head * dim / 32 + g, value, value * value);
+    }
+    cluster_sync();  // nobody leaves while it is read
+    return;
+  }
   __threadfence();
   __syncthreads();
   __shared__ bool last;
@@ -337,28 +405,30 @@ __global__ void __launch_bounds__(kWarps * 32)
   __syncthreads();
   if (!last) return;
   __threadfence();
-  // Weight of each (head, split), then the sums with several loads in flight.
+  // Weight of each (head, split), a warp a head, then the sums with several loads in flight.
   float* weights = head_scratch;  // (16, kMaxSplits)
   float* totals = fresh;          // (16)
   const int64_t first_state = (int64_t{row} * p.heads + first_head) * splits;
-  __syncthreads();
-  for (int c = threadIdx.x; c < tile_heads * active; c += kWarps * 32) {
-    float2 state = __ldcg(&p.scratch.state[first_state + c / active * splits + c % active]);
-    weights[c / active * kMaxSplits + c % active] = state.x;
-    all[c / active * kMaxSplits + c % active] = state.y;
-  }
-  __syncthreads();
-  if (threadIdx.x < tile_heads) {
-    float* w = weights + threadIdx.x * kMaxSplits;
-    const float* sums = all + threadIdx.x * kMaxSplits;
+  for (int h = warp; h < tile_heads; h += kWarps) {
+    float2 state[kMaxSplits / 32];
     float top = -INFINITY, sum = 0;
-    for (int s = 0; s < active; ++s) top = fmaxf(top, w[s]);
-    float base = top == -INFINITY ? 0.f : top;
-    for (int s = 0; s < active; ++s) {
-      w[s] = exp2f(w[s] - base);
-      sum += w[s] * sums[s];
+#pragma unroll
+    for (int k = 0; k < kMaxSplits / 32; ++k) {
+      const int i = k * 32 + lane;
+      state[k] = make_float2(-INFINITY, 0);
+      if (i < active) state[k] = __ldcg(&p.scratch.state[first_state + h * splits + i]);
+      top = fmaxf(top, state[k].x);
     }
-    totals[threadIdx.x] = sum > 0 ? 1.f / sum : 0.f;
+    top = warp_max(top);
+    const float base = top == -INFINITY ? 0.f : top;
+#pragma unroll
+    for (int k = 0; k < kMaxSplits / 32; ++k) {
+      const float w = exp2f(state[k].x - base);
+      if (k * 32 + lane < active) weights[h * kMaxSplits + k * 32 + lane] = w;
+      sum += w * state[k].y;
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) totals[h] = sum > 0 ? 1.f / sum : 0.f;
   }
   __syncthreads();
   // Four values a thread; where there are threads to spare, several share a value's splits.
@@ -370,7 +440,7 @@ __global__ void __launch_bounds__(kWarps * 32)
     const float4* from =
         reinterpret_cast<const float4*>(p.scratch.partial + (first_state + h * splits) * dim + d);
     float4 value = make_float4(0, 0, 0, 0);
-#pragma unroll 8
+#pragma unroll 16
     for (int s = share; s < active; s += sharing) {
       float w = weights[h * kMaxSplits + s];
       float4 x = __ldcg(from + s * (dim / 4));
@@ -382,8 +452,9 @@ __global__ void __launch_bounds__(kWarps * 32)
     } else {
       float t = totals[h];
       float* out = p.out + row * p.out_ld + int64_t{first_head + h} * dim + d;
-      *reinterpret_cast<float4*>(out) =
-          make_float4(value.x * t, value.y * t, value.z * t, value.w * t);
+      value = make_float4(value.x * t, value.y * t, value.z * t, value.w * t);
+      *reinterpret_cast<float4*>(out) = value;
+      *reinterpret_cast<float4*>(results + quad * 4) = value;
     }
   }
   if (sharing > 1) {
@@ -397,11 +468,25 @@ __global__ void __launch_bounds__(kWarps * 32)
       }
       float t = totals[h];
       float* out = p.out + row * p.out_ld + int64_t{first_head + h} * dim + d;
-      *reinterpret_cast<float4*>(out) =
-          make_float4(value.x * t, value.y * t, value.z * t, value.w * t);
+      value = make_float4(value.x * t, value.y * t, value.z * t, value.w * t);
+      *reinterpret_cast<float4*>(out) = value;
+      *reinterpret_cast<float4*>(results + quad * 4) = value;
     }
   }
+  if (p.quantised.data) quantise_results();
   if (threadIdx.x == 0) *counter = 0;
+}
+
+/// Clusters of 16 blocks: the H100's and H200's.
+bool cluster_splits(int splits) {
+  static const bool hopper = [] {
+    int device = 0, major = 0, minor = 0;
+    APUD_CUDA(cudaGetDevice(&device));
+    APUD_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    APUD_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+    return major == 9 && minor == 0;
+  }();
+  return hopper && splits == 16;
 }
 
 template <int D, typename H, bool kI8>
@@ -411,9 +496,18 @@ void run_decode(const DecodeParams& p, dim3 grid, const Launch& where) {
   int device = 0, limit = 0;
   APUD_CUDA(cudaGetDevice(&device));
   APUD_CUDA(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  auto kernel = decode_kernel<D, H, kI8, kStages>;
+  if (grid.x == 16 && cluster_splits(16) && shared <= static_cast<size_t>(limit)) {
+    auto kernel = decode_kernel<D, H, kI8, kStages, true>;
+    APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   static_cast<int>(shared)));
+    if (grid.x > 8)
+      APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+    launch_cluster(static_cast<int>(grid.x), where, kernel, grid, dim3(kWarps * 32), shared, p);
+    return;
+  }
+  auto kernel = decode_kernel<D, H, kI8, kStages, false>;
   if (shared > static_cast<size_t>(limit)) {  // cards with 99 KB a block
-    kernel = decode_kernel<D, H, kI8, 1>;
+    kernel = decode_kernel<D, H, kI8, 1, false>;
     shared = decode_shared<D>(1);
   }
   APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -441,7 +535,11 @@ void run_decode_type(const DecodeParams& p, dim3 grid, const Launch& where) {
 int decode_splits(const HeadShape& shape, int multiprocessors) {
   int tiles = shape.kv_heads * ceil_div(shape.heads / shape.kv_heads, 16);
   // Two blocks fit a multiprocessor; one more than that would wait for a second round.
-  return std::clamp(2 * multiprocessors / tiles, 1, kMaxSplits);
+  int splits = std::clamp(2 * multiprocessors / tiles, 1, kMaxSplits);
+  // Many splits merge faster as a cluster, though it has 16 blocks at most; few merge faster
+  // through global memory, which does not wait for room for a whole cluster.
+  if (splits > 16 && cluster_splits(16)) splits = 16;
+  return splits;
 }
 
 void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const DecodeScratch& scratch,
@@ -467,6 +565,7 @@ void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const Dec
   p.kv = a.kv;
   p.batch = a.batch;
   p.scratch = scratch;
+  if (a.shape.dim % 32 == 0) p.quantised = a.quantised;
   p.fused = fused != nullptr;
   if (fused) {
     p.rotation = {fused->turns, fused->pairs, fused->magnitude, fused->norm_eps,

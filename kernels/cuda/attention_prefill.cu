@@ -366,7 +366,7 @@ void attention_prefill(const AttentionArgs& a, const Launch& where) {
              "16-bit activations have the KV cache's type");
   PrefillParams p = {a.q,         a.k,      a.v,     a.out,     a.shape.heads, a.shape.kv_heads,
                      a.shape.dim, a.window, a.scale, a.softcap, a.kv,          a.batch};
-  if (a.tiles == 0) return;
+  if (a.tiles == 0 || attention_hopper(a, where)) return;
   dim3 grid(a.tiles, a.shape.heads);
   int dim = a.shape.dim;
   if (dim <= 32)

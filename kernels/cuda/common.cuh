@@ -35,20 +35,34 @@ struct Launch {
   bool programmatic = false;
 };
 
+/// `cluster` blocks along x share a cluster (sm_90 and later); 0: none.
 template <typename... P, typename... A>
-void launch(const Launch& l, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
-            A&&... args) {
+void launch_cluster(int cluster, const Launch& l, void (*kernel)(P...), dim3 grid, dim3 block,
+                    size_t shared, A&&... args) {
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared;
   config.stream = l.stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = l.programmatic ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  if (cluster > 0) {
+    attributes[0].id = cudaLaunchAttributeClusterDimension;
+    attributes[0].val.clusterDim.x = cluster;
+    attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
+    config.numAttrs = 1;
+  }
+  if (l.programmatic) {
+    cudaLaunchAttribute& a = attributes[config.numAttrs++];
+    a.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    a.val.programmaticStreamSerializationAllowed = 1;
+  }
+  config.attrs = attributes;
   check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...), "kernel launch");
+}
+template <typename... P, typename... A>
+void launch(const Launch& l, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
+            A&&... args) {
+  launch_cluster(0, l, kernel, grid, block, shared, static_cast<A&&>(args)...);
 }
 
 #ifdef __CUDACC__
@@ -65,30 +79,28 @@ __device__ inline void grid_dependency_wait() {
 #endif
 }
 
-// Weight loads: read once, keep them out of L1. volatile keeps them where they are written: before
-// the dependency wait.
+// Weight loads: read once, keep them out of L1. Not .nc: the assembler moves those behind the
+// dependency wait, where they come too late.
 __device__ inline uint4 ld_weight16(const void* p) {
   uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(p));
   return v;
 }
 __device__ inline uint2 ld_weight8(const void* p) {
   uint2 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];"
-               : "=r"(v.x), "=r"(v.y)
-               : "l"(p));
+  asm volatile("ld.global.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
   return v;
 }
 __device__ inline uint32_t ld_weight4(const void* p) {
   uint32_t v;
-  asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(p));
+  asm volatile("ld.global.u32 %0, [%1];" : "=r"(v) : "l"(p));
   return v;
 }
 __device__ inline uint32_t ld_weight2(const void* p) {
   uint16_t v;
-  asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(v) : "l"(p));
+  asm volatile("ld.global.u16 %0, [%1];" : "=h"(v) : "l"(p));
   return v;
 }
 // Activation loads: written by other SMs in this step, so L2 is the place to read them.

@@ -6,84 +6,6 @@
 namespace apud::cuda {
 namespace {
 
-/// Grid (rows, group blocks); one thread per group of the table's row.
-template <WeightType F>
-__global__ void embed_kernel(const __grid_constant__ EmbedArgs a) {
-  grid_dependency_trigger();
-  grid_dependency_wait();
-  int g = blockIdx.y * blockDim.x + threadIdx.x, row = blockIdx.x;
-  if (g >= a.table.shape.groups) return;
-  int index = a.index == IndexSource::kToken      ? a.batch.tokens[row]
-              : a.index == IndexSource::kPosition ? a.batch.positions[row]
-                                                  : 0;
-  const uint8_t* from = a.table.data + int64_t{index + a.offset} * a.table.shape.stride;
-  float* to = a.out + row * a.ld;
-  constexpr int kGroup = plane_bytes(F).group;
-  group_values<F>(load_group<F>(from, a.table.shape, g), [&](int i, float v) {
-    int c = g * kGroup + i;
-    if (c < a.table.cols) to[c] = a.accumulate ? to[c] + v * a.scale : v * a.scale;
-  });
-}
-
-/// One block per row. Sums in float over at most a few thousand values a row, two passes.
-template <typename H>
-__global__ void norm_kernel(const __grid_constant__ NormArgs a) {
-  __shared__ float scratch[33];
-  grid_dependency_trigger();
-  grid_dependency_wait();
-  int64_t row = blockIdx.x;
-  const float* x = a.x + row * a.x_ld;
-  float mean = 0;
-  if (a.kind == NormKind::kLayer) {
-    float sum = 0;
-    for (int c = threadIdx.x; c < a.cols; c += blockDim.x) sum += ld_stream(x + c);
-    mean = block_sum(sum, scratch) / static_cast<float>(a.cols);
-  }
-  float ss = 0;
-  const int quads = a.cols / 4;
-  for (int c = threadIdx.x; c < quads; c += blockDim.x) {
-    float4 v = ld_stream4(x + 4 * c);
-    v.x -= mean;
-    v.y -= mean;
-    v.z -= mean;
-    v.w -= mean;
-    ss += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-  }
-  for (int c = 4 * quads + threadIdx.x; c < a.cols; c += blockDim.x) {
-    float v = ld_stream(x + c) - mean;
-    ss += v * v;
-  }
-  ss = block_sum(ss, scratch);
-  float factor = rsqrtf(ss / static_cast<float>(a.cols) + a.eps);
-  auto at = [&](int c, float v) {
-    float y = (v - mean) * factor * (a.weight[c] + a.offset);
-    return a.bias ? y + a.bias[c] : y;
-  };
-  for (int c = threadIdx.x; c < quads; c += blockDim.x) {
-    float4 v = ld_stream4(x + 4 * c);
-    v.x = at(4 * c, v.x);
-    v.y = at(4 * c + 1, v.y);
-    v.z = at(4 * c + 2, v.z);
-    v.w = at(4 * c + 3, v.w);
-    if (a.out) *reinterpret_cast<float4*>(a.out + row * a.out_ld + 4 * c) = v;
-    if (a.half_out) {
-      uint2 packed = make_uint2(pack2<H>(v.x, v.y), pack2<H>(v.z, v.w));
-      *reinterpret_cast<uint2*>(static_cast<H*>(a.half_out) + row * a.half_ld + 4 * c) = packed;
-    }
-    if (a.add_to) {
-      float4* to = reinterpret_cast<float4*>(a.add_to + row * a.add_ld + 4 * c);
-      float4 old = *to;
-      *to = make_float4(old.x + v.x, old.y + v.y, old.z + v.z, old.w + v.w);
-    }
-  }
-  for (int c = 4 * quads + threadIdx.x; c < a.cols; c += blockDim.x) {
-    float v = at(c, ld_stream(x + c));
-    if (a.out) a.out[row * a.out_ld + c] = v;
-    if (a.half_out) static_cast<H*>(a.half_out)[row * a.half_ld + c] = to_h16<H>(v);
-    if (a.add_to) a.add_to[row * a.add_ld + c] += v;
-  }
-}
-
 template <typename H>
 __device__ float matrix_at(const Matrix& m, int64_t i) {
   return m.half16 ? to_float(static_cast<const H*>(m.data)[i])
@@ -95,6 +17,147 @@ __device__ void set_matrix(const Matrix& m, int64_t i, float v) {
     static_cast<H*>(m.data)[i] = to_h16<H>(v);
   else
     static_cast<float*>(m.data)[i] = v;
+}
+
+/// Grid (rows, group blocks); one thread per group of the table's row.
+template <WeightType F, typename H>
+__global__ void embed_kernel(const __grid_constant__ EmbedArgs a) {
+  grid_dependency_trigger();
+  grid_dependency_wait();
+  int g = blockIdx.y * blockDim.x + threadIdx.x, row = blockIdx.x;
+  if (g >= a.table.shape.groups) return;
+  int index = a.index == IndexSource::kToken      ? a.batch.tokens[row]
+              : a.index == IndexSource::kPosition ? a.batch.positions[row]
+                                                  : 0;
+  const uint8_t* from = a.table.data + int64_t{index + a.offset} * a.table.shape.stride;
+  const int64_t to = row * a.out.ld;
+  constexpr int kGroup = plane_bytes(F).group;
+  group_values<F>(load_group<F>(from, a.table.shape, g), [&](int i, float v) {
+    int c = g * kGroup + i;
+    if (c >= a.table.cols) return;
+    set_matrix<H>(a.out, to + c,
+                  a.accumulate ? matrix_at<H>(a.out, to + c) + v * a.scale : v * a.scale);
+  });
+}
+
+/// Values 4c .. 4c+3 of a row.
+template <typename H>
+__device__ __forceinline__ float4 load_quad(const Matrix& m, int64_t row, int c) {
+  if (!m.half16) return ld_stream4(static_cast<const float*>(m.data) + row * m.ld + 4 * c);
+  const uint2 bits =
+      *reinterpret_cast<const uint2*>(static_cast<const H*>(m.data) + row * m.ld + 4 * c);
+  H h[4];
+  memcpy(h, &bits, 8);
+  return make_float4(to_float(h[0]), to_float(h[1]), to_float(h[2]), to_float(h[3]));
+}
+template <typename H>
+__device__ __forceinline__ void norm_out(const NormArgs& a, int64_t row, int c, const float4& v) {
+  if (a.out) *reinterpret_cast<float4*>(a.out + row * a.out_ld + 4 * c) = v;
+  if (a.half_out) {
+    uint2 packed = make_uint2(pack2<H>(v.x, v.y), pack2<H>(v.z, v.w));
+    *reinterpret_cast<uint2*>(static_cast<H*>(a.half_out) + row * a.half_ld + 4 * c) = packed;
+  }
+  if (a.add_to) {
+    float4* to = reinterpret_cast<float4*>(a.add_to + row * a.add_ld + 4 * c);
+    float4 old = *to;
+    *to = make_float4(old.x + v.x, old.y + v.y, old.z + v.z, old.w + v.w);
+  }
+}
+
+/// A row by one warp (narrow rows, eight a block) or by the block; its values stay in registers.
+/// PRECOND: cols % 4 == 0 and cols / 4 <= kQuads times the threads of a row.
+template <typename H, bool kWarp, int kQuads>
+__global__ void norm_kernel(const __grid_constant__ NormArgs a) {
+  __shared__ float scratch[33];
+  grid_dependency_trigger();
+  grid_dependency_wait();
+  const int64_t row = kWarp ? int64_t{blockIdx.x} * 8 + (threadIdx.x >> 5) : int64_t{blockIdx.x};
+  if (kWarp && row >= a.rows) return;
+  const int thread = kWarp ? threadIdx.x & 31 : threadIdx.x, step = kWarp ? 32 : blockDim.x;
+  const int quads = a.cols / 4;
+  auto all_sum = [&](float v) {
+    if constexpr (kWarp)
+      return warp_sum(v);
+    else
+      return block_sum(v, scratch);
+  };
+  float4 v[kQuads];
+#pragma unroll
+  for (int i = 0; i < kQuads; ++i) {
+    const int c = thread + i * step;
+    v[i] = make_float4(0, 0, 0, 0);
+    if (c < quads) v[i] = load_quad<H>(a.x, row, c);
+  }
+  if (a.branch.data) {
+#pragma unroll
+    for (int i = 0; i < kQuads; ++i) {
+      const int c = thread + i * step;
+      if (c >= quads) continue;
+      const float4 b = load_quad<H>(a.branch, row, c);
+      v[i] = make_float4(v[i].x + b.x, v[i].y + b.y, v[i].z + b.z, v[i].w + b.w);
+    }
+  }
+  float mean = 0;
+  if (a.kind == NormKind::kLayer) {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < kQuads; ++i) sum += (v[i].x + v[i].y) + (v[i].z + v[i].w);
+    mean = all_sum(sum) / static_cast<float>(a.cols);
+#pragma unroll
+    for (int i = 0; i < kQuads; ++i)
+      if (thread + i * step < quads)
+        v[i] = make_float4(v[i].x - mean, v[i].y - mean, v[i].z - mean, v[i].w - mean);
+  }
+  float ss = 0;
+#pragma unroll
+  for (int i = 0; i < kQuads; ++i)
+    ss += v[i].x * v[i].x + v[i].y * v[i].y + v[i].z * v[i].z + v[i].w * v[i].w;
+  const float factor = rsqrtf(all_sum(ss) / static_cast<float>(a.cols) + a.eps);
+#pragma unroll
+  for (int i = 0; i < kQuads; ++i) {
+    const int c = thread + i * step;
+    if (c >= quads) continue;
+    const float4 w = *reinterpret_cast<const float4*>(a.weight + 4 * c);
+    float4 b = make_float4(0, 0, 0, 0);
+    if (a.bias) b = *reinterpret_cast<const float4*>(a.bias + 4 * c);
+    norm_out<H>(a, row, c,
+                make_float4(v[i].x * factor * (w.x + a.offset) + b.x,
+                            v[i].y * factor * (w.y + a.offset) + b.y,
+                            v[i].z * factor * (w.z + a.offset) + b.z,
+                            v[i].w * factor * (w.w + a.offset) + b.w));
+  }
+}
+
+/// Rows of any width, a value at a time, one block a row.
+template <typename H>
+__global__ void norm_any_kernel(const __grid_constant__ NormArgs a) {
+  __shared__ float scratch[33];
+  grid_dependency_trigger();
+  grid_dependency_wait();
+  const int64_t row = blockIdx.x;
+  auto value = [&](int c) {
+    float v = matrix_at<H>(a.x, row * a.x.ld + c);
+    return a.branch.data ? v + matrix_at<H>(a.branch, row * a.branch.ld + c) : v;
+  };
+  float mean = 0;
+  if (a.kind == NormKind::kLayer) {
+    float sum = 0;
+    for (int c = threadIdx.x; c < a.cols; c += blockDim.x) sum += value(c);
+    mean = block_sum(sum, scratch) / static_cast<float>(a.cols);
+  }
+  float ss = 0;
+  for (int c = threadIdx.x; c < a.cols; c += blockDim.x) {
+    const float v = value(c) - mean;
+    ss += v * v;
+  }
+  const float factor = rsqrtf(block_sum(ss, scratch) / static_cast<float>(a.cols) + a.eps);
+  for (int c = threadIdx.x; c < a.cols; c += blockDim.x) {
+    float v = (value(c) - mean) * factor * (a.weight[c] + a.offset);
+    if (a.bias) v += a.bias[c];
+    if (a.out) a.out[row * a.out_ld + c] = v;
+    if (a.half_out) static_cast<H*>(a.half_out)[row * a.half_ld + c] = to_h16<H>(v);
+    if (a.add_to) a.add_to[row * a.add_ld + c] += v;
+  }
 }
 
 template <typename H>
@@ -114,9 +177,9 @@ __global__ void activation_kernel(Matrix gate, Matrix up, Matrix out, Activation
 template <typename H>
 __global__ void activation8_kernel(const H* gate, int64_t gate_ld, const H* up, int64_t up_ld,
                                    H* out, int64_t out_ld, Activation kind, int rows, int chunks) {
-  int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i >= int64_t{rows} * chunks) return;
-  int64_t r = i / chunks, c = i % chunks * 8;
+  const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;  // rows * chunks < 2^31
+  if (i >= static_cast<uint32_t>(rows * chunks)) return;
+  const int64_t r = i / static_cast<uint32_t>(chunks), c = i % static_cast<uint32_t>(chunks) * 8;
   uint4 g4 = *reinterpret_cast<const uint4*>(gate + r * gate_ld + c), u4 = make_uint4(0, 0, 0, 0);
   if (up) u4 = *reinterpret_cast<const uint4*>(up + r * up_ld + c);
   uint32_t words[4];
@@ -176,17 +239,18 @@ __global__ void select_kernel(const float* x, int64_t x_ld, float* out, int64_t 
   out[blockIdx.y * out_ld + c] = x[batch.output_rows[first + blockIdx.y] * x_ld + c];
 }
 
-__global__ void pool_kernel(const float* x, int64_t x_ld, float* out, int64_t out_ld, PoolKind kind,
-                            int cols, BatchView batch) {
+template <typename H>
+__global__ void pool_kernel(Matrix x, float* out, int64_t out_ld, PoolKind kind, int cols,
+                            BatchView batch) {
   int c = blockIdx.y * blockDim.x + threadIdx.x, s = blockIdx.x;
   if (c >= cols) return;
   int first = batch.first[s], count = batch.count[s];
   float v = 0;
   if (kind == PoolKind::kMean) {
-    for (int t = 0; t < count; ++t) v += x[int64_t{first + t} * x_ld + c];
+    for (int t = 0; t < count; ++t) v += matrix_at<H>(x, int64_t{first + t} * x.ld + c);
     v /= static_cast<float>(count);
   } else {
-    v = x[int64_t{kind == PoolKind::kFirst ? first : first + count - 1} * x_ld + c];
+    v = matrix_at<H>(x, int64_t{kind == PoolKind::kFirst ? first : first + count - 1} * x.ld + c);
   }
   out[s * out_ld + c] = v;
 }
@@ -216,23 +280,46 @@ int blocks(int64_t n) { return ceil_div(n, 256); }
 
 void embed(const EmbedArgs& a, const Launch& where) {
   dim3 grid(a.rows, ceil_div(a.table.shape.groups, 128));
-  with_type(a.table.type,
-            [&]<WeightType F>() { launch(where, embed_kernel<F>, grid, dim3(128), 0, a); });
+  with_type(a.table.type, [&]<WeightType F>() {
+    if (a.half16 == Half16::kFp16)
+      launch(where, embed_kernel<F, __half>, grid, dim3(128), 0, a);
+    else
+      launch(where, embed_kernel<F, __nv_bfloat16>, grid, dim3(128), 0, a);
+  });
 }
 
 void norm(const NormArgs& a, const Launch& where) {
-  dim3 block(a.cols <= 512 ? 128 : a.cols <= 2048 ? 256 : 512);
+  auto wide = [](const void* p, int64_t ld, int bytes) {
+    return reinterpret_cast<uintptr_t>(p) % bytes == 0 && ld % 4 == 0;
+  };
+  const bool quads = a.cols % 4 == 0 && a.cols <= 16 * 512 && wide(a.x.data, a.x.ld, 16) &&
+                     wide(a.branch.data, a.branch.ld, 16) && wide(a.out, a.out_ld, 16) &&
+                     wide(a.half_out, a.half_ld, 8) && wide(a.add_to, a.add_ld, 16) &&
+                     wide(a.weight, 0, 16) && wide(a.bias, 0, 16);
+  auto run = [&]<typename H>() {
+    if (!quads)
+      launch(where, norm_any_kernel<H>, dim3(a.rows), dim3(512), 0, a);
+    else if (a.cols <= 384)
+      launch(where, norm_kernel<H, true, 3>, dim3(ceil_div(a.rows, 8)), dim3(256), 0, a);
+    else if (a.cols <= 1024)
+      launch(where, norm_kernel<H, true, 8>, dim3(ceil_div(a.rows, 8)), dim3(256), 0, a);
+    else if (a.cols <= 4096)
+      launch(where, norm_kernel<H, false, 2>, dim3(a.rows), dim3(a.cols <= 2048 ? 256 : 512), 0, a);
+    else
+      launch(where, norm_kernel<H, false, 4>, dim3(a.rows), dim3(512), 0, a);
+  };
   if (a.half16 == Half16::kFp16)
-    launch(where, norm_kernel<__half>, dim3(a.rows), block, 0, a);
+    run.template operator()<__half>();
   else
-    launch(where, norm_kernel<__nv_bfloat16>, dim3(a.rows), block, 0, a);
+    run.template operator()<__nv_bfloat16>();
 }
 
 void activation(Matrix gate, Matrix up, Matrix out, Activation kind, int rows, int cols,
                 Half16 half16, const Launch& where) {
   auto run = [&]<typename H>() {
     bool wide = gate.half16 && out.half16 && (!up.data || up.half16) && cols % 8 == 0 &&
-                gate.ld % 8 == 0 && up.ld % 8 == 0 && out.ld % 8 == 0;
+                gate.ld % 8 == 0 && up.ld % 8 == 0 && out.ld % 8 == 0 &&
+                int64_t{rows} * cols / 8 < (int64_t{1} << 31);
     if (wide) {
       activation8_kernel<H><<<blocks(int64_t{rows} * cols / 8), 256, 0, where.stream>>>(
           static_cast<const H*>(gate.data), gate.ld, static_cast<const H*>(up.data), up.ld,
@@ -295,10 +382,13 @@ void select_rows(const float* x, int64_t x_ld, float* out, int64_t out_ld, int f
          cols, batch);
 }
 
-void pool(const float* x, int64_t x_ld, float* out, int64_t out_ld, PoolKind kind, int sequences,
+void pool(const Matrix& x, Half16 half16, float* out, int64_t out_ld, PoolKind kind, int sequences,
           int cols, const BatchView& batch, const Launch& where) {
-  pool_kernel<<<dim3(sequences, ceil_div(cols, 128)), 128, 0, where.stream>>>(x, x_ld, out, out_ld,
-                                                                              kind, cols, batch);
+  dim3 grid(sequences, ceil_div(cols, 128));
+  if (half16 == Half16::kFp16)
+    pool_kernel<__half><<<grid, 128, 0, where.stream>>>(x, out, out_ld, kind, cols, batch);
+  else
+    pool_kernel<__nv_bfloat16><<<grid, 128, 0, where.stream>>>(x, out, out_ld, kind, cols, batch);
   check_launch("pool");
 }
 

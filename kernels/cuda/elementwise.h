@@ -16,16 +16,16 @@ struct EmbedArgs {
   int offset = 0;
   float scale = 1;
   bool accumulate = false;
-  float* out = nullptr;
-  int64_t ld = 0;
+  Matrix out;
   int rows = 0;
   BatchView batch;
+  Half16 half16 = Half16::kFp16;
 };
 void embed(const EmbedArgs& a, const Launch& where);
 
 struct NormArgs {
-  const float* x = nullptr;
-  int64_t x_ld = 0;
+  Matrix x;
+  Matrix branch;         // added to x first; data null: none. The sum itself is not kept
   float* out = nullptr;  // null: not wanted
   int64_t out_ld = 0;
   void* half_out = nullptr;  // null: not wanted
@@ -59,7 +59,7 @@ void add_bias(Matrix out, const float* bias, int rows, int cols, Half16 half16,
 /// Rows batch.output_rows[first ..] of x.
 void select_rows(const float* x, int64_t x_ld, float* out, int64_t out_ld, int first, int rows,
                  int cols, const BatchView& batch, const Launch& where);
-void pool(const float* x, int64_t x_ld, float* out, int64_t out_ld, PoolKind kind, int sequences,
+void pool(const Matrix& x, Half16 half16, float* out, int64_t out_ld, PoolKind kind, int sequences,
           int cols, const BatchView& batch, const Launch& where);
 void softcap(float* x, int64_t ld, float cap, int rows, int cols, const Launch& where);
 void l2_normalize(float* x, int64_t ld, int rows, int cols, const Launch& where);

@@ -174,8 +174,8 @@ CudaExecutor::~CudaExecutor() {
 
 size_t CudaExecutor::memory_bytes() const {
   return weights_->bytes() + small_values_->bytes() + large_values_->bytes() + shared_.bytes() +
-         sample_memory_.bytes() + sample_inputs_.bytes() + small_meta_.device.bytes() +
-         large_meta_.device.bytes() + Gemm::kWorkspaceBytes;
+         small_.bytes() + large_.bytes() + sample_memory_.bytes() + sample_inputs_.bytes() +
+         small_meta_.device.bytes() + large_meta_.device.bytes() + Gemm::kWorkspaceBytes;
 }
 
 KvType CudaExecutor::default_kv_type() const {
@@ -574,24 +574,6 @@ std::vector<StageTime> CudaExecutor::profile(const Batch& batch, KvStore* kv) {
 }  // namespace apud::cuda
 
 namespace apud {
-
-bool cuda_compiled() { return true; }
-
-std::string cuda_unavailable_reason() {
-  int count = 0;
-  cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess) {
-    cudaGetLastError();
-    return cudaGetErrorString(status);
-  }
-  if (count == 0) return "no CUDA device";
-  int major = 0;
-  status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
-  if (status != cudaSuccess) return cudaGetErrorString(status);
-  if (major < 8)
-    return "the GPU has compute capability " + std::to_string(major) + ".x; 8.0 is needed";
-  return {};
-}
 
 std::unique_ptr<Executor> make_cuda_executor(const Program& program, const Weights& weights,
                                              const CudaOptions& options) {

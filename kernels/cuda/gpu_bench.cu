@@ -87,14 +87,29 @@ double gemm_rate(int rows) {
 
 /// One model on the device with pages for `tokens` tokens of one sequence.
 struct Bench {
-  std::unique_ptr<RandomModel> model;
+  std::unique_ptr<RandomModel> random;  // owner, where the weights are random
+  struct View {
+    const Program& program;
+    const Weights& weights;
+    int layers;
+  };
+  std::unique_ptr<View> model;
   std::unique_ptr<cuda::CudaExecutor> executor;
   std::unique_ptr<KvStore> kv;
   std::vector<int32_t> pages;
   double load_seconds = 0;
 
-  Bench(const std::string& name, int device, int tokens, int max_step) {
-    model = random_model(name);
+  Bench(const std::string& name, const GpuBenchOptions& options, int tokens, int max_step) {
+    if (options.program) {
+      int layers = static_cast<int>(
+          std::count_if(options.program->ops.begin(), options.program->ops.end(),
+                        [](const Op& op) { return std::holds_alternative<AttentionOp>(op); }));
+      model.reset(new View{*options.program, *options.weights, layers});
+    } else {
+      random = random_model(name);
+      model.reset(new View{random->program, random->weights, random->layers});
+    }
+    const int device = options.device;
     CudaOptions o;
     o.device = device;
     o.max_step_tokens = max_step;
@@ -103,13 +118,14 @@ struct Bench {
     load_seconds = seconds_since(start);
     if (model->program.is_encoder()) return;
     int count = (tokens + kKvPageTokens - 1) / kKvPageTokens;
-    kv = executor->make_kv(std::span(&count, 1), executor->default_kv_type());
+    std::vector<int> counts(model->program.kv_groups.size(), count);
+    kv = executor->make_kv(counts, executor->default_kv_type());
     pages.resize(count);
     for (int i = 0; i < count; ++i) pages[i] = count - 1 - i;
   }
   SequenceSlice slice(int count, int position) const {
     SequenceSlice s{0, count, position, {}};
-    s.pages[0] = pages;
+    for (size_t g = 0; g < model->program.kv_groups.size(); ++g) s.pages[g] = pages;
     return s;
   }
   SampledToken run(std::span<const int32_t> tokens, int position) {
@@ -158,9 +174,10 @@ void bench_decode(Bench& b, int context, int steps, const GpuCeilings& c, bool s
   for (int i = 0; i < steps; ++i) token = b.run(std::span(&token, 1), position++).id;
   double seconds = seconds_since(start) / steps;
   ProgramCost cost = program_cost(b.model->program, b.model->weights);
-  const KvGroup& g = b.model->program.kv_groups[0];
-  double bytes = static_cast<double>(cost.read_bytes_per_token) +
-                 4.0 * g.layers * g.kv_heads * g.head_dim * (context + steps / 2);
+  double bytes = static_cast<double>(cost.read_bytes_per_token);
+  for (const KvGroup& g : b.model->program.kv_groups)
+    bytes += 4.0 * g.layers * g.kv_heads * g.head_dim *
+             (g.window > 0 ? std::min(g.window, context) : context + steps / 2);
   row.work = "decode";
   row.context = context;
   row.value = 1 / seconds;
@@ -353,13 +370,14 @@ void gpu_bench(const GpuBenchOptions& options, const GpuCeilings& ceilings,
   auto has = [&](const char* work) {
     return std::find(options.works.begin(), options.works.end(), work) != options.works.end();
   };
-  for (const std::string& name : options.models) {
+  const std::vector<std::string> given = {options.name};
+  for (const std::string& name : options.program ? given : options.models) {
     int tokens = 0, step = 4096;
     for (int n : options.contexts) tokens = std::max(tokens, n);
     for (auto& [fresh, cached] : options.prefills)
       if (has("prefill")) tokens = std::max(tokens, fresh + cached);
-    bool encoder = name.rfind("e5", 0) == 0;
-    Bench b(name, options.device, tokens + options.decode_tokens + 128, encoder ? 65536 : step);
+    bool encoder = options.program ? options.program->is_encoder() : name.rfind("e5", 0) == 0;
+    Bench b(name, options, tokens + options.decode_tokens + 128, encoder ? 65536 : step);
     GpuBenchRow base;
     base.model = name;
     if (has("load")) {

@@ -35,6 +35,8 @@ CudaKv::CudaKv(const Program& program, std::span<const int> pages_per_group, KvT
           "use a shorter --ctx, --kv i8 or a smaller model");
     }
     groups_.push_back(g);
+    // Attention reads whole pages and masks what is not yet written: that must be numbers.
+    APUD_CUDA(cudaMemsetAsync(g.data, 0, g.page_bytes * g.pages, stream_));
   }
 }
 

@@ -52,32 +52,29 @@ int share_blocks(MatvecStage& stage, int multiprocessors) {
   return first;
 }
 
-MatvecKernel kernel_for(int columns, WeightType a, WeightType b, bool paired) {
-  if (columns == 1) return matvec_kernel_for<1>(a, b, paired);
-  if (columns == 2) return matvec_kernel_for<2>(a, b, paired);
-  return columns <= 4 ? matvec_kernel_for<4>(a, b, paired) : matvec_kernel_for<8>(a, b, paired);
+MatvecKernel kernel_for(int columns, WeightType type, bool paired) {
+  if (columns == 1) return matvec_kernel_for<1>(type, paired);
+  if (columns == 2) return matvec_kernel_for<2>(type, paired);
+  return columns <= 4 ? matvec_kernel_for<4>(type, paired) : matvec_kernel_for<8>(type, paired);
 }
 
-/// One launch per chunk of columns, all segments together. False where their mix of types has no
-/// kernel.
+/// One launch per chunk of columns, all segments together. False where their types differ.
 bool run_together(MatvecStage stage, int multiprocessors, const Launch& where) {
-  WeightType a = stage.segment[0].weight.type, b = a;
+  const WeightType type = stage.segment[0].weight.type;
   size_t column = 0;
   for (int i = 0; i < stage.segments; ++i) {
     const PackedMatrix& w = stage.segment[i].weight;
     APUD_CHECK(w.cols == stage.cols, "all weights of a stage read the same activations");
-    column = std::max(column, matvec_column_bytes(w.type, w.shape.groups));
-    if (w.type == a) continue;
-    if (b != a && w.type != b) return false;
-    b = w.type;
+    column = std::max(column, matvec_column_bytes(w.shape.groups));
+    if (w.type != type) return false;
   }
   int grid = share_blocks(stage, multiprocessors);
   int left = stage.columns;
   while (left > 0) {
     int n = std::min(left, MatvecStage::kMaxColumns);
     while (n > 1 && kMatvecScratch + n * column > kSharedLimit) n = (n + 1) / 2;
-    MatvecKernel kernel = kernel_for(n, a, b, stage.paired);
-    if (!kernel) return false;
+    MatvecKernel kernel = kernel_for(n, type, stage.paired);
+    APUD_CHECK(kernel, "float weights: quantised ones go to stream()");
     stage.columns = n;
     size_t shared = kMatvecScratch + n * column;
     if (shared > 48 * 1024)
@@ -98,7 +95,7 @@ void matvec(MatvecStage stage, int multiprocessors, const Launch& where) {
   APUD_CHECK(stage.x_ld % 4 == 0, "activations are read 16 bytes at a time");
   // Chosen once for the whole stage, so that a row's sum has one order however it is launched.
   stage.k_split = choose_split(stage, multiprocessors);
-  // Two columns and more have no kernels for mixed types: same-type neighbours go together.
+  // Same-type neighbours go together.
   for (int from = 0; from < stage.segments;) {
     int to = stage.segments;
     MatvecStage part = stage;

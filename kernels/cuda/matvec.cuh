@@ -1,6 +1,5 @@
-// The matvec kernel. Weights stream from memory once, in 16-byte loads that are already in flight
-// when the stage waits for the one before it; activations sit in shared memory as int8 with a scale
-// per 32 (quantised weights) or as floats (float weights).
+// The matvec kernel of float weights. Weights stream from memory once, in 16-byte loads that are
+// already in flight when the stage waits for the one before it; activations sit in shared memory.
 #pragma once
 
 #include "kernels/cuda/math.cuh"
@@ -12,10 +11,8 @@ namespace apud::cuda {
 inline constexpr int kMatvecThreads = 512;
 inline constexpr int kMatvecWarps = kMatvecThreads / 32;
 
-/// Shared memory of one column: planes of 16 bytes a group, then scales.
-__host__ __device__ inline size_t matvec_column_bytes(WeightType type, int groups) {
-  return is_float_type(type) ? size_t{32} * groups : (size_t{40} * groups + 15) / 16 * 16;
-}
+/// Shared memory of one column: planes of 16 bytes a group.
+__host__ __device__ inline size_t matvec_column_bytes(int groups) { return size_t{32} * groups; }
 inline constexpr size_t kMatvecScratch = (40 + 2 * kMatvecWarps * 16) * sizeof(float);
 
 __device__ __forceinline__ float4 load4(const float* x, int c, int cols) {
@@ -27,36 +24,10 @@ __device__ __forceinline__ float4 load4(const float* x, int c, int cols) {
   return v;
 }
 
-/// Writes values 4c .. 4c+3 of a column to shared memory. Every lane of the warp calls it.
-template <bool kFloat, SumKind kSums>
+/// Writes values 4c .. 4c+3 of a column to shared memory.
 __device__ __forceinline__ void put_activation(uint8_t* column, int groups, int c, int count,
                                                const float4& v) {
-  if constexpr (kFloat) {
-    if (c < count) reinterpret_cast<float4*>(column)[(c & 1) * groups + (c >> 1)] = v;
-  } else {
-    // 8 lanes hold one group of 32.
-    float m = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
-#pragma unroll
-    for (int i = 4; i > 0; i >>= 1) m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, i));
-    float d = __fmul_rn(m, 1.f / 127.f);
-    float inverse = m > 0 ? __fdividef(127.f, m) : 0.f;
-    int q0 = __float2int_rn(v.x * inverse), q1 = __float2int_rn(v.y * inverse);
-    int q2 = __float2int_rn(v.z * inverse), q3 = __float2int_rn(v.w * inverse);
-    int sum = q0 + q1 + q2 + q3;
-    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    int other = __shfl_xor_sync(0xffffffffu, sum, 4);
-    if (c >= count) return;
-    int g = c >> 3, in = c & 7;
-    uint32_t bytes =
-        (q0 & 255) | ((q1 & 255) << 8) | ((q2 & 255) << 16) | (uint32_t(q3 & 255) << 24);
-    *reinterpret_cast<uint32_t*>(column + ((in >> 2) * groups + g) * 16 + (in & 3) * 4) = bytes;
-    if (in == 0)
-      reinterpret_cast<ActivationScale*>(column + 32 * groups)[g] = {
-          d, kSums == SumKind::kSums16      ? (sum & 0xffff) | (other << 16)
-             : kSums == SumKind::kScaledSum ? __float_as_int(d * static_cast<float>(sum + other))
-                                            : sum + other};
-  }
+  if (c < count) reinterpret_cast<float4*>(column)[(c & 1) * groups + (c >> 1)] = v;
 }
 
 __device__ __forceinline__ float sum_of_squares(const float4& v) {
@@ -86,10 +57,10 @@ __device__ __forceinline__ NormAhead load_norm_ahead(const MatvecStage& p) {
 }
 
 /// Rows of any width, element by element at the end.
-template <bool kFloat, SumKind kSums>
-__device__ __noinline__ void ragged_prologue(const MatvecStage& p, int groups, uint8_t* columns,
-                                             size_t column_bytes, float* scratch) {
-  const int count = kFloat ? 2 * groups : 8 * groups;  // float4s of a column
+inline __device__ __noinline__ void ragged_prologue(const MatvecStage& p, int groups,
+                                                    uint8_t* columns, size_t column_bytes,
+                                                    float* scratch) {
+  const int count = 2 * groups;  // float4s of a column
   for (int m = 0; m < p.columns; ++m) {
     const float* x = p.x + m * p.x_ld;
     float factor = 1;
@@ -104,19 +75,18 @@ __device__ __noinline__ void ragged_prologue(const MatvecStage& p, int groups, u
       int c = start + threadIdx.x;
       float4 v = load4(x, c, p.cols);
       if (p.norm_weight) v = apply_norm(v, load4(p.norm_weight, c, p.cols), factor, p.norm_offset);
-      put_activation<kFloat, kSums>(columns + m * column_bytes, groups, c, count, v);
+      put_activation(columns + m * column_bytes, groups, c, count, v);
     }
   }
   __syncthreads();
 }
 
-template <bool kFloat, SumKind kSums>
 __device__ __forceinline__ void matvec_prologue(const MatvecStage& p, const NormAhead& ahead,
                                                 int groups, uint8_t* columns, size_t column_bytes,
                                                 float* scratch) {
-  const int count = kFloat ? 2 * groups : 8 * groups;
-  if (p.cols & 3 || (kFloat && p.cols & 7)) {
-    ragged_prologue<kFloat, kSums>(p, groups, columns, column_bytes, scratch);
+  const int count = 2 * groups;
+  if (p.cols & 7) {
+    ragged_prologue(p, groups, columns, column_bytes, scratch);
     return;
   }
   for (int m = 0; m < p.columns; ++m) {
@@ -144,8 +114,7 @@ __device__ __forceinline__ void matvec_prologue(const MatvecStage& p, const Norm
     for (int i = 0; i < kNormAhead; ++i) {
       if (i * kMatvecThreads < count) {
         if (p.norm_weight) v[i] = apply_norm(v[i], ahead.weight[i], factor, p.norm_offset);
-        put_activation<kFloat, kSums>(column, groups, threadIdx.x + i * kMatvecThreads, count,
-                                      v[i]);
+        put_activation(column, groups, threadIdx.x + i * kMatvecThreads, count, v[i]);
       }
     }
     // Wider rows: two loads in flight a thread.
@@ -165,8 +134,7 @@ __device__ __forceinline__ void matvec_prologue(const MatvecStage& p, const Norm
 #pragma unroll
       for (int i = 0; i < 2; ++i)
         if (start + i * kMatvecThreads < count)
-          put_activation<kFloat, kSums>(column, groups, start + i * kMatvecThreads + threadIdx.x,
-                                        count, w[i]);
+          put_activation(column, groups, start + i * kMatvecThreads + threadIdx.x, count, w[i]);
     }
   }
   __syncthreads();
@@ -180,19 +148,12 @@ __device__ __forceinline__ void accumulate_group(const Group& r, const uint8_t* 
   for (int m = 0; m < NC; ++m) {
     // Columns beyond `count` repeat the first; their sums are dropped.
     const uint8_t* column = columns + (m < count ? m : 0) * column_bytes;
-    if constexpr (is_float_type(F)) {
-      float4 a = reinterpret_cast<const float4*>(column)[g];
-      float4 b = reinterpret_cast<const float4*>(column)[groups + g];
-      const float x[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-      float sum = acc[m];
-      group_values<F>(r, [&](int i, float w) { sum = __fmaf_rn(w, x[i], sum); });
-      acc[m] = sum;
-    } else {
-      int4 a0 = reinterpret_cast<const int4*>(column)[g];
-      int4 a1 = reinterpret_cast<const int4*>(column)[groups + g];
-      ActivationScale s = reinterpret_cast<const ActivationScale*>(column + 32 * groups)[g];
-      acc[m] = add_group_dot<F>(acc[m], r, a0, a1, s);
-    }
+    float4 a = reinterpret_cast<const float4*>(column)[g];
+    float4 b = reinterpret_cast<const float4*>(column)[groups + g];
+    const float x[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    float sum = acc[m];
+    group_values<F>(r, [&](int i, float w) { sum = __fmaf_rn(w, x[i], sum); });
+    acc[m] = sum;
   }
 }
 
@@ -241,8 +202,8 @@ __device__ __forceinline__ void matvec_body(const MatvecStage& p, const MatvecSe
   grid_dependency_wait();
   float* scratch = reinterpret_cast<float*>(shared);
   uint8_t* columns = shared + kMatvecScratch;
-  const size_t column_bytes = matvec_column_bytes(F, groups);
-  matvec_prologue<is_float_type(F), sum_kind(F)>(p, ahead, groups, columns, column_bytes, scratch);
+  const size_t column_bytes = matvec_column_bytes(groups);
+  matvec_prologue(p, ahead, groups, columns, column_bytes, scratch);
   float* partial = scratch + 40;
 
   float acc[R][NC];
@@ -317,11 +278,9 @@ __device__ __forceinline__ void matvec_body(const MatvecStage& p, const MatvecSe
   }
 }
 
-/// Segments of type A or B; one kernel per type, because a switch over all types inside a kernel
-/// spilled registers. PRECOND: kMatvecThreads threads; columns <= NC; dynamic shared memory of
-/// kMatvecScratch plus columns * matvec_column_bytes; k_split in {1, 2, 4, 8} and at most the
-/// steps.
-template <WeightType A, WeightType B, int NC, int R>
+/// PRECOND: kMatvecThreads threads; columns <= NC; dynamic shared memory of kMatvecScratch plus
+/// columns * matvec_column_bytes; k_split in {1, 2, 4, 8} and at most the steps.
+template <WeightType F, int NC, int R>
 __global__ void __launch_bounds__(kMatvecThreads, NC == 1 ? 2 : 1)
     matvec_kernel(const __grid_constant__ MatvecStage p) {
   extern __shared__ __align__(16) uint8_t shared[];
@@ -330,36 +289,22 @@ __global__ void __launch_bounds__(kMatvecThreads, NC == 1 ? 2 : 1)
   while (index + 1 < p.segments && static_cast<int>(blockIdx.x) >= p.segment[index + 1].first_cta)
     ++index;
   const MatvecSegment& s = p.segment[index];
-  int cta = static_cast<int>(blockIdx.x) - s.first_cta;
-  if (A == B || s.weight.type == A) {
-    matvec_body<A, NC, R>(p, s, cta, shared);
-  } else {
-    matvec_body<B, NC, R>(p, s, cta, shared);
-  }
+  matvec_body<F, NC, R>(p, s, static_cast<int>(blockIdx.x) - s.first_cta, shared);
 }
 
 using MatvecKernel = void (*)(const MatvecStage);
-/// The kernel for a pair of types, or null where that pair is not compiled.
 template <int NC>
-MatvecKernel matvec_kernel_for(WeightType a, WeightType b, bool paired) {
+MatvecKernel matvec_kernel_for(WeightType type, bool paired) {
   MatvecKernel found = nullptr;
-  if (a == b) {
-    with_type(a, [&]<WeightType F>() {
-      found = paired ? matvec_kernel<F, F, NC, 2> : matvec_kernel<F, F, NC, 1>;
-    });
-  } else if constexpr (NC == 1) {  // the mixes of Q4_K_M, Q5_K_M, Q3_K_M and their 32-block kin
-    using enum WeightType;
-    if (paired) return nullptr;
-    if (a == kQ4_K && b == kQ6_K) found = matvec_kernel<kQ4_K, kQ6_K, NC, 1>;
-    if (a == kQ5_K && b == kQ6_K) found = matvec_kernel<kQ5_K, kQ6_K, NC, 1>;
-    if (a == kQ3_K && b == kQ5_K) found = matvec_kernel<kQ3_K, kQ5_K, NC, 1>;
-    if (a == kQ5_0 && b == kQ8_0) found = matvec_kernel<kQ5_0, kQ8_0, NC, 1>;
-  }
+  with_type(type, [&]<WeightType F>() {
+    if constexpr (is_float_type(F))
+      found = paired ? matvec_kernel<F, NC, 2> : matvec_kernel<F, NC, 1>;
+  });
   return found;
 }
-extern template MatvecKernel matvec_kernel_for<1>(WeightType, WeightType, bool);
-extern template MatvecKernel matvec_kernel_for<2>(WeightType, WeightType, bool);
-extern template MatvecKernel matvec_kernel_for<4>(WeightType, WeightType, bool);
-extern template MatvecKernel matvec_kernel_for<8>(WeightType, WeightType, bool);
+extern template MatvecKernel matvec_kernel_for<1>(WeightType, bool);
+extern template MatvecKernel matvec_kernel_for<2>(WeightType, bool);
+extern template MatvecKernel matvec_kernel_for<4>(WeightType, bool);
+extern template MatvecKernel matvec_kernel_for<8>(WeightType, bool);
 
 }  // namespace apud::cuda

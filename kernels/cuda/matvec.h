@@ -1,5 +1,6 @@
-// Decode's linear stage: y = W x for up to 8 rows of activations, with the norm and the int8
-// quantisation of x in its prologue and bias, residual or gated activation in its epilogue.
+// Decode's linear stage with float weights (quantised ones: stream.h): y = W x for up to 8 rows of
+// activations, with the norm of x in its prologue and bias, residual or gated activation in its
+// epilogue.
 //
 // Threads: launchers only enqueue.
 #pragma once

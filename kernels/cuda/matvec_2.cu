@@ -2,5 +2,5 @@
 #include "kernels/cuda/matvec.cuh"
 
 namespace apud::cuda {
-template MatvecKernel matvec_kernel_for<2>(WeightType, WeightType, bool);
+template MatvecKernel matvec_kernel_for<2>(WeightType, bool);
 }  // namespace apud::cuda

@@ -50,26 +50,56 @@ OpUse op_use(const Op& op) {
   return u;
 }
 
+size_t Plan::bytes() const {
+  size_t total = 0;
+  for (const DeviceBuffer& b : memory) total += b.bytes();
+  return total;
+}
+
+QuantRows make_quant_rows(Plan& plan, int rows, int cols) {
+  QuantRows q;
+  q.groups = ceil_div(cols, 32);
+  const size_t bytes = rows * QuantRows::row_bytes(q.groups);
+  const size_t squares = size_t{4} * rows * q.groups;
+  DeviceBuffer& memory = plan.memory.emplace_back(bytes + squares, "quantised activations");
+  APUD_CUDA(cudaMemset(memory.as(), 0, bytes + squares));
+  q.data = memory.as();
+  q.squares = reinterpret_cast<float*>(memory.as() + bytes);
+  return q;
+}
+
 namespace {
 bool has(const std::vector<ValueId>& v, ValueId id) {
   return std::find(v.begin(), v.end(), id) != v.end();
 }
 
 /// Values that prefill keeps in 16 bits: made by products, norms, attention or activations and used
-/// by the same kinds only. Residual streams stay floats.
+/// by the same kinds only. Residual streams of decoders, which grow from layer to layer, stay
+/// floats; those of encoders are normed after every sum and fit 16 bits.
 std::vector<bool> half_values(const Program& program) {
   std::vector<bool> half(program.values.size());
   for (size_t v = 0; v < half.size(); ++v) half[v] = program.values[v].rows == Rows::kTokens;
   if (program.result != kNone) half[program.result] = false;
-  for (const Op& op : program.ops) {
+  const bool encoder = program.is_encoder();
+  // Sums that are not normed next would be rounded once more: they stay floats, too.
+  auto normed_next = [&](size_t i, ValueId v) {
+    const auto* n = i + 1 < program.ops.size() ? std::get_if<NormOp>(&program.ops[i + 1]) : nullptr;
+    return n && n->x == v && n->out == v;
+  };
+  for (size_t i = 0; i < program.ops.size(); ++i) {
+    const Op& op = program.ops[i];
     bool plain = true;
     if (const auto* l = std::get_if<LinearOp>(&op)) {
-      if (l->accumulate) half[l->out] = false;
+      if (l->accumulate && !(encoder && normed_next(i, l->out))) half[l->out] = false;
       continue;
     }
     if (const auto* n = std::get_if<NormOp>(&op)) {
-      half[n->x] = false;
+      if (!encoder || n->out != n->x) half[n->x] = false;
       continue;
+    }
+    if (encoder) {
+      if (const auto* a = std::get_if<AddOp>(&op); a && normed_next(i, a->out)) continue;
+      if (std::holds_alternative<EmbedOp>(op) || std::holds_alternative<PoolOp>(op)) continue;
     }
     plain = !std::holds_alternative<RotaryOp>(op) && !std::holds_alternative<AttentionOp>(op) &&
             !std::holds_alternative<ActivationOp>(op);

@@ -12,6 +12,7 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/kv_store.h"
+#include "kernels/cuda/stream.h"
 #include "kernels/cuda/weights.h"
 
 namespace apud::cuda {
@@ -76,9 +77,13 @@ struct PlanContext {
 };
 
 struct Plan {
-  std::vector<Stage> body;     // rows kTokens
-  std::vector<Stage> outputs;  // from the first op on selected or pooled rows
+  std::vector<Stage> body;           // rows kTokens
+  std::vector<Stage> outputs;        // from the first op on selected or pooled rows
+  std::vector<DeviceBuffer> memory;  // quantised activations
+  size_t bytes() const;
 };
+/// Room for `rows` rows of quantised activations, kept by the plan.
+QuantRows make_quant_rows(Plan& plan, int rows, int cols);
 Plan compile_small(const PlanContext& c, const Values& values);
 Plan compile_large(const PlanContext& c, const Values& values);
 

@@ -115,8 +115,8 @@ class LargeCompiler {
     a.offset = op.offset;
     a.scale = op.scale;
     a.accumulate = op.accumulate;
-    a.out = floats(op.out);
-    a.ld = ld(op.out);
+    a.out = at(op.out);
+    a.half16 = c_.weights->half16();
     emit(op.out, "embed", [a](const Step& s) {
       EmbedArgs b = a;
       b.batch = s.batch;
@@ -126,10 +126,10 @@ class LargeCompiler {
     return i + 1;
   }
 
-  int add(const NormOp& op, int i) {
+  int add(const NormOp& op, int i, ValueId branch = kNone) {
     NormArgs a;
-    a.x = floats(op.x);
-    a.x_ld = ld(op.x);
+    a.x = at(op.x);
+    if (branch != kNone) a.branch = at(branch);
     a.weight = c_.weights->vector(op.weight);
     a.bias = c_.weights->vector(op.bias);
     a.kind = op.kind;
@@ -141,7 +141,8 @@ class LargeCompiler {
     const auto* sum = i + 1 < static_cast<int>(program_.ops.size())
                           ? std::get_if<AddOp>(&program_.ops[i + 1])
                           : nullptr;
-    if (sum && sum->x == op.out && !at(op.out).half16 && dead_after(program_, i + 1, op.out)) {
+    if (sum && sum->x == op.out && !at(op.out).half16 && !at(sum->out).half16 &&
+        dead_after(program_, i + 1, op.out)) {
       a.add_to = floats(sum->out);
       a.add_ld = ld(sum->out);
       next = i + 2;
@@ -243,9 +244,29 @@ class LargeCompiler {
     p.bias = c_.weights->group_bias(group);
     p.accumulate = op.accumulate;
     p.rows = kind(op.out);
-    emit(op.out, "logits", [m, p, k = kind(op.out), sms = c_.multiprocessors](const Step& s) {
+    StreamStage t;
+    QuantiseArgs q;
+    if (!is_float_type(m.segment[0].weight.type)) {
+      q.x = m.x;
+      q.x_ld = m.x_ld;
+      q.cols = t.cols = m.cols;
+      t.x = q.out = make_quant_rows(plan_, 2 * kSmallRows, m.cols);
+      t.accumulate = m.accumulate;
+      t.segments = 1;
+      const MatvecSegment& from = m.segment[0];
+      t.segment[0] = {from.weight, nullptr, from.bias, nullptr, from.out, from.out_ld, 0};
+    }
+    emit(op.out, "logits", [m, t, q, p, k = kind(op.out), sms = c_.multiprocessors](const Step& s) {
       int rows = step_rows(s, k);
       if (rows > 2 * kSmallRows) return run_product(p, s);
+      if (t.segments) {
+        QuantiseArgs a = q;
+        a.rows = rows;
+        quantise(a, s.where);
+        StreamStage stage = t;
+        stage.columns = rows;
+        return stream(stage, sms, s.where);
+      }
       MatvecStage stage = m;
       stage.columns = rows;
       matvec(stage, sms, s.where);
@@ -318,6 +339,12 @@ class LargeCompiler {
     return i + 1;
   }
   int add(const AddOp& op, int i) {
+    // A sum that only a norm reads, which replaces it: one pass.
+    const auto* n = i + 1 < static_cast<int>(program_.ops.size())
+                        ? std::get_if<NormOp>(&program_.ops[i + 1])
+                        : nullptr;
+    if (n && n->x == op.out && (n->out == op.out || dead_after(program_, i + 1, op.out)))
+      return add(*n, i + 1, op.x);
     emit(op.out, "add",
          [x = floats(op.x), xl = ld(op.x), o = floats(op.out), ol = ld(op.out), n = cols(op.out),
           rk = kind(op.out)](const Step& s) {
@@ -335,8 +362,9 @@ class LargeCompiler {
   }
   int add(const PoolOp& op, int i) {
     emit(op.out, "pool",
-         [x = floats(op.x), xl = ld(op.x), o = floats(op.out), ol = ld(op.out), n = cols(op.out),
-          k = op.kind](const Step& s) { pool(x, xl, o, ol, k, s.sequences, n, s.batch, s.where); });
+         [x = at(op.x), h = c_.weights->half16(), o = floats(op.out), ol = ld(op.out),
+          n = cols(op.out),
+          k = op.kind](const Step& s) { pool(x, h, o, ol, k, s.sequences, n, s.batch, s.where); });
     return i + 1;
   }
   int add(const SoftcapOp& op, int i) {

@@ -1,5 +1,6 @@
 // Decode's plan: about five fused stages a layer.
 #include <algorithm>
+#include <map>
 
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/matvec.h"
@@ -49,8 +50,7 @@ class SmallCompiler {
     a.offset = op.offset;
     a.scale = op.scale;
     a.accumulate = op.accumulate;
-    a.out = floats(op.out);
-    a.ld = ld(op.out);
+    a.out = values_.at(op.out);
     emit(op.out, "embed", 0, [a](const Step& s) {
       EmbedArgs b = a;
       b.batch = s.batch;
@@ -60,17 +60,40 @@ class SmallCompiler {
     return i + 1;
   }
 
+  /// The product that takes this norm in; null where none does.
+  const LinearGroup* folds_norm(const NormOp& op, int i) const {
+    const LinearGroup* g = group_at(i + 1);
+    if (!g || op.kind != NormKind::kRms || op.bias != kNone) return nullptr;
+    const auto& first = std::get<LinearOp>(program_.ops[g->ops[0]]);
+    return first.x == op.out && dead_after(program_, g->ops.back(), op.out) ? g : nullptr;
+  }
+  bool quantised(const LinearGroup& g) const {
+    return std::all_of(g.ops.begin(), g.ops.end(), [&](int i) {
+      return !is_float_type(c_.weights->matrix(std::get<LinearOp>(program_.ops[i]).weight).type);
+    });
+  }
+  /// Int8 activations of a value, made by one stage and read by the next.
+  const QuantRows& quant_rows(ValueId v) {
+    auto [it, fresh] = quant_rows_.try_emplace(v);
+    if (fresh) it->second = make_quant_rows(plan_, kSmallRows, cols(v));
+    return it->second;
+  }
+  /// Where op `i` begins a quantised product of `v`: the rows that v's producer is to fill.
+  /// `norm` is the norm that the product takes in; null: none.
+  const QuantRows* wanted_next(int i, ValueId v, const NormOp** norm) {
+    *norm = op_at<NormOp>(i);
+    const LinearGroup* g = *norm ? folds_norm(**norm, i) : group_at(i);
+    if (!g || !quantised(*g) || kind(v) != Rows::kTokens) return nullptr;
+    if ((*norm ? (*norm)->x : std::get<LinearOp>(program_.ops[g->ops[0]]).x) != v) return nullptr;
+    ready_value_ = v;
+    ready_reader_ = g->ops[0];
+    return &quant_rows(v);
+  }
+
   int add(const NormOp& op, int i) {
-    // Folded into the product that reads it.
-    if (const LinearGroup* g = group_at(i + 1);
-        g && op.kind == NormKind::kRms && op.bias == kNone) {
-      const auto& first = std::get<LinearOp>(program_.ops[g->ops[0]]);
-      if (first.x == op.out && dead_after(program_, g->ops.back(), op.out))
-        return add_linears(*g, &op);
-    }
+    if (const LinearGroup* g = folds_norm(op, i)) return add_linears(*g, &op);
     NormArgs a;
-    a.x = floats(op.x);
-    a.x_ld = ld(op.x);
+    a.x = values_.at(op.x);
     a.weight = c_.weights->vector(op.weight);
     a.bias = c_.weights->vector(op.bias);
     a.kind = op.kind;
@@ -91,7 +114,7 @@ class SmallCompiler {
     emit(op.out, "norm", 0, [this_kind = kind(op.out), a, x, from = alias(x)](const Step& s) {
       NormArgs b = a;
       b.rows = rows(s, this_kind);
-      if (s.identity && from.data) b.x = static_cast<const float*>(from.data);
+      if (s.identity && from.data) b.x = from;
       norm(b, s.where);
     });
     return next;
@@ -169,24 +192,92 @@ class SmallCompiler {
               : kind(out) == Rows::kOutputs ? "logits"
                                             : "linear";
     }
+    // Float and quantised weights have kernels of their own; few groups mix them.
+    MatvecStage floats_only = m, ints_only = m;
+    floats_only.segments = ints_only.segments = 0;
+    for (int i = 0; i < m.segments; ++i) {
+      MatvecStage& part = is_float_type(m.segment[i].weight.type) ? floats_only : ints_only;
+      part.segment[part.segments++] = m.segment[i];
+    }
+    if (ints_only.segments) add_stream(g, ints_only, x, out, name, next);
+    if (floats_only.segments)
+      emit(out, name, stage_bytes(floats_only),
+           [m = floats_only, k = kind(out), sms = c_.multiprocessors,
+            from = alias(x)](const Step& s) {
+             MatvecStage stage = m;
+             stage.columns = rows(s, k);
+             if (s.identity && from.data) {
+               stage.x = static_cast<const float*>(from.data);
+               stage.x_ld = from.ld;
+             }
+             matvec(stage, sms, s.where);
+           });
+    return next;
+  }
+  static double stage_bytes(const MatvecStage& m) {
     double bytes = 0;
     for (int i = 0; i < m.segments; ++i)
       bytes += static_cast<double>(m.segment[i].weight.bytes()) * (m.paired ? 2 : 1);
-    emit(out, name, bytes,
-         [m, k = kind(out), sms = c_.multiprocessors, from = alias(x)](const Step& s) {
-           MatvecStage stage = m;
-           stage.columns = rows(s, k);
-           if (s.identity && from.data) {
-             stage.x = static_cast<const float*>(from.data);
-             stage.x_ld = from.ld;
-           }
-           matvec(stage, sms, s.where);
-         });
-    return next;
+    return bytes;
   }
 
-  AttentionArgs attention_args(const AttentionOp& op) const {
+  /// The stage `m` over int8 activations; `next` is the op after it.
+  void add_stream(const LinearGroup& g, const MatvecStage& m, ValueId x, ValueId out,
+                  const std::string& name, int next) {
+    StreamStage t;
+    t.x = quant_rows(x);
+    t.cols = m.cols;
+    t.normed = m.norm_weight != nullptr;
+    t.norm_eps = m.norm_eps;
+    t.accumulate = m.accumulate;
+    t.paired = m.paired;
+    t.activation = m.activation;
+    t.segments = m.segments;
+    for (int i = 0; i < m.segments; ++i) {
+      const MatvecSegment& s = m.segment[i];
+      t.segment[i] = {s.weight, s.pair, s.bias, s.pair_bias, s.out, s.out_ld, 0};
+    }
+    if (ready_value_ != x || ready_reader_ != g.ops[0]) {
+      QuantiseArgs q;
+      q.x = m.x;
+      q.x_ld = m.x_ld;
+      q.cols = m.cols;
+      q.norm = m.norm_weight;
+      q.norm_offset = m.norm_offset;
+      q.out = t.x;
+      emit(out, "quantise", 0, [q, k = kind(out), from = alias(x)](const Step& s) {
+        QuantiseArgs a = q;
+        a.rows = rows(s, k);
+        if (s.identity && from.data) {
+          a.x = static_cast<const float*>(from.data);
+          a.x_ld = from.ld;
+        }
+        quantise(a, s.where);
+      });
+    }
+    ready_value_ = kNone;
+    if (m.segments == 1 && g.ops.size() == (m.paired ? 2u : 1u)) {
+      const NormOp* norm = nullptr;
+      if (const QuantRows* wanted = wanted_next(next, out, &norm)) {
+        t.next = *wanted;
+        if (norm) {
+          t.next_norm = c_.weights->vector(norm->weight);
+          t.next_offset = norm->weight_offset;
+        }
+      }
+    }
+    emit(out, name, stage_bytes(m), [t, k = kind(out), sms = c_.multiprocessors](const Step& s) {
+      StreamStage stage = t;
+      stage.columns = rows(s, k);
+      stream(stage, sms, s.where);
+    });
+  }
+
+  AttentionArgs attention_args(const AttentionOp& op, int next) {
     AttentionArgs a;
+    const NormOp* norm = nullptr;
+    if (op.shape.dim % 32 == 0 && !op_at<NormOp>(next))
+      if (const QuantRows* wanted = wanted_next(next, op.out, &norm)) a.quantised = *wanted;
     a.q = values_.at(op.q);
     a.out = values_.at(op.out);
     a.shape = op.shape;
@@ -214,7 +305,7 @@ class SmallCompiler {
     if (next && next->q == op.q && next->kv_layer == op.kv_layer &&
         dead_after(program_, i + 1, op.q) && dead_after(program_, i + 1, op.k) &&
         dead_after(program_, i + 1, op.v)) {
-      AttentionArgs b = attention_args(*next);
+      AttentionArgs b = attention_args(*next, i + 2);
       b.k = a.k;
       b.v = a.v;
       emit(next->out, "rope+attention", 0,
@@ -234,7 +325,7 @@ class SmallCompiler {
   }
   int add(const AttentionOp& op, int i) {
     emit(op.out, "attention", 0,
-         [a = attention_args(op), layer = op.kv_layer, scratch = c_.scratch,
+         [a = attention_args(op, i + 1), layer = op.kv_layer, scratch = c_.scratch,
           splits = c_.splits](const Step& s) {
            AttentionArgs d = a;
            d.batch = s.batch;
@@ -316,6 +407,9 @@ class SmallCompiler {
   const Values& values_;
   const Program& program_;
   std::vector<std::pair<ValueId, ValueId>> selected_;
+  std::map<ValueId, QuantRows> quant_rows_;
+  ValueId ready_value_ = kNone;  // filled by the last product or attention,
+  int ready_reader_ = -1;        // for the product that begins at this op
   Plan plan_;
 };
 

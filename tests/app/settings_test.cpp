@@ -48,6 +48,7 @@ TEST_F(SettingsTest, EveryKeySurvivesSaveAndLoad) {
                                                      {"cpu_isa", "avx2"},
                                                      {"threads", "3"},
                                                      {"ctx", "2048"},
+                                                     {"kv", "i8"},
                                                      {"evidence", "700"},
                                                      {"answer", "250"},
                                                      {"collection", "papers"},

@@ -1,8 +1,9 @@
 // The GPU figures of docs/performance.md from one run, without any file: gpu_bench [quick|full]
-// [--stages]
+// [--stages]; or of some models: gpu_bench MODEL... [--contexts N,...] [--prefills NEW+CACHED,...]
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <sstream>
 
 #include "base/error.h"
 #include "kernels/gpu_bench.h"
@@ -28,8 +29,20 @@ void print(const apud::GpuBenchRow& r) {
 int main(int argc, char** argv) {
   bool full = false, stages = false;
   std::vector<std::string> models;
+  std::vector<int> chosen_contexts = {512};
+  std::vector<std::pair<int, int>> chosen_prefills = {{2048, 0}};
   for (int i = 1; i < argc; ++i) {
-    if (!std::strcmp(argv[i], "full"))
+    if (!std::strcmp(argv[i], "--contexts") && i + 1 < argc) {
+      chosen_contexts.clear();
+      std::istringstream list(argv[++i]);
+      for (std::string one; std::getline(list, one, ',');)
+        chosen_contexts.push_back(std::stoi(one));
+    } else if (!std::strcmp(argv[i], "--prefills") && i + 1 < argc) {
+      chosen_prefills.clear();
+      std::istringstream list(argv[++i]);
+      for (std::string one; std::getline(list, one, ',');)
+        chosen_prefills.push_back({std::stoi(one), std::stoi(one.substr(one.find('+') + 1))});
+    } else if (!std::strcmp(argv[i], "full"))
       full = true;
     else if (!std::strcmp(argv[i], "--stages"))
       stages = true;
@@ -54,7 +67,8 @@ int main(int argc, char** argv) {
       apud::gpu_bench(o, c, print);
     };
     if (!models.empty()) {
-      run({}, {"load", "decode", "prefill", "embed"}, {512}, {{2048, 0}});
+      run({}, {"load", "decode", "prefill", "attention", "embed"}, chosen_contexts,
+          chosen_prefills);
     } else if (!full) {
       run({"llama-7b:q4_k_m"}, {"load", "decode", "prefill"}, {512}, {{2048, 0}});
       run({"qwen2.5-1.5b:q4_k_m"}, {"load", "decode"}, {512}, {});

@@ -268,6 +268,33 @@ TEST_F(Cuda, WholeDecoderOfEveryHeadWidthAndGroup) {
   }
 }
 
+/// Tiles of queries and keys that are whole, partial, on the diagonal, behind a window and on a
+/// cached prefix, in the widths that Hopper's own loop takes and in one that it leaves to the
+/// other.
+TEST_F(Cuda, PrefillOverManyTiles) {
+  for (int dim : {32, 64, 128, 96})
+    for (WeightType type : {WeightType::kF16, WeightType::kBF16}) {
+      DecoderShape s;
+      s.heads = {4, 2, dim};
+      s.window = 200;
+      s.types = {type};
+      auto m = test::synthetic_decoder(s);
+      auto e = gpu(*m, false, 1024);
+      auto reference = make_reference_executor(m->program, m->weights);
+      Runner want(*reference, 2, 1024, KvType::kF32);
+      Runner got(*e, 2, 1024, e->default_kv_type());
+      int seed = 50;
+      for (auto [a, b] : {std::pair{640, 130}, {300, 9}, {1, 400}}) {
+        std::vector<std::pair<int, std::vector<int32_t>>> parts;
+        parts.push_back({0, ids(a, ++seed)});
+        parts.push_back({1, ids(b, ++seed)});
+        EXPECT_LT(test::relative_error(got.step(parts), want.step(parts)),
+                  type == WeightType::kBF16 ? 2e-2 : 4e-3)
+            << dim << " wide, " << a << " and " << b << " tokens, " << weight_type_name(type);
+      }
+    }
+}
+
 TEST_F(Cuda, WindowsSoftCapsAndHeadNorms) {
   DecoderShape s;
   s.layers = 4;

@@ -1,0 +1,106 @@
+#include "kernels/cuda/stream.cuh"
+
+#include <algorithm>
+
+namespace apud::cuda {
+namespace {
+
+constexpr size_t kSharedLimit = 96 * 1024;  // fits the 99 KB of sm_86 and sm_89
+
+StreamKernel kernel_for(int columns, WeightType a, WeightType b, bool paired) {
+  if (columns == 1) return stream_kernel_for<1>(a, b, paired);
+  if (columns == 2) return stream_kernel_for<2>(a, b, paired);
+  return columns <= 4 ? stream_kernel_for<4>(a, b, paired) : stream_kernel_for<8>(a, b, paired);
+}
+int compiled_columns(int columns) {
+  return columns <= 2 ? columns : columns <= 4 ? 4 : StreamStage::kMaxColumns;
+}
+
+/// One launch per chunk of columns, all segments together. False where their mix of types has no
+/// kernel.
+bool run_together(StreamStage stage, int threads, const Launch& where) {
+  const WeightType a = stage.segment[0].weight.type;
+  WeightType b = a;
+  int tiles = 0;
+  for (int i = 0; i < stage.segments; ++i) {
+    StreamSegment& s = stage.segment[i];
+    APUD_CHECK(s.weight.cols == stage.cols && s.weight.shape.groups == stage.x.groups,
+               "all weights of a stage read the same activations");
+    s.first_tile = tiles;
+    tiles += ceil_div(s.weight.rows, kTileRows);
+    if (s.weight.type == a) continue;
+    if (b != a && s.weight.type != b) return false;
+    b = s.weight.type;
+  }
+  const int groups = stage.x.groups;
+  for (int left = stage.columns; left > 0;) {
+    int n = std::min(left, StreamStage::kMaxColumns);
+    while (n > 1 && stream_shared(n, compiled_columns(n), groups) > kSharedLimit) n = (n + 1) / 2;
+    StreamKernel kernel = kernel_for(n, a, b, stage.paired);
+    if (!kernel) return false;
+    stage.columns = n;
+    const size_t shared = stream_shared(n, compiled_columns(n), groups);
+    if (shared > 48 * 1024)
+      APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     static_cast<int>(shared)));
+    launch(where, kernel, dim3(tiles), dim3(threads), shared, stage);
+    left -= n;
+    stage.x.data += n * QuantRows::row_bytes(groups);
+    stage.x.squares += int64_t{n} * groups;
+    if (stage.next.data) {
+      stage.next.data += n * QuantRows::row_bytes(stage.next.groups);
+      stage.next.squares += int64_t{n} * stage.next.groups;
+    }
+    for (int i = 0; i < stage.segments; ++i) stage.segment[i].out += n * stage.segment[i].out_ld;
+  }
+  return true;
+}
+
+/// Grid (groups / 8, rows), 8 warps.
+__global__ void __launch_bounds__(256) quantise_kernel(const __grid_constant__ QuantiseArgs a) {
+  grid_dependency_trigger();
+  const int g = blockIdx.x * 8 + (threadIdx.x >> 5), c = g * 32 + (threadIdx.x & 31);
+  const int row = blockIdx.y;
+  const bool valid = c < a.cols;
+  const float weight = a.norm && valid ? a.norm[c] + a.norm_offset : 1.f;
+  grid_dependency_wait();
+  if (g >= a.out.groups) return;
+  const float v = valid ? ld_stream(a.x + row * a.x_ld + c) : 0.f;
+  store_group(a.out, row, g, __fmul_rn(v, weight), __fmul_rn(v, v));
+}
+
+}  // namespace
+
+void stream(StreamStage stage, int multiprocessors, const Launch& where) {
+  APUD_CHECK(stage.segments >= 1 && stage.segments <= StreamStage::kMaxSegments, "segments");
+  APUD_CHECK(
+      !stage.next.data || (stage.segments == 1 &&
+                           stage.next.groups == ceil_div(stage.segment[0].weight.rows, kTileRows)),
+      "a group of the next stage is a tile");
+  // Few tiles: two warps share a pair of rows. Chosen by the stage alone, so that a row's sum has
+  // one order however it is launched.
+  int tiles = 0;
+  for (int i = 0; i < stage.segments; ++i)
+    tiles += ceil_div(stage.segment[i].weight.rows, kTileRows);
+  const bool shared = stage.x.groups > 32 && tiles <= multiprocessors + multiprocessors / 4;
+  const int threads = shared ? 1024 : 512;
+  // Two columns and more have no kernels for mixed types: same-type neighbours go together.
+  for (int from = 0; from < stage.segments;) {
+    int to = stage.segments;
+    StreamStage part = stage;
+    for (;; --to) {
+      part.segments = to - from;
+      for (int i = from; i < to; ++i) part.segment[i - from] = stage.segment[i];
+      if (run_together(part, threads, where)) break;
+      APUD_CHECK(to - from > 1, "every single type has a kernel");
+    }
+    from = to;
+  }
+}
+
+void quantise(const QuantiseArgs& a, const Launch& where) {
+  if (a.rows == 0) return;
+  launch(where, quantise_kernel, dim3(ceil_div(a.out.groups, 8), a.rows), dim3(256), 0, a);
+}
+
+}  // namespace apud::cuda

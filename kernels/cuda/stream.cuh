@@ -1,0 +1,232 @@
+// The kernel of quantised products. A block makes 32 neighbouring outputs, two a warp (or half of
+// two: `blockDim.x / 512` warps share a pair's columns), so that it can quantise them as one group.
+// Weights stream in 16-byte loads that are in flight before the stage waits for the one before it.
+#pragma once
+
+#include "kernels/cuda/math.cuh"
+#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/quant_rows.cuh"
+#include "kernels/cuda/unpack.cuh"
+
+namespace apud::cuda {
+
+inline constexpr int kTileRows = 32, kTileWarps = 16;
+
+__host__ __device__ inline size_t stream_column_bytes(int groups) {
+  return (size_t{40} * groups + 15) / 16 * 16;
+}
+/// Behind the columns: sums of (warps, 4, NC).
+__host__ __device__ inline size_t stream_shared(int columns, int nc, int groups) {
+  return columns * stream_column_bytes(groups) + size_t{2} * kTileWarps * 4 * nc * 4;
+}
+
+/// Columns of activations to shared memory, scales in the form that the weight type takes.
+template <WeightType F>
+__device__ __forceinline__ void fetch_columns(const StreamStage& p, int count, uint8_t* columns) {
+  const int groups = p.x.groups;
+  const size_t stride = stream_column_bytes(groups);
+  for (int m = 0; m < count; ++m) {
+    uint8_t* to = columns + m * stride;
+    const uint8_t* from = p.x.data + m * stride;
+#pragma unroll 1
+    for (int c = threadIdx.x; c < 2 * groups; c += blockDim.x)
+      copy_async16(to + c * 16, from + c * 16, true);
+  }
+  copy_commit();
+  for (int m = 0; m < count; ++m)
+#pragma unroll 1
+    for (int g = threadIdx.x; g < groups; g += blockDim.x) {
+      const uint8_t* from = p.x.data + m * stride + 32 * groups + 8 * g;
+      float d;
+      uint32_t sums;
+      asm volatile("ld.global.cg.v2.b32 {%0,%1}, [%2];"
+                   : "=f"(d), "=r"(sums)
+                   : "l"(from)
+                   : "memory");
+      ActivationScale s = {d, static_cast<int>(sums)};
+      if constexpr (sum_kind(F) != SumKind::kSums16) {
+        const int sum = static_cast<int16_t>(sums & 0xffff) + (static_cast<int>(sums) >> 16);
+        s.sum = sum_kind(F) == SumKind::kScaledSum
+                    ? __float_as_int(__fmul_rn(d, static_cast<float>(sum)))
+                    : sum;
+      }
+      reinterpret_cast<ActivationScale*>(columns + m * stride + 32 * groups)[g] = s;
+    }
+  copy_wait<0>();
+  __syncthreads();
+}
+
+template <WeightType F, int NC, bool kPair>
+__device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSegment& s, int tile,
+                                            uint8_t* shared) {
+  constexpr int kItems =
+      kPair ? 2 : 1;  // a pair of rows each: gate and up of an output, or two outputs
+  constexpr int kDepth = NC > 2 || plane_bytes(F).high == 16 ? 1 : 2;
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  const int shift = blockDim.x > kTileWarps * 32, split = 1 << shift;
+  const int part = warp & (split - 1), pair = warp >> shift;
+  const int columns_count = NC == 1 ? 1 : p.columns;
+  const PackedShape shape = s.weight.shape;
+  const int groups = shape.groups, steps = (groups + 31) >> 5, rows = s.weight.rows;
+  const int row0 = tile * kTileRows + 2 * pair;
+  const int first = min(row0, rows - 1), second = min(row0 + 1, rows - 1);
+  const size_t jump = size_t{shape.stride} * (second - first);
+  const uint8_t* base = s.weight.data + size_t{shape.stride} * first;
+  const uint8_t* base1 = kPair ? s.pair + size_t{shape.stride} * first : base + jump;
+
+  int load_item = 0, load_step = part;
+  Group ring[kDepth][2];
+  // Lanes beyond the row's end load its last group and do not use it.
+  auto load = [&](Group(&slot)[2], auto pinned) {
+    if (load_item < kItems) {
+      const int g = min(load_step * 32 + lane, groups - 1);
+      slot[0] = load_group<F, pinned()>(base, shape, g);
+      slot[1] = load_group<F, pinned()>(base1, shape, g);
+    }
+    load_step += split;
+    if (load_step >= steps) {
+      load_step = part;
+      ++load_item;
+      if constexpr (kPair) {
+        base += jump;
+        base1 += jump;
+      }
+    }
+  };
+#pragma unroll
+  for (int i = 0; i < kDepth; ++i) load(ring[i], std::true_type{});
+
+  // Constants of the epilogue, by the warp that will make column `warp`.
+  const int row = tile * kTileRows + lane;
+  const bool mine = warp < columns_count, valid = row < rows;
+  float bias = 0, pair_bias = 0, norm_weight = 1;
+  if (mine && valid) {
+    if (s.bias) bias = s.bias[row];
+    if (kPair && s.pair_bias) pair_bias = s.pair_bias[row];
+    if (p.next_norm) norm_weight = p.next_norm[row] + p.next_offset;
+  }
+  grid_dependency_wait();
+  float residual = 0;
+  if (p.accumulate && mine && valid) residual = ld_stream(s.out + warp * s.out_ld + row);
+
+  uint8_t* columns = shared;
+  const size_t column_bytes = stream_column_bytes(groups);
+  float* sums = reinterpret_cast<float*>(shared + columns_count * column_bytes);
+  fetch_columns<F>(p, columns_count, columns);
+  float squares = 0;
+  if (mine && p.normed)
+#pragma unroll 4
+    for (int g = lane; g < groups; g += 32)
+      squares += ld_stream(p.x.squares + int64_t{warp} * groups + g);
+
+  float acc[2][NC];
+#pragma unroll
+  for (int r = 0; r < 2; ++r)
+#pragma unroll
+    for (int m = 0; m < NC; ++m) acc[r][m] = 0;
+  int item = 0, step = part;
+  while (item < kItems) {
+#pragma unroll
+    for (int i = 0; i < kDepth; ++i) {
+      if (item >= kItems) break;
+      const int g = step * 32 + lane;
+      if (g < groups) {
+#pragma unroll
+        for (int m = 0; m < NC; ++m) {
+          // Columns beyond the last repeat the first; their sums are dropped.
+          const uint8_t* column = columns + (NC > 1 && m < columns_count ? m : 0) * column_bytes;
+          const int4 a0 = reinterpret_cast<const int4*>(column)[g];
+          const int4 a1 = reinterpret_cast<const int4*>(column)[groups + g];
+          const ActivationScale x =
+              reinterpret_cast<const ActivationScale*>(column + 32 * groups)[g];
+#pragma unroll
+          for (int r = 0; r < 2; ++r)
+            acc[r][m] = add_group_dot<F>(acc[r][m], ring[i][r], a0, a1, x);
+        }
+      }
+      load(ring[i], std::false_type{});
+      step += split;
+      if (step >= steps) {
+        float* to = sums + (warp * 4 + item * 2) * NC;
+#pragma unroll
+        for (int r = 0; r < 2; ++r)
+#pragma unroll
+          for (int m = 0; m < NC; ++m) {
+            const float v = warp_sum(acc[r][m]);
+            if (lane == 0) to[r * NC + m] = v;
+            acc[r][m] = 0;
+          }
+        step = part;
+        ++item;
+      }
+    }
+  }
+  __syncthreads();
+  if (!mine) return;
+  // Output `lane` of the tile, column `warp`.
+  const int from = (lane >> 1) * split, which = lane & 1;
+  float v = 0, up = 0;
+  for (int k = 0; k < split; ++k) {
+    const float* at = sums + (from + k) * 4 * NC + warp;
+    if constexpr (kPair) {
+      v = __fadd_rn(v, at[which * 2 * NC]);
+      up = __fadd_rn(up, at[(which * 2 + 1) * NC]);
+    } else {
+      v = __fadd_rn(v, at[which * NC]);
+    }
+  }
+  const float factor =
+      p.normed ? rsqrtf(warp_sum(squares) / static_cast<float>(p.cols) + p.norm_eps) : 1.f;
+  v = __fmaf_rn(v, factor, bias);
+  if constexpr (kPair) v = activate(p.activation, v) * __fmaf_rn(up, factor, pair_bias);
+  v = __fadd_rn(v, residual);
+  if (valid) s.out[warp * s.out_ld + row] = v;
+  if (p.next.data) {
+    if (!valid) v = 0;
+    store_group(p.next, warp, tile, __fmul_rn(v, norm_weight), __fmul_rn(v, v));
+  }
+}
+
+/// Segments of type A or B. PRECOND: blockDim 512 or 1024 (the latter with two steps a row at
+/// least); columns <= NC; stream_shared bytes.
+template <WeightType A, WeightType B, int NC, bool kPair>
+__global__ void __launch_bounds__(1024, 1) stream_kernel(const __grid_constant__ StreamStage p) {
+  extern __shared__ __align__(16) uint8_t shared[];
+  grid_dependency_trigger();
+  int index = 0;
+  while (index + 1 < p.segments && static_cast<int>(blockIdx.x) >= p.segment[index + 1].first_tile)
+    ++index;
+  const StreamSegment& s = p.segment[index];
+  const int tile = static_cast<int>(blockIdx.x) - s.first_tile;
+  if (A == B || s.weight.type == A)
+    stream_body<A, NC, kPair>(p, s, tile, shared);
+  else
+    stream_body<B, NC, kPair>(p, s, tile, shared);
+}
+
+using StreamKernel = void (*)(const StreamStage);
+/// The kernel for a pair of types, or null where that pair is not compiled.
+template <int NC>
+StreamKernel stream_kernel_for(WeightType a, WeightType b, bool paired) {
+  StreamKernel found = nullptr;
+  if (a == b) {
+    with_type(a, [&]<WeightType F>() {
+      if constexpr (!is_float_type(F))
+        found = paired ? stream_kernel<F, F, NC, true> : stream_kernel<F, F, NC, false>;
+    });
+  } else if constexpr (NC == 1) {  // the mixes of Q4_K_M, Q5_K_M, Q3_K_M and their 32-block kin
+    using enum WeightType;
+    if (paired) return nullptr;
+    if (a == kQ4_K && b == kQ6_K) found = stream_kernel<kQ4_K, kQ6_K, NC, false>;
+    if (a == kQ5_K && b == kQ6_K) found = stream_kernel<kQ5_K, kQ6_K, NC, false>;
+    if (a == kQ3_K && b == kQ5_K) found = stream_kernel<kQ3_K, kQ5_K, NC, false>;
+    if (a == kQ5_0 && b == kQ8_0) found = stream_kernel<kQ5_0, kQ8_0, NC, false>;
+  }
+  return found;
+}
+extern template StreamKernel stream_kernel_for<1>(WeightType, WeightType, bool);
+extern template StreamKernel stream_kernel_for<2>(WeightType, WeightType, bool);
+extern template StreamKernel stream_kernel_for<4>(WeightType, WeightType, bool);
+extern template StreamKernel stream_kernel_for<8>(WeightType, WeightType, bool);
+
+}  // namespace apud::cuda

@@ -1,0 +1,6 @@
+// The quantised products of up to 4 rows of activations; apart so that they compile side by side.
+#include "kernels/cuda/stream.cuh"
+
+namespace apud::cuda {
+template StreamKernel stream_kernel_for<4>(WeightType, WeightType, bool);
+}  // namespace apud::cuda
