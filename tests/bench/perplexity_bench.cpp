@@ -110,11 +110,13 @@ int run(const std::string& file, const std::string& text, int tokens, const std:
   if (!exact && options.isa == CpuIsa::kAuto)
     throw Error(ErrorKind::kUsage, path + " is no path of this machine");
   auto executor = make_cpu_executor(model->program(), weights, options);
-  auto found = log_probabilities(*executor, ids, exact ? KvType::kF32 : executor->default_kv_type());
+  auto found =
+      log_probabilities(*executor, ids, exact ? KvType::kF32 : executor->default_kv_type());
   std::ofstream(out, std::ios::binary)
       .write(reinterpret_cast<const char*>(found.data()),
              static_cast<std::streamsize>(found.size() * sizeof(double)));
-  double mean = std::accumulate(found.begin(), found.end(), 0.0) / static_cast<double>(found.size());
+  double mean =
+      std::accumulate(found.begin(), found.end(), 0.0) / static_cast<double>(found.size());
   std::printf("%s %s: perplexity %.4f of %zu tokens\n", model->config().name.c_str(), path.c_str(),
               std::exp(-mean), ids.size());
   return 0;
