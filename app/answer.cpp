@@ -42,6 +42,10 @@ Evidence search_evidence(Runtime& runtime, const EvidenceRequest& request) {
     RetrieveOptions retrieve;
     retrieve.k = request.k;
     retrieve.previous_question = request.previous_question;
+    if (runtime.options.common.expand) {
+      evidence.imagined = imagine_answer(runtime, request.question);
+      retrieve.also.push_back(evidence.imagined);
+    }
     evidence.retrieval = runtime.retriever(request.collections)
                              .retrieve(request.question, request.collections, retrieve);
     for (const std::string& warning : evidence.retrieval->warnings)
@@ -273,6 +277,7 @@ ordered_json retrieval_json(const Evidence& evidence) {
   const Retrieval& r = *evidence.retrieval;
   out["query"] = r.query;
   if (!r.joined_query.empty()) out["joined_query"] = r.joined_query;
+  if (!evidence.imagined.empty()) out["imagined"] = evidence.imagined;
   if (!evidence.retried.empty()) out["retried"] = evidence.retried;
   if (evidence.over_all) {
     const OverAllSummary& all = *evidence.over_all;

@@ -42,6 +42,7 @@ struct Evidence {
   int budget = 0;                      // tokens that were allowed
   bool abstained = false;              // searched, and the best score stays under the line
   std::optional<OverAllSummary> over_all;
+  std::string imagined;              // with --expand: what was searched beside the question
   std::vector<std::string> retried;  // other wordings that were searched then (app/reword.h)
   std::vector<std::string> warnings;
 };

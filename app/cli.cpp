@@ -63,6 +63,8 @@ void add_docs(CLI::App* verb, Options& o) {
   verb->add_option("-k,--collection", o.common.collections, "collection to use; repeat for several")
       ->allow_extra_args(false);
   verb->add_flag("--no-docs", o.common.no_docs, "answer without documents");
+  verb->add_flag("--expand", o.common.expand,
+                 "search an imagined answer beside the question: finds more, takes seconds");
   verb->add_option("--evidence", o.settings.evidence, "most tokens of passages in a prompt")
       ->check(CLI::Range(0, 1 << 20));
 }

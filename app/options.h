@@ -18,6 +18,7 @@ struct CommonOptions {
   bool stats = false;
   std::vector<std::string> collections;  // -k; empty: the default one where it exists
   bool no_docs = false;
+  bool expand = false;  // the chat model imagines an answer, which is searched beside the question
 };
 
 struct GenerationOptions {

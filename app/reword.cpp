@@ -10,6 +10,7 @@ namespace apud {
 namespace {
 
 constexpr int kReplyTokens = 96;
+constexpr int kImaginedTokens = 64;
 constexpr size_t kMost = 2;
 constexpr size_t kMostBytes = 400;  // of a rewording: a longer one is chatter
 constexpr size_t kLookedHits = 10;  // whose language counts
@@ -36,6 +37,20 @@ std::string bare(std::string_view text) {
     if (c >= 0x80 || std::isalnum(c)) out += static_cast<char>(std::tolower(c));
   }
   return out;
+}
+
+/// The model's reply to one short prompt, greedy; "" where the window is too small for it.
+std::string run_short(Runtime& runtime, const std::string& system, const std::string& ask,
+                      int tokens) {
+  Conversation conversation = Conversation::start(runtime.chat_model().model, system, unix_now());
+  if (conversation.measure(ask, "") > runtime.context() - tokens) return {};
+  conversation.add_user(ask, "", unix_now());
+  Prompt prompt = conversation.prompt(runtime.context() - tokens, Think::kOff);
+  Request request = make_request(runtime.options, prompt, tokens, 0);
+  request.sampling = SamplingOptions{};  // greedy: the same question is searched the same way
+  request.stop.clear();
+  request.save = false;
+  return runtime.engine().generate(std::move(request)).best().text;
 }
 
 }  // namespace
@@ -83,16 +98,19 @@ std::vector<std::string> reword_question(Runtime& runtime, std::string_view ques
     ask += han ? "One line, in Chinese (中文)." : "One line, in the language of the question.";
   }
   ask += " Write nothing else.\n\nQuestion: " + std::string(question);
-  Conversation conversation =
-      Conversation::start(runtime.chat_model().model, "You word search queries.", unix_now());
-  if (conversation.measure(ask, "") > runtime.context() - kReplyTokens) return {};
-  conversation.add_user(ask, "", unix_now());
-  Prompt prompt = conversation.prompt(runtime.context() - kReplyTokens, Think::kOff);
-  Request request = make_request(runtime.options, prompt, kReplyTokens, 0);
-  request.sampling = SamplingOptions{};  // greedy: the same question is searched the same way
-  request.stop.clear();
-  request.save = false;
-  return parse_rewordings(runtime.engine().generate(std::move(request)).best().text, question);
+  return parse_rewordings(run_short(runtime, "You word search queries.", ask, kReplyTokens),
+                          question);
+}
+
+std::string imagine_answer(Runtime& runtime, std::string_view question) {
+  std::string text = run_short(
+      runtime,
+      "You help a search engine. Do not talk to the user. Write one or two sentences as they would "
+      "stand in the manual that answers the question, in the language of the question, with the "
+      "technical terms, program names and file names that it would use.",
+      "Question: " + std::string(question), kImaginedTokens);
+  std::replace(text.begin(), text.end(), '`', ' ');
+  return text;
 }
 
 void retry_search(Runtime& runtime, const EvidenceRequest& request, Evidence& evidence) {

@@ -1,6 +1,7 @@
-// The one retry of a search: a question that stays under the abstain line is said again by the chat
-// model, in other words and in the documents' other language, and searched once more. The line
-// holds for that search, too: a question on a foreign subject stays refused.
+// Texts that the chat model makes for a search. The one retry: a question that stays under the
+// abstain line is said again by the chat model, in other words and in the documents' other
+// language, and searched once more. The line holds for that search, too: a question on a foreign
+// subject stays refused.
 //
 // Threads: one thread.
 #pragma once
@@ -17,6 +18,9 @@ namespace apud {
 /// languages the documents are in. Costs one short prompt and at most 96 tokens.
 std::vector<std::string> reword_question(Runtime& runtime, std::string_view question,
                                          const std::vector<Hit>& hits);
+/// A sentence or two as the documents might answer the question, for a search beside it (--expand).
+/// Costs one short prompt and at most 64 tokens.
+std::string imagine_answer(Runtime& runtime, std::string_view question);
 /// The usable lines of the model's reply: numbers, quotes and repetitions of the question dropped.
 std::vector<std::string> parse_rewordings(std::string_view reply, std::string_view question);
 

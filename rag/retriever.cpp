@@ -189,6 +189,10 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
     result.joined_query = options.previous_question + "\n" + search.text;
     queries.push_back(result.joined_query);
   }
+  const size_t asked = queries.size();
+  for (const std::string& text : options.also) {
+    if (text.find_first_not_of(" \t\r\n") != std::string::npos) queries.push_back(text);
+  }
   size_t dimension = dense ? static_cast<size_t>(impl_->embedder->dimension()) : 0;
   std::vector<float> vectors(queries.size() * dimension);
   if (dense) {
@@ -222,7 +226,7 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
       if (dense) {
         for (const VectorHit& h : index->search(vector, options.candidates, keep)) {
           candidate(h.chunk, i).by_query[q].dense = h.score;
-          if (h.score > result.best_dense) {
+          if (q < asked && h.score > result.best_dense) {
             result.best_dense = h.score;
             result.abstain_line = info.calibration.queries > 0 ? info.calibration.abstain_line : 0;
           }

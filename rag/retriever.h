@@ -27,7 +27,11 @@ struct RetrieveOptions {
   int k = 10;                     // hits to return
   int candidates = 100;           // taken from each side
   std::string previous_question;  // user turn before this one: follow-ups; empty: none
-  bool query_syntax = false;      // `search`: "phrases", -exclusions, path:GLOB, after:/before:DATE
+  /// Texts searched beside the question and fused with it as equals, such as an answer that a model
+  /// imagines (HyDE, Gao et al. 2022). The abstain line looks at the question alone: what a model
+  /// makes up always lies near something.
+  std::vector<std::string> also;
+  bool query_syntax = false;  // `search`: "phrases", -exclusions, path:GLOB, after:/before:DATE
   std::optional<double> dense_weight;  // instead of the collection's
 };
 

@@ -368,6 +368,23 @@ TEST_F(IngestTest, FollowUpsSearchTheLastTwoTurns) {
   EXPECT_EQ(follow.joined_query, "tell me about the zebra\nhow much does it weigh in kilograms");
 }
 
+// What a model imagines helps to find, and never decides that there is evidence.
+TEST_F(IngestTest, AnImaginedAnswerIsSearchedBesideTheQuestion) {
+  home.write("docs/a.md", "# Selector\n\nThe alternatives system picks among several programs.\n");
+  home.write("docs/b.md", "# Editors\n\nTwo editors may be installed at once.\n");
+  home.write("docs/c.md", "# Garden\n\nTulips want sun.\n");
+  run();
+  Retriever retriever(store, &embedder);
+  std::vector<std::string> names = {"default"};
+  RetrieveOptions options;
+  Retrieval alone = retriever.retrieve("which editors start", names, options);
+  EXPECT_EQ(Path(alone.hits.at(0).path).filename(), "b.md");
+  options.also = {"the alternatives system picks among several programs", " "};
+  Retrieval both = retriever.retrieve("which editors start", names, options);
+  EXPECT_EQ(Path(both.hits.at(0).path).filename(), "a.md");
+  EXPECT_DOUBLE_EQ(both.best_dense, alone.best_dense);
+}
+
 TEST_F(IngestTest, DryRunWritesNothing) {
   home.write("docs/a.txt", "one two\n");
   IngestOptions dry;
