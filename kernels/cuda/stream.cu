@@ -83,7 +83,10 @@ void stream(StreamStage stage, int multiprocessors, const Launch& where) {
   for (int i = 0; i < stage.segments; ++i)
     tiles += ceil_div(stage.segment[i].weight.rows, kTileRows);
   const bool shared = stage.x.groups > 32 && tiles <= multiprocessors + multiprocessors / 4;
-  const int threads = shared ? 1024 : 512;
+  // Many tiles of short rows: small blocks, so that more of them are resident at once. Long rows
+  // gain alone but lose in the graph, where a block's end is the next stage's beginning.
+  const bool few = tiles <= multiprocessors + multiprocessors / 4;
+  const int threads = shared ? 1024 : few || stage.x.groups > 64 ? 512 : 256;
   // Two columns and more have no kernels for mixed types: same-type neighbours go together.
   for (int from = 0; from < stage.segments;) {
     int to = stage.segments;

@@ -1,6 +1,7 @@
-// The kernel of quantised products. A block makes 32 neighbouring outputs, two a warp (or half of
-// two: `blockDim.x / 512` warps share a pair's columns), so that it can quantise them as one group.
-// Weights stream in 16-byte loads that are in flight before the stage waits for the one before it.
+// The kernel of quantised products. A block makes 32 neighbouring outputs, so that it can quantise
+// them as one group: 8 warps two pairs of outputs each, 16 warps one pair, 32 warps half of a
+// pair's columns each. Weights stream in 16-byte loads that are in flight before the stage waits
+// for the one before it.
 #pragma once
 
 #include "kernels/cuda/math.cuh"
@@ -59,26 +60,33 @@ __device__ __forceinline__ void fetch_columns(const StreamStage& p, int count, u
 template <WeightType F, int NC, bool kPair>
 __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSegment& s, int tile,
                                             uint8_t* shared) {
-  constexpr int kItems =
-      kPair ? 2 : 1;  // a pair of rows each: gate and up of an output, or two outputs
+  // An item is two rows at once: gate and up of an output, or two outputs.
+  constexpr int kItemsPair = kPair ? 2 : 1;
   constexpr int kDepth = NC > 2 || plane_bytes(F).high == 16 ? 1 : 2;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
   const int shift = blockDim.x > kTileWarps * 32, split = 1 << shift;
-  const int part = warp & (split - 1), pair = warp >> shift;
+  const int part = warp & (split - 1), first_pair = warp >> shift;
+  const int items = blockDim.x < kTileWarps * 32 ? 2 * kItemsPair : kItemsPair;
   const int columns_count = NC == 1 ? 1 : p.columns;
   const PackedShape shape = s.weight.shape;
   const int groups = shape.groups, steps = (groups + 31) >> 5, rows = s.weight.rows;
-  const int row0 = tile * kTileRows + 2 * pair;
-  const int first = min(row0, rows - 1), second = min(row0 + 1, rows - 1);
-  const size_t jump = size_t{shape.stride} * (second - first);
-  const uint8_t* base = s.weight.data + size_t{shape.stride} * first;
-  const uint8_t* base1 = kPair ? s.pair + size_t{shape.stride} * first : base + jump;
+  auto pair_of = [&](int item) {
+    return first_pair + (kPair ? item >> 1 : item) * (kTileWarps / 2);
+  };
 
+  const uint8_t *base = nullptr, *base1 = nullptr;
+  auto set_base = [&](int item) {
+    const int row = tile * kTileRows + 2 * pair_of(item) + (kPair ? item & 1 : 0);
+    base = s.weight.data + size_t{shape.stride} * min(row, rows - 1);
+    base1 = kPair ? s.pair + size_t{shape.stride} * min(row, rows - 1)
+                  : s.weight.data + size_t{shape.stride} * min(row + 1, rows - 1);
+  };
+  set_base(0);
   int load_item = 0, load_step = part;
   Group ring[kDepth][2];
   // Lanes beyond the row's end load its last group and do not use it.
   auto load = [&](Group(&slot)[2], auto pinned) {
-    if (load_item < kItems) {
+    if (load_item < items) {
       const int g = min(load_step * 32 + lane, groups - 1);
       slot[0] = load_group<F, pinned()>(base, shape, g);
       slot[1] = load_group<F, pinned()>(base1, shape, g);
@@ -86,11 +94,7 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSe
     load_step += split;
     if (load_step >= steps) {
       load_step = part;
-      ++load_item;
-      if constexpr (kPair) {
-        base += jump;
-        base1 += jump;
-      }
+      if (++load_item < items) set_base(load_item);
     }
   };
 #pragma unroll
@@ -112,12 +116,15 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSe
   uint8_t* columns = shared;
   const size_t column_bytes = stream_column_bytes(groups);
   float* sums = reinterpret_cast<float*>(shared + columns_count * column_bytes);
-  fetch_columns<F>(p, columns_count, columns);
-  float squares = 0;
+  // Loaded beside the columns, added up at the end.
+  constexpr int kSquares = 4;
+  float squares[kSquares] = {};
   if (mine && p.normed)
-#pragma unroll 4
-    for (int g = lane; g < groups; g += 32)
-      squares += ld_stream(p.x.squares + int64_t{warp} * groups + g);
+#pragma unroll
+    for (int i = 0; i < kSquares; ++i)
+      if (i * 32 + lane < groups)
+        squares[i] = ld_stream(p.x.squares + int64_t{warp} * groups + i * 32 + lane);
+  fetch_columns<F>(p, columns_count, columns);
 
   float acc[2][NC];
 #pragma unroll
@@ -125,10 +132,10 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSe
 #pragma unroll
     for (int m = 0; m < NC; ++m) acc[r][m] = 0;
   int item = 0, step = part;
-  while (item < kItems) {
+  while (item < items) {
 #pragma unroll
     for (int i = 0; i < kDepth; ++i) {
-      if (item >= kItems) break;
+      if (item >= items) break;
       const int g = step * 32 + lane;
       if (g < groups) {
 #pragma unroll
@@ -147,7 +154,7 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSe
       load(ring[i], std::false_type{});
       step += split;
       if (step >= steps) {
-        float* to = sums + (warp * 4 + item * 2) * NC;
+        float* to = sums + ((pair_of(item) * split + part) * 4 + (kPair ? (item & 1) * 2 : 0)) * NC;
 #pragma unroll
         for (int r = 0; r < 2; ++r)
 #pragma unroll
@@ -175,8 +182,13 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSe
       v = __fadd_rn(v, at[which * NC]);
     }
   }
-  const float factor =
-      p.normed ? rsqrtf(warp_sum(squares) / static_cast<float>(p.cols) + p.norm_eps) : 1.f;
+  float factor = 1;
+  if (p.normed) {
+    float sum = (squares[0] + squares[1]) + (squares[2] + squares[3]);
+    for (int g = kSquares * 32 + lane; g < groups; g += 32)
+      sum += ld_stream(p.x.squares + int64_t{warp} * groups + g);
+    factor = rsqrtf(warp_sum(sum) / static_cast<float>(p.cols) + p.norm_eps);
+  }
   v = __fmaf_rn(v, factor, bias);
   if constexpr (kPair) v = activate(p.activation, v) * __fmaf_rn(up, factor, pair_bias);
   v = __fadd_rn(v, residual);
@@ -187,7 +199,7 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSe
   }
 }
 
-/// Segments of type A or B. PRECOND: blockDim 512 or 1024 (the latter with two steps a row at
+/// Segments of type A or B. PRECOND: blockDim 256, 512 or 1024 (the last with two steps a row at
 /// least); columns <= NC; stream_shared bytes.
 template <WeightType A, WeightType B, int NC, bool kPair>
 __global__ void __launch_bounds__(1024, 1) stream_kernel(const __grid_constant__ StreamStage p) {
