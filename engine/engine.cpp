@@ -454,9 +454,8 @@ void Engine::Impl::run_step(const std::vector<int>& chunks) {
     if (sample.index == 0) {
       job.computed_here += counts[i];
       if (job.request.on_prefill) job.request.on_prefill(sample.kv.computed, sample.prompt_size());
-      if (!sample.prefilling() && job.request.save) {
-        memory->save(sample.kv, sample.tokens, job.request.tags);
-      }
+      if (job.request.save)
+        memory->save(sample.kv, sample.tokens, job.request.tags, sample.prefilling());
     }
   }
   std::vector<Job*> broken;  // samples and job of a failed one are gone afterwards: last
@@ -471,16 +470,17 @@ void Engine::Impl::run_step(const std::vector<int>& chunks) {
   for (Job* job : broken) fail(*job, *job->error);
 }
 
-/// Hands a page to the disk's writer now and then: that costs a copy, and answers being written pay
-/// at most a twentieth of their time for it.
-void Engine::Impl::hand_over() {
+/// Hands pages to the disk's writer: that costs a copy each, and what runs pays at most a twentieth
+/// of its time for it. A long prompt's pages so go while it is read.
+void Engine::Impl::hand_over(EngineClock::duration step) {
   constexpr int kShare = 20;
-  if (!memory->saving()) return;
-  auto start = EngineClock::now();
-  if (start - handed_over < kShare * hand_over_cost) return;
-  memory->save_step();
-  handed_over = EngineClock::now();
-  hand_over_cost = handed_over - start;
+  constexpr std::chrono::milliseconds kMost(100);
+  hand_over_credit = std::min<EngineClock::duration>(hand_over_credit + step / kShare, kMost);
+  while (memory->saving() && hand_over_credit > EngineClock::duration::zero()) {
+    auto start = EngineClock::now();
+    if (!memory->save_step()) return;
+    hand_over_credit -= EngineClock::now() - start;
+  }
 }
 
 bool Engine::Impl::step() {
@@ -489,6 +489,7 @@ bool Engine::Impl::step() {
   if (running.empty()) return !waiting.empty();
   std::vector<int> chunks;
   plan(chunks);
+  auto start = EngineClock::now();
   try {
     run_step(chunks);
   } catch (const Error& error) {
@@ -496,7 +497,7 @@ bool Engine::Impl::step() {
     while (!running.empty()) fail(*running.front()->job, error);
     throw;
   }
-  hand_over();
+  hand_over(EngineClock::now() - start);
   return !running.empty() || !waiting.empty();
 }
 

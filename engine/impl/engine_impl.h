@@ -34,7 +34,7 @@ struct Engine::Impl {
   void finish(Sample& sample, FinishReason reason);
   void fail(Job& job, const Error& error);
   void retire(Sample* sample);
-  void hand_over();
+  void hand_over(EngineClock::duration step);
 
   // score.cpp: sequences run outside the scheduler, to the end
   struct Scored {
@@ -58,8 +58,7 @@ struct Engine::Impl {
   std::deque<Sample*> waiting;                    // in order of arrival
   std::vector<Sample*> running;                   // in order of admission
   EngineClock::time_point last_answer;            // finished
-  EngineClock::time_point handed_over;            // a page to the disk's writer
-  EngineClock::duration hand_over_cost{0};        // of the last one
+  EngineClock::duration hand_over_credit{1};      // time that may go into pages for the disk
   std::vector<float> logits;                      // of scoring and of rows sampled one by one
 };
 

@@ -322,15 +322,16 @@ int KvMemory::available(int wanted) {
 // --- Saving --------------------------------------------------------------------------------------
 
 void KvMemory::save(const KvSequence& sequence, std::span<const int32_t> tokens,
-                    std::span<const std::string> tags) {
-  if (!disk_ || sequence.computed == 0) return;
+                    std::span<const std::string> tags, bool only_full) {
+  int upto = only_full ? sequence.computed / kKvPageTokens * kKvPageTokens : sequence.computed;
+  if (!disk_ || upto == 0) return;
   if (std::string why = disk_->why_not_writing(); !why.empty()) {
     save_problem_ = std::move(why);
     return;
   }
   Save save;
-  save.tokens.assign(tokens.begin(), tokens.begin() + sequence.computed);
-  save.pages.assign(sequence.pages.begin(), sequence.pages.begin() + kv_blocks(sequence.computed));
+  save.tokens.assign(tokens.begin(), tokens.begin() + upto);
+  save.pages.assign(sequence.pages.begin(), sequence.pages.begin() + kv_blocks(upto));
   save.tags.assign(tags.begin(), tags.end());
   for (int32_t page : save.pages) pool_.retain(page);
   saves_.push_back(std::move(save));

@@ -80,9 +80,10 @@ class KvMemory {
   /// up first when `wanted` needs them.
   int available(int wanted);
 
-  /// Queues the computed pages of a sequence for the disk.
+  /// Queues the computed pages of a sequence for the disk; `only_full` leaves its last, partial
+  /// one.
   void save(const KvSequence& sequence, std::span<const int32_t> tokens,
-            std::span<const std::string> tags);
+            std::span<const std::string> tags, bool only_full = false);
   /// Hands over at most one page. False when nothing is waiting or the writer is busy.
   bool save_step();
   /// Hands over what is waiting until the deadline.
