@@ -202,6 +202,17 @@ Values::Values(const Program& program, const std::vector<LinearGroup>& groups,
     if (leader[v] == v) units[v].bytes = round_up(rows_of(v) * width[v] * (half[v] ? 2 : 4), 256);
     if (twin[v]) units[count + v].bytes = round_up(rows_of(v) * width[v] * 2, 256);
   }
+  // Output rows come in chunks, each of which reads the token rows anew: those stay.
+  for (const Op& op : program.ops) {
+    const OpUse u = op_use(op);
+    const bool leaves = std::any_of(u.writes.begin(), u.writes.end(), [&](ValueId v) {
+      return program.values[v].rows != Rows::kTokens;
+    });
+    for (ValueId v : u.reads)
+      if (leaves && program.values[v].rows == Rows::kTokens)
+        for (int unit : {leader[v], count + v})
+          units[unit].end = static_cast<int>(program.ops.size());
+  }
   // Decode's fused stages read and write values of several ops at once, and are small: nothing
   // shares.
   if (!request.large)

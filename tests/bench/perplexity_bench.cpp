@@ -1,6 +1,8 @@
-// Perplexity of the CPU's paths on a text against exact arithmetic:
+// Perplexity of the CPU's paths and of a GPU on a text against exact arithmetic:
 //
-//   perplexity_bench run MODEL.gguf TEXT TOKENS PATH OUT    PATH: exact, or one of the machine's
+//   perplexity_bench run MODEL.gguf TEXT TOKENS PATH OUT    PATH: exact, one of the machine's, or
+//                                                           cuda[:TOKENS of a step; up to 8 run
+//                                                           decode's kernels]
 //   perplexity_bench compare EXACT OTHER                    two files that `run` wrote
 //
 // "exact" is the same program with every quantised matrix dequantised to F32 (through a file beside
@@ -63,8 +65,8 @@ Weights exact_weights(const Model& model, const std::string& beside) {
   return exact;
 }
 
-std::vector<double> log_probabilities(Executor& executor, std::span<const int32_t> ids,
-                                      KvType type) {
+std::vector<double> log_probabilities(Executor& executor, std::span<const int32_t> ids, KvType type,
+                                      int step) {
   const Program& program = executor.program();
   auto vocab = static_cast<size_t>(program.values[static_cast<size_t>(program.result)].cols);
   size_t pages = (ids.size() + kKvPageTokens - 1) / kKvPageTokens;
@@ -73,7 +75,7 @@ std::vector<double> log_probabilities(Executor& executor, std::span<const int32_
   std::vector<int32_t> page_ids(pages);
   std::iota(page_ids.begin(), page_ids.end(), 0);
   std::vector<double> found;
-  auto most = static_cast<size_t>(executor.max_step_tokens());
+  auto most = static_cast<size_t>(step);
   for (size_t at = 0; at < ids.size(); at += most) {
     size_t count = std::min(most, ids.size() - at);
     SequenceSlice slice{0, static_cast<int>(count), static_cast<int>(at), {}};
@@ -101,17 +103,27 @@ int run(const std::string& file, const std::string& text, int tokens, const std:
     throw Error(ErrorKind::kUsage, text + " has " + std::to_string(ids.size()) + " tokens only");
   ids.resize(static_cast<size_t>(tokens));
   bool exact = path == "exact";
+  int step = 0;
   Weights weights = exact ? exact_weights(*model, out) : model->weights();
-  CpuOptions options;
-  options.max_step_tokens = 256;
-  for (CpuIsa isa : available_cpu_isas()) {
-    if (path == cpu_isa_name(isa)) options.isa = isa;
+  std::unique_ptr<Executor> executor;
+  if (path.starts_with("cuda")) {
+    CudaOptions options;
+    options.max_step_tokens = path.size() > 5 ? std::stoi(path.substr(5)) : 512;
+    executor = make_cuda_executor(model->program(), weights, options);
+    step = options.max_step_tokens;
+  } else {
+    CpuOptions options;
+    options.max_step_tokens = 256;
+    for (CpuIsa isa : available_cpu_isas()) {
+      if (path == cpu_isa_name(isa)) options.isa = isa;
+    }
+    if (!exact && options.isa == CpuIsa::kAuto)
+      throw Error(ErrorKind::kUsage, path + " is no path of this machine");
+    executor = make_cpu_executor(model->program(), weights, options);
+    step = options.max_step_tokens;
   }
-  if (!exact && options.isa == CpuIsa::kAuto)
-    throw Error(ErrorKind::kUsage, path + " is no path of this machine");
-  auto executor = make_cpu_executor(model->program(), weights, options);
   auto found =
-      log_probabilities(*executor, ids, exact ? KvType::kF32 : executor->default_kv_type());
+      log_probabilities(*executor, ids, exact ? KvType::kF32 : executor->default_kv_type(), step);
   std::ofstream(out, std::ios::binary)
       .write(reinterpret_cast<const char*>(found.data()),
              static_cast<std::streamsize>(found.size() * sizeof(double)));

@@ -374,6 +374,28 @@ TEST_F(Cuda, RaggedBatchesEqualSingleSequences) {
   }
 }
 
+/// More output rows than are computed at a time, and logits so wide that, were the token rows given
+/// up after the first chunk, they would lie over them.
+TEST_F(Cuda, ManyOutputRows) {
+  DecoderShape s;
+  s.vocab = 8192;
+  s.types = {WeightType::kF16};
+  auto m = test::synthetic_decoder(s);
+  auto reference = make_reference_executor(m->program, m->weights);
+  auto e = gpu(*m, false, 200);
+  auto all = [&](Executor& x, KvType type) {
+    Runner r(x, 1, 256, type);
+    std::vector<int32_t> tokens = ids(200, 3), rows(200);
+    std::iota(rows.begin(), rows.end(), 0);
+    SequenceSlice slice{0, 200, 0, {}};
+    for (size_t g = 0; g < x.program().kv_groups.size(); ++g) slice.pages[g] = r.pages[0];
+    std::vector<float> out(200 * static_cast<size_t>(s.vocab));
+    x.run({tokens, std::span(&slice, 1), rows}, r.kv.get(), out);
+    return out;
+  };
+  EXPECT_LT(test::relative_error(all(*e, KvType::kF16), all(*reference, KvType::kF32)), 4e-3);
+}
+
 TEST_F(Cuda, TwoRunsGiveEqualBits) {
   DecoderShape s;
   s.types = {WeightType::kQ4_K, WeightType::kQ6_K};
