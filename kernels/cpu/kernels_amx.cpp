@@ -8,6 +8,11 @@
 #include <utility>
 
 #include "kernels/cpu/kernels.h"
+#ifdef APUD_EMULATE_AMX
+#include <cstring>
+
+#include "kernels/cpu/amx_emulated.inc"
+#endif
 
 #define APUD_CPU_VNNI 1
 namespace apud::cpu {
@@ -32,12 +37,16 @@ const Kernels& amx_kernels() {
 }
 
 bool amx_works() {
+#ifdef APUD_EMULATE_AMX
+  return tile_product_is_right();
+#else
   // Linux hands out the 8 KiB of tile state on request only; a tile instruction without permission
   // dies of SIGILL, whatever CPUID says.
   constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
   constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
   if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) return false;
   return tile_product_is_right();
+#endif
 }
 
 }  // namespace apud::cpu
