@@ -174,8 +174,9 @@ TEST_F(CacheFiles, PagesLeaveWithTheirDocumentCollectionAndSession) {
     return all;
   };
   auto question = [&] {
+    // What the answer says is another matter (a refusal is exit 1).
     RunResult r = home.run({"ask", "--json", "--max-tokens", "6", "What does a late return cost?"});
-    EXPECT_EQ(r.code, 0) << r;
+    EXPECT_LE(r.code, 1) << r;
   };
   question();
   std::set<std::string> there = tags();

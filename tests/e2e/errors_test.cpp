@@ -203,8 +203,9 @@ TEST_F(LibraryErrors, AFullDiskBehindAnAnswer) {
 }
 
 TEST_F(LibraryErrors, HostileFileNamesAreShownNotObeyed) {
+  APUD_REQUIRE_MODEL(kDefaultModel);
   Home home;
-  configure(home);
+  home.write(".config/apud/config.toml", "model = '" + model_path(kDefaultModel) + "'\n");
   home.write("docs/plain.md", "# Fruit\n\nThe quince is yellow.\n");
   home.write("docs/evil\x1b]52;c;cm0=\x07\x1b[2J name.md",
              "# Trees\n\nThe larch loses its needles.\n");
