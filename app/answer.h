@@ -49,7 +49,7 @@ struct Evidence {
 
 /// Candidates' tokens that get sentence vectors for a question: all of some 50 chunks, about a
 /// second of two CPU cores.
-inline constexpr int kSentenceVectorTokens = 10000;
+inline constexpr int kSentenceVectorTokens = 4000;
 
 struct EvidenceRequest {
   std::string question;

@@ -117,9 +117,9 @@ struct Packer::Impl {
     return distinct_terms(kept.empty() ? std::string(question) : kept);
   }
 
-  /// Cosine of each sentence with the question, scaled to 0..1, for sentences of the best hits up
-  /// to `limit` tokens (the others count 0); empty where none is made. Sentences that no hit
-  /// brought have no order, so there it is all or none.
+  /// Cosine of each sentence with the question, scaled to 0..1, for the sentences of the highest
+  /// score so far, up to `limit` tokens (the others count 0); empty where none is made. Sentences
+  /// that no hit brought are scored by their words alone, so there it is all or none.
   std::vector<double> cosines(const PackInput& input, std::string_view question, int limit) {
     if (!embedder || limit <= 0 || input.sentences.empty()) return {};
     if (question != cached_question) {
@@ -129,8 +129,9 @@ struct Packer::Impl {
     std::vector<size_t> order(input.sentences.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
     auto rank = [&](size_t i) { return input.regions[input.sentences[i].region].rank; };
-    std::stable_sort(order.begin(), order.end(),
-                     [&](size_t a, size_t b) { return rank(a) < rank(b); });
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+      return input.sentences[a].score > input.sentences[b].score;
+    });
     const int most = embedder->max_tokens() - 16;
     std::vector<std::string> keys(order.size());  // by sentence; empty: beyond the limit
     std::vector<std::string> texts, text_keys;    // to embed
@@ -255,17 +256,19 @@ struct Packer::Impl {
 
   void score(PackInput& input, std::string_view question, const IdfOverlap& overlap,
              const std::vector<double>& region_cosine, const PackOptions& options) {
-    std::vector<double> cosine = cosines(input, question, options.sentence_vector_tokens);
-    for (size_t i = 0; i < input.sentences.size(); ++i) {
-      PackSentence& s = input.sentences[i];
+    auto weighed = [&](const PackSentence& s, const Weights& w, double cosine) {
+      int rank = input.regions[s.region].rank;
+      return w.cosine * cosine + w.overlap * overlap(s.terms) +
+             (rank > 0 ? w.rank / (1 + (rank - 1) / kRankScale) : 0);
+    };
+    for (PackSentence& s : input.sentences) {
       s.terms = distinct_terms(std::string_view(input.sources[input.regions[s.region].source].text)
                                    .substr(s.begin, s.end - s.begin));
-      int rank = input.regions[s.region].rank;
-      double c = cosine.empty() ? region_cosine[s.region] : cosine[i];
-      const Weights& w = cosine.empty() ? kByChunk : kBySentence;
-      s.score = w.cosine * c + w.overlap * overlap(s.terms) +
-                (rank > 0 ? w.rank / (1 + (rank - 1) / kRankScale) : 0);
+      s.score = weighed(s, kByChunk, region_cosine[s.region]);
     }
+    std::vector<double> cosine = cosines(input, question, options.sentence_vector_tokens);
+    for (size_t i = 0; i < cosine.size(); ++i)
+      input.sentences[i].score = weighed(input.sentences[i], kBySentence, cosine[i]);
   }
 };
 
