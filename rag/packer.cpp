@@ -315,9 +315,11 @@ Packed Packer::pack(std::span<const Hit> hits, std::string_view question,
                std::string_view(source.text).substr(h->begin, h->end - h->begin), h->begin)) {
         if (begin < covered) continue;
         covered = end;
-        auto sent = std::find_if(options.sent.begin(), options.sent.end(), [&](const SentRange& r) {
+        // Captured by name: clang 14 takes no structured binding otherwise.
+        auto shows = [document = document, begin = begin, end = end](const SentRange& r) {
           return r.document == document && begin >= r.begin && end <= r.end;
-        });
+        };
+        auto sent = std::find_if(options.sent.begin(), options.sent.end(), shows);
         int there = sent != options.sent.end() ? sent->passage : 0;
         input.sentences.push_back({input.regions.size() - 1, begin, end, 0, {}, there});
       }

@@ -106,7 +106,7 @@ std::vector<Hit> recall_rounds(Store& store, std::span<const Hit> hits, std::str
   std::vector<Hit> rounds;
   for (const auto& [score, hit] : fitting) {
     if (static_cast<int>(rounds.size()) == options.most) break;
-    bool same = std::any_of(rounds.begin(), rounds.end(), [&](const Hit& other) {
+    bool same = std::any_of(rounds.begin(), rounds.end(), [hit = hit](const Hit& other) {
       return other.document == hit->document && other.heading_path == hit->heading_path;
     });
     if (!same) rounds.push_back(*hit);

@@ -8,6 +8,7 @@
 #if defined(__x86_64__)
 // GCC 12's own AVX-512 headers leave a register undefined on purpose and then warn about it.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -108,10 +109,11 @@ std::vector<ScanIsa> scan_isas() {
   std::vector<ScanIsa> isas = {ScanIsa::kPortable};
 #if defined(__x86_64__)
   // GCC's probe includes the operating system's permission (XGETBV), not just CPUID.
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c")) {
+  // Clang 14 does not know the name of F16C: CPUID leaf 1, ECX bit 29.
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  bool f16c = __get_cpuid(1, &a, &b, &c, &d) != 0 && (c >> 29 & 1) != 0;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c)
     isas.push_back(ScanIsa::kAvx2);
-  }
   if (__builtin_cpu_supports("avx512f")) isas.push_back(ScanIsa::kAvx512);
 #endif
   return isas;

@@ -20,6 +20,46 @@ constexpr int kCandidates = 100;        // as retrieval takes
 constexpr double kQuantile = 0.05;      // questions of the collection that the line may refuse
 constexpr size_t kFewestOfScript = 16;  // below, a script has no quantile of its own
 
+constexpr double kForeignQuantile = 0.95;  // foreign questions that the line must refuse, at least
+
+/// Everyday questions that hardly any collection answers: where they stop scoring is where a
+/// question begins to be about the documents. Two scripts, since embedders score them on different
+/// levels.
+constexpr const char* kForeign[] = {
+    "How long should I boil an egg?",
+    "Which team won the last ice hockey championship?",
+    "What is a good name for a small white dog?",
+    "How do I get red wine out of a carpet?",
+    "When do cherry trees bloom?",
+    "Who painted the ceiling of that chapel?",
+    "How many players are on a volleyball team?",
+    "What should I wear to a beach wedding?",
+    "Why is my tomato plant wilting?",
+    "Which bus goes to the old harbour?",
+    "How tall is the highest waterfall?",
+    "What do hedgehogs eat in winter?",
+    "How do I knit a scarf for a child?",
+    "Which opera begins with a shipwreck?",
+    "Is it safe to run with a sore knee?",
+    "What was the price of bread in 1910?",
+    "鸡蛋要煮几分钟？",
+    "去年的足球联赛冠军是哪支队？",
+    "小白狗叫什么名字好听？",
+    "地毯上的红酒渍怎么洗掉？",
+    "樱花一般几月开？",
+    "这首古诗的作者是哪个朝代的人？",
+    "一个排球队上场几个人？",
+    "参加婚礼穿什么颜色合适？",
+    "番茄的叶子为什么发黄？",
+    "去老码头坐几路公交车？",
+    "世界上最高的瀑布有多高？",
+    "刺猬冬天吃什么？",
+    "给孩子织围巾要多少毛线？",
+    "孕妇可以喝绿茶吗？",
+    "膝盖疼还能跑步吗？",
+    "一百年前一斤大米多少钱？",
+};
+
 struct Question {
   std::string heading;
   int64_t gold = 0;                      // a chunk under that heading
@@ -76,9 +116,30 @@ bool holds_cjk(std::string_view text) {
   return false;
 }
 
-double low_quantile(std::vector<double> values) {
+double quantile(std::vector<double> values, double share) {
   std::sort(values.begin(), values.end());
-  return values[static_cast<size_t>(kQuantile * static_cast<double>(values.size()))];
+  return values[static_cast<size_t>(share * static_cast<double>(values.size()))];
+}
+double low_quantile(std::vector<double> values) { return quantile(std::move(values), kQuantile); }
+
+/// The score under which all but a few foreign questions stay, in each script.
+double foreign_line(TextEmbedder& embedder, const VectorIndex& index) {
+  size_t dimension = static_cast<size_t>(embedder.dimension());
+  std::vector<std::string> asked(std::begin(kForeign), std::end(kForeign));
+  std::vector<float> queries(asked.size() * dimension);
+  embedder.embed(asked, EmbedKind::kQuery, queries);
+  std::vector<double> best[2];
+  for (size_t i = 0; i < asked.size(); ++i) {
+    auto hits = index.search(std::span<const float>(queries).subspan(i * dimension, dimension), 1);
+    if (!hits.empty()) best[holds_cjk(asked[i])].push_back(hits[0].score);
+  }
+  double line = HUGE_VAL;
+  for (const auto& scores : best) {
+    if (scores.empty()) return HUGE_VAL;
+    line = line == HUGE_VAL ? quantile(scores, kForeignQuantile)
+                            : std::max(line, quantile(scores, kForeignQuantile));
+  }
+  return line;
 }
 
 /// The score that all but kQuantile of the questions reach, in each script: embedders score Chinese
@@ -211,7 +272,9 @@ Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo
     }
   }
   result.dense_weight = chosen;
-  result.abstain_line = abstain_line_of(questions, best);
+  // Headings repeat their section's words, so people's questions score lower than they do: the line
+  // need not lie higher than what keeps foreign questions out.
+  result.abstain_line = std::min(abstain_line_of(questions, best), foreign_line(embedder, index));
   result.queries = static_cast<int>(questions.size());
   return result;
 }

@@ -229,7 +229,9 @@ int heading_level(const Line& line, const Line* next, int& last_chapter) {
   if (title.empty() || !letter(static_cast<unsigned char>(title[0]))) return 0;
   if (dots > 0) return dots + 1;
   int number = 0;
-  for (size_t k = 0; k < i && digit(text[k]); ++k) number = number * 10 + (text[k] - '0');
+  // Capped: a row of digits is no chapter, and must not overflow.
+  for (size_t k = 0; k < i && digit(text[k]); ++k)
+    number = std::min(number * 10 + (text[k] - '0'), 100'000);
   bool lower = title[0] >= 'a' && title[0] <= 'z';
   bool list = next && !next->text.empty() && (digit(next->text[0]) || starts_item(next->text));
   if (lower || list || line.width > 60 || (number != last_chapter + 1)) return 0;

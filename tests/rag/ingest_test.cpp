@@ -313,6 +313,8 @@ TEST_F(IngestTest, TheAbstainLineIsThatOfTheScriptThatScoresLower) {
     chinese += "# " + heading + "\n\n" + heading + "\n\n";
   }
   home.write("docs/a.md", english);
+  // One of the foreign questions is of the collection here: they do not lower the line.
+  home.write("docs/egg.txt", "How long should I boil an egg?");
   run();
   Calibration alone = store.collection("default").calibration;
   ASSERT_EQ(alone.queries, 20);
@@ -321,6 +323,27 @@ TEST_F(IngestTest, TheAbstainLineIsThatOfTheScriptThatScoresLower) {
   Calibration both = store.collection("default").calibration;
   ASSERT_EQ(both.queries, 64);
   EXPECT_NEAR(both.abstain_line, alone.abstain_line, 1e-4);
+}
+
+TEST_F(IngestTest, TheAbstainLineIsNoHigherThanForeignQuestionsNeed) {
+  // Sections that say their heading again: these questions score near 1, people's would not.
+  embedder.size = 2048;
+  auto sections = [](const std::string& tree) {
+    std::string text;
+    for (int i = 0; i < 30; ++i) {
+      std::string words = tree + std::to_string(i) + " birch" + std::to_string(i);
+      text += "# " + words + "\n\n" + words + ".\n\n";
+    }
+    return text;
+  };
+  home.write("docs/a.md", sections("alder"));
+  run();
+  EXPECT_LT(store.collection("default").calibration.abstain_line, 0.6);
+  // A question that the collection answers is not foreign to it.
+  home.write("docs/egg.txt", "How long should I boil an egg?");
+  home.write("docs/b.md", sections("elm"));
+  run();
+  EXPECT_GT(store.collection("default").calibration.abstain_line, 0.6);
 }
 
 TEST_F(IngestTest, SearchSyntaxFilters) {
