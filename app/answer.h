@@ -47,7 +47,7 @@ struct Evidence {
   std::vector<std::string> warnings;
 };
 
-/// Candidates' tokens that get sentence vectors for a question: all of some 50 chunks, about a
+/// Tokens of candidate sentences that get vectors for a question: under a
 /// second of two CPU cores.
 inline constexpr int kSentenceVectorTokens = 4000;
 
