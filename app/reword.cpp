@@ -1,6 +1,7 @@
 #include "app/reword.h"
 
 #include <algorithm>
+#include <cctype>
 
 #include "app/clock.h"
 #include "base/utf8.h"
@@ -14,15 +15,6 @@ constexpr int kImaginedTokens = 64;
 constexpr size_t kMost = 2;
 constexpr size_t kMostBytes = 400;  // of a rewording: a longer one is chatter
 constexpr size_t kLookedHits = 10;  // whose language counts
-
-bool holds_han(std::string_view text) {
-  for (size_t at = 0; at < text.size();) {
-    Utf8Char c = utf8_decode(text, at);
-    if (is_cjk(c.code)) return true;
-    at += c.size;
-  }
-  return false;
-}
 
 std::string_view trimmed(std::string_view text, std::string_view what) {
   size_t from = text.find_first_not_of(what);
@@ -85,9 +77,9 @@ std::vector<std::string> parse_rewordings(std::string_view reply, std::string_vi
 
 std::vector<std::string> reword_question(Runtime& runtime, std::string_view question,
                                          const std::vector<Hit>& hits) {
-  bool han = holds_han(question), other = false;
+  bool han = holds_cjk(question), other = false;
   for (size_t i = 0; i < std::min(hits.size(), kLookedHits); ++i)
-    other |= holds_han(hits[i].text) != han;
+    other |= holds_cjk(hits[i].text) != han;
   std::string ask =
       "A search for this question found nothing. Say the question again so that a search may find "
       "its answer: in other words, as a manual would put it. ";

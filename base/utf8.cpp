@@ -186,4 +186,13 @@ int display_width(std::string_view text) {
   return width;
 }
 
+bool holds_cjk(std::string_view text) {
+  for (size_t pos = 0; pos < text.size();) {
+    Utf8Char c = utf8_decode(text, pos);
+    if (is_cjk(c.code)) return true;
+    pos += c.size;
+  }
+  return false;
+}
+
 }  // namespace apud

@@ -47,6 +47,8 @@ std::string printable(std::string_view text, bool one_line = false);
 
 /// True for Han, Hiragana, Katakana, Hangul and CJK compatibility code points.
 bool is_cjk(char32_t code);
+/// Does the text hold such a character?
+bool holds_cjk(std::string_view text);
 /// Columns on a terminal: 0 for combining and zero-width, 2 for wide East Asian, 1 otherwise.
 int display_width(char32_t code);
 int display_width(std::string_view text);

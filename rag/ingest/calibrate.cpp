@@ -107,15 +107,6 @@ std::vector<Question> sample_questions(Store& store, const CollectionInfo& colle
   return questions;
 }
 
-bool holds_cjk(std::string_view text) {
-  for (size_t pos = 0; pos < text.size();) {
-    Utf8Char c = utf8_decode(text, pos);
-    if (is_cjk(c.code)) return true;
-    pos += c.size;
-  }
-  return false;
-}
-
 double quantile(std::vector<double> values, double share) {
   std::sort(values.begin(), values.end());
   return values[static_cast<size_t>(share * static_cast<double>(values.size()))];
@@ -133,13 +124,8 @@ double foreign_line(TextEmbedder& embedder, const VectorIndex& index) {
     auto hits = index.search(std::span<const float>(queries).subspan(i * dimension, dimension), 1);
     if (!hits.empty()) best[holds_cjk(asked[i])].push_back(hits[0].score);
   }
-  double line = HUGE_VAL;
-  for (const auto& scores : best) {
-    if (scores.empty()) return HUGE_VAL;
-    line = line == HUGE_VAL ? quantile(scores, kForeignQuantile)
-                            : std::max(line, quantile(scores, kForeignQuantile));
-  }
-  return line;
+  if (best[0].empty()) return HUGE_VAL;  // nothing to search in
+  return std::max(quantile(best[0], kForeignQuantile), quantile(best[1], kForeignQuantile));
 }
 
 /// The score that all but kQuantile of the questions reach, in each script: embedders score Chinese
