@@ -31,6 +31,12 @@ std::string place_of(const std::string& path, const Anchor& from) {
 
 }  // namespace
 
+RetrieveOptions retrieve_options(const Settings& settings) {
+  RetrieveOptions options;
+  if (settings.dense_weight >= 0) options.dense_weight = settings.dense_weight;
+  return options;
+}
+
 Evidence search_evidence(Runtime& runtime, const EvidenceRequest& request) {
   Evidence evidence;
   evidence.budget = request.evidence_tokens;
@@ -39,10 +45,10 @@ Evidence search_evidence(Runtime& runtime, const EvidenceRequest& request) {
     evidence.warnings.push_back(note);
   bool nothing = true;
   if (!request.collections.empty()) {
-    RetrieveOptions retrieve;
+    RetrieveOptions retrieve = retrieve_options(runtime.options.settings);
     retrieve.k = request.k;
     retrieve.previous_question = request.previous_question;
-    if (runtime.options.common.expand) {
+    if (runtime.options.settings.expand == "on") {
       evidence.imagined = imagine_answer(runtime, request.question);
       retrieve.also.push_back(evidence.imagined);
     }

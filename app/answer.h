@@ -64,6 +64,8 @@ struct EvidenceRequest {
   int k = 50;          // hits that are packed from
   bool retry = false;  // under the abstain line the chat model rewords the question once
 };
+/// What the settings say about a search.
+RetrieveOptions retrieve_options(const Settings& settings);
 /// Searches: everything but packed and frame.
 Evidence search_evidence(Runtime& runtime, const EvidenceRequest& request);
 /// Packs what was found (again, with another request) so that conversation + question + evidence +

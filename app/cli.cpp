@@ -63,8 +63,9 @@ void add_docs(CLI::App* verb, Options& o) {
   verb->add_option("-k,--collection", o.common.collections, "collection to use; repeat for several")
       ->allow_extra_args(false);
   verb->add_flag("--no-docs", o.common.no_docs, "answer without documents");
-  verb->add_flag("--expand", o.common.expand,
-                 "search an imagined answer beside the question: finds more, takes seconds");
+  verb->add_flag_callback(
+      "--expand", [&o] { o.settings.expand = "on"; },
+      "search an imagined answer beside the question: finds more, takes seconds");
   verb->add_option("--evidence", o.settings.evidence, "most tokens of passages in a prompt")
       ->check(CLI::Range(0, 1 << 20));
 }
@@ -215,10 +216,14 @@ struct Table {
     eval->add_option("questions", o.eval.questions,
                      "JSON lines {question, gold: [path or path#text]}")
         ->required();
-    eval->add_option("--top", o.eval.k, "passages looked at")->check(CLI::Range(1, 100));
+    eval->add_option("--top", o.eval.top, "passages looked at")->check(CLI::Range(1, 100));
     eval->add_option("--vs", o.eval.versus,
-                     "compare with another collection; exit 1 when this one is worse");
-    add_docs(eval, o), add_device(eval, o), add_json(eval, o), add_output(eval, o);
+                     "a file of settings (as config.toml) to compare with; exit 1 when without it "
+                     "retrieval is worse");
+    eval->add_flag("--answers", o.eval.answers,
+                   "have the chat model answer, too: how often a gold passage is cited");
+    add_docs(eval, o), add_model(eval, o), add_device(eval, o), add_json(eval, o),
+        add_output(eval, o);
   }
 
   CLI::App* manage(const char* name, const char* help, std::vector<std::string> actions,

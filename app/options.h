@@ -18,7 +18,6 @@ struct CommonOptions {
   bool stats = false;
   std::vector<std::string> collections;  // -k; empty: the default one where it exists
   bool no_docs = false;
-  bool expand = false;  // the chat model imagines an answer, which is searched beside the question
 };
 
 struct GenerationOptions {
@@ -99,8 +98,9 @@ struct BenchOptions {
 
 struct EvalOptions {
   std::string questions;
-  int k = 10;
-  std::string versus;
+  int top = 10;
+  std::string versus;    // a file of settings over these
+  bool answers = false;  // the chat model answers every question, for `cited`
 };
 
 /// Words after a verb with sub-verbs (coll rm NAME …).

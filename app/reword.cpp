@@ -110,7 +110,7 @@ void retry_search(Runtime& runtime, const EvidenceRequest& request, Evidence& ev
   evidence.retried = reword_question(runtime, request.question, evidence.retrieval->hits);
   std::optional<Retrieval> best;
   for (const std::string& question : evidence.retried) {
-    RetrieveOptions options;
+    RetrieveOptions options = retrieve_options(runtime.options.settings);
     options.k = request.k;
     Retrieval found =
         runtime.retriever(request.collections).retrieve(question, request.collections, options);

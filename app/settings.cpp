@@ -94,6 +94,16 @@ const std::vector<Field>& fields() {
       {{"collection", "collection used without -k"},
        show(&Settings::collection),
        text(&Settings::collection)},
+      {{"dense_weight",
+        "share of vectors against keywords in a search, 0 to 1; -1 takes what was fitted to the "
+        "collection"},
+       show(&Settings::dense_weight),
+       number(&Settings::dense_weight, -1, 1)},
+      {{"expand",
+        "search an imagined answer beside the question: off or on (finds more, takes "
+        "seconds)"},
+       show(&Settings::expand),
+       choice(&Settings::expand, {"off", "on"})},
       {{"temperature", "sampling temperature; -1 takes each verb's own"},
        show(&Settings::temperature),
        number(&Settings::temperature, -1, 10)},
@@ -155,23 +165,18 @@ void set_setting(Settings& settings, const std::string& key, const std::string& 
 Path settings_path() { return config_dir() / "config.toml"; }
 
 namespace {
-toml::table parse_file(const std::string& content) {
+toml::table parse_file(const std::string& content, const Path& file) {
   try {
-    return toml::parse(content, settings_path().string());
+    return toml::parse(content, file.string());
   } catch (const toml::parse_error& e) {
-    throw Error(
-        ErrorKind::kConfig,
-        fmt::format("{}:{}: {}", settings_path().string(), e.source().begin.line, e.description()),
-        "mend the line or remove the file");
+    throw Error(ErrorKind::kConfig,
+                fmt::format("{}:{}: {}", file.string(), e.source().begin.line, e.description()),
+                "mend the line or remove the file");
   }
 }
-}  // namespace
 
-Settings load_settings() {
-  Settings settings;
-  auto content = read_file_if_exists(settings_path(), 1 << 20);
-  if (!content) return settings;
-  toml::table table = parse_file(*content);
+void apply(Settings& settings, const std::string& content, const Path& file) {
+  toml::table table = parse_file(content, file);
   for (const auto& [key, node] : table) {
     std::string value;
     if (auto s = node.value<std::string>()) {
@@ -182,26 +187,36 @@ Settings load_settings() {
       value = fmt::format("{}", *d);
     } else {
       throw Error(ErrorKind::kConfig,
-                  fmt::format("{}:{}: setting {}: expected a string or a number",
-                              settings_path().string(), node.source().begin.line, key.str()));
+                  fmt::format("{}:{}: setting {}: expected a string or a number", file.string(),
+                              node.source().begin.line, key.str()));
     }
     try {
       set_setting(settings, std::string(key.str()), value, true);
     } catch (const Error& e) {
-      throw Error(
-          e.kind(),
-          fmt::format("{}:{}: {}", settings_path().string(), key.source().begin.line, e.what()),
-          e.advice());
+      throw Error(e.kind(),
+                  fmt::format("{}:{}: {}", file.string(), key.source().begin.line, e.what()),
+                  e.advice());
     }
   }
+}
+}  // namespace
+
+Settings load_settings() {
+  Settings settings;
+  if (auto content = read_file_if_exists(settings_path(), 1 << 20))
+    apply(settings, *content, settings_path());
   return settings;
+}
+
+void apply_settings_file(Settings& settings, const Path& file) {
+  apply(settings, read_file(file, 1 << 20), file);
 }
 
 void save_setting(const std::string& key, const std::optional<std::string>& value) {
   Settings probe;
   if (value) set_setting(probe, key, *value, false);
   auto content = read_file_if_exists(settings_path(), 1 << 20);
-  toml::table table = content ? parse_file(*content) : toml::table{};
+  toml::table table = content ? parse_file(*content, settings_path()) : toml::table{};
   // An unknown key that stands in the file can be taken out of it.
   if (!value && !table.contains(key)) require_field(key, false);
   if (value) {

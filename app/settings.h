@@ -23,8 +23,11 @@ struct Settings {
   int evidence = 0;  // tokens of passages in a prompt; 0: 2000, fewer where reading takes too long
   int answer = 600;  // tokens of an answer
   std::string collection = "default";
-  double temperature = -1;    // <0: 0 for ask and batch, 0.7 for chat, 0.2 with documents
-  std::string system;         // system prompt; empty: the built-in one
+  double dense_weight = -1;  // share of vectors against keywords; <0: as fitted to the collection
+  std::string expand =
+      "off";                // on: an answer that the model imagines is searched beside the question
+  double temperature = -1;  // <0: 0 for ask and batch, 0.7 for chat, 0.2 with documents
+  std::string system;       // system prompt; empty: the built-in one
   std::string think = "off";  // on, off, show
   double cache_gb = 10;       // disk tier of the prefix cache
 };
@@ -44,6 +47,8 @@ void set_setting(Settings& settings, const std::string& key, const std::string& 
 Path settings_path();
 /// Reads the file if it is there; throws kConfig with line, key and the nearest known keys.
 Settings load_settings();
+/// The keys of another file of that form, over `settings`; throws kNoInput where there is none.
+void apply_settings_file(Settings& settings, const Path& file);
 /// Writes one key into the file, others and comments of ours kept; the value is checked first.
 void save_setting(const std::string& key, const std::optional<std::string>& value);
 

@@ -136,7 +136,8 @@ int verb_ask(Runtime& runtime) {
   const ChosenModel& chosen = runtime.chat_model();
   finished.model = chosen.installed.id;
   bool needs_model = !o.ask.only_sources && !o.ask.show_prompt;
-  if (needs_model || o.common.expand) runtime.preload_engine(o.ask.samples, !o.ask.no_save);
+  if (needs_model || o.settings.expand == "on")
+    runtime.preload_engine(o.ask.samples, !o.ask.no_save);
 
   EvidenceRequest request;
   request.question = finished.question;

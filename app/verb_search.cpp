@@ -3,6 +3,7 @@
 
 #include <set>
 
+#include "app/answer.h"
 #include "app/json_text.h"
 #include "app/progress.h"
 #include "app/runtime.h"
@@ -41,7 +42,7 @@ int verb_search(Runtime& runtime) {
   if (names.empty()) {
     throw Error(ErrorKind::kNoInput, "no documents yet", "apud ingest FOLDER takes some in");
   }
-  RetrieveOptions retrieve;
+  RetrieveOptions retrieve = retrieve_options(o.settings);
   retrieve.mode = parse_search_mode(o.search.mode);
   retrieve.k = o.search.count;
   retrieve.candidates = std::max(100, 2 * o.search.count);

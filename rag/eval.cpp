@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "base/check.h"
 #include "base/error.h"
 #include "base/utf8.h"
 
@@ -12,6 +13,7 @@ namespace apud {
 namespace {
 
 constexpr int kResamples = 1000;
+constexpr int kFewestDiffering = 6;    // questions, for a difference that counts
 constexpr size_t kMaxLine = 1u << 20;  // of a questions file
 
 /// Mean with a 95% percentile bootstrap interval (Efron 1979), the same for the same values.
@@ -51,42 +53,57 @@ std::string fold_spaces(std::string_view text) {
 
 }  // namespace
 
-RetrievalScores score_retrieval(std::span<const Judged> questions) {
-  RetrievalScores scores;
-  scores.questions = static_cast<int>(questions.size());
-  std::vector<double> hit1, hit5, hit10, recall, mrr, ndcg, packed, time, tokens;
-  for (const Judged& q : questions) {
-    int first = q.gold_ranks.empty() ? 0 : q.gold_ranks.front();
-    auto within = [&](int k) { return first > 0 && first <= k ? 1.0 : 0.0; };
-    hit1.push_back(within(1));
-    hit5.push_back(within(5));
-    hit10.push_back(within(10));
-    mrr.push_back(within(10) > 0 ? 1.0 / first : 0.0);
-    // Gains are 0 or 1; the ideal list has all gold entries first (Järvelin & Kekäläinen 2002).
-    double gain = 0, ideal = 0;
-    int found = 0;
-    for (int rank : q.gold_ranks) {
-      if (rank > 10) continue;
-      gain += 1.0 / std::log2(rank + 1.0);
-      ++found;
-    }
-    for (int i = 1; i <= std::min(q.gold_total, 10); ++i) ideal += 1.0 / std::log2(i + 1.0);
-    ndcg.push_back(ideal > 0 ? gain / ideal : 0);
-    recall.push_back(q.gold_total > 0 ? static_cast<double>(found) / q.gold_total : 0);
-    packed.push_back(q.packed ? 1 : 0);
-    time.push_back(q.milliseconds);
-    tokens.push_back(q.tokens);
+std::vector<Measure> eval_measures(int top, bool cited) {
+  auto hit = [](int k) {
+    return [k](const Judged& q) {
+      return !q.gold_ranks.empty() && q.gold_ranks.front() <= k ? 1.0 : 0.0;
+    };
+  };
+  std::vector<Measure> all = {{"hit@1", hit(1)}, {"hit@5", hit(5)}, {"hit@10", hit(10)}};
+  all.push_back({"recall@" + std::to_string(top), [top](const Judged& q) {
+                   auto found = std::count_if(q.gold_ranks.begin(), q.gold_ranks.end(),
+                                              [&](int rank) { return rank <= top; });
+                   return q.gold_total > 0 ? static_cast<double>(found) / q.gold_total : 0.0;
+                 }});
+  all.push_back({"mrr@10", [](const Judged& q) {
+                   bool found = !q.gold_ranks.empty() && q.gold_ranks.front() <= 10;
+                   return found ? 1.0 / q.gold_ranks.front() : 0.0;
+                 }});
+  // Gains are 0 or 1; the ideal list has all gold entries first (Järvelin & Kekäläinen 2002).
+  all.push_back({"ndcg@10", [](const Judged& q) {
+                   double gain = 0, ideal = 0;
+                   for (int rank : q.gold_ranks) gain += rank <= 10 ? 1.0 / std::log2(rank + 1) : 0;
+                   for (int i = 1; i <= std::min(q.gold_total, 10); ++i)
+                     ideal += 1.0 / std::log2(i + 1.0);
+                   return ideal > 0 ? gain / ideal : 0.0;
+                 }});
+  all.push_back({"packed", [](const Judged& q) { return q.packed ? 1.0 : 0.0; }});
+  if (cited) all.push_back({"cited", [](const Judged& q) { return q.cited ? 1.0 : 0.0; }});
+  all.push_back({"ms", [](const Judged& q) { return q.milliseconds; }, true});
+  all.push_back({"tokens", [](const Judged& q) { return double(q.tokens); }, true});
+  return all;
+}
+
+Interval mean_of(const Measure& measure, std::span<const Judged> questions) {
+  std::vector<double> values;
+  for (const Judged& q : questions) values.push_back(measure.of(q));
+  return interval_of(values);
+}
+
+PairedDifference paired_difference(const Measure& measure, std::span<const Judged> mine,
+                                   std::span<const Judged> theirs) {
+  APUD_CHECK(mine.size() == theirs.size(), "the same questions in the same order");
+  PairedDifference out;
+  std::vector<double> differences;
+  for (size_t i = 0; i < mine.size(); ++i) {
+    differences.push_back(measure.of(mine[i]) - measure.of(theirs[i]));
+    out.differing += differences.back() != 0;
   }
-  scores.hit_at_1 = interval_of(hit1);
-  scores.hit_at_5 = interval_of(hit5);
-  scores.hit_at_10 = interval_of(hit10);
-  scores.recall_at_10 = interval_of(recall);
-  scores.mrr_at_10 = interval_of(mrr);
-  scores.ndcg_at_10 = interval_of(ndcg);
-  scores.packed = interval_of(packed);
-  scores.milliseconds = interval_of(time);
-  scores.tokens = interval_of(tokens);
-  return scores;
+  out.difference = interval_of(differences);
+  bool enough = out.differing >= kFewestDiffering;
+  out.lower = enough && out.difference.high < 0;
+  out.higher = enough && out.difference.low > 0;
+  return out;
 }
 
 std::vector<EvalQuestion> parse_eval_questions(std::string_view jsonl) {

@@ -1,8 +1,10 @@
-// Measures of retrieval for `apud eval`: recall@k, MRR, nDCG@10, with bootstrap intervals.
+// Measures of retrieval for `apud eval`: recall@k, MRR, nDCG@10 and more, with bootstrap intervals,
+// and two settings compared question by question.
 //
 // Threads: free functions on values.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,6 +16,7 @@ struct Judged {
   std::vector<int> gold_ranks;  // ascending; empty: not found
   int gold_total = 1;           // relevant ones that exist
   bool packed = false;          // a gold passage reached the packed prompt
+  bool cited = false;           // the answer cites one; only where answers were asked for
   double milliseconds = 0;
   int tokens = 0;
 };
@@ -24,12 +27,30 @@ struct Interval {
   double high = 0;
 };
 
-struct RetrievalScores {
-  Interval hit_at_1, hit_at_5, hit_at_10, recall_at_10, mrr_at_10, ndcg_at_10, packed, milliseconds,
-      tokens;
-  int questions = 0;
+/// A figure that each question has.
+struct Measure {
+  std::string name;  // "recall@10", "packed", "ms"
+  std::function<double(const Judged&)> of;
+  bool cost = false;  // milliseconds, tokens: less is better, and more is no regression
 };
-RetrievalScores score_retrieval(std::span<const Judged> questions);
+/// hit@1, hit@5, hit@10, recall@`top`, mrr@10, ndcg@10, packed, with `cited` cited, ms, tokens.
+std::vector<Measure> eval_measures(int top = 10, bool cited = false);
+/// Mean over the questions with its interval (percentile bootstrap, Efron 1979).
+Interval mean_of(const Measure& measure, std::span<const Judged> questions);
+
+/// Two settings on the same questions: mine - theirs, question by question.
+struct PairedDifference {
+  Interval difference;  // of the mean: questions are resampled in pairs
+  int differing = 0;    // questions whose two values differ
+  /// The interval lies below (above) 0 and enough questions differ: with fewer than 6 no paired
+  /// test can tell at 95% (sign test: 2 * .5^5 = .06). The paired bootstrap decides like the paired
+  /// t and randomization tests on retrieval measures (Smucker, Allan & Carterette, CIKM 2007).
+  bool lower = false;
+  bool higher = false;
+};
+/// REQUIRES: the same questions in the same order.
+PairedDifference paired_difference(const Measure& measure, std::span<const Judged> mine,
+                                   std::span<const Judged> theirs);
 
 /// A line of QUESTIONS.jsonl: {"question", "gold": [..], "id"?}. gold: path suffix, optionally
 /// "#text" (a string that the passage must hold).

@@ -41,6 +41,24 @@ TEST_F(SettingsTest, DefaultsWithoutAFile) {
   EXPECT_EQ(settings_path(), home_.path() / "config" / "apud" / "config.toml");
 }
 
+TEST_F(SettingsTest, AnotherFileOverThese) {
+  Settings s;
+  s.collection = "papers";
+  s.evidence = 500;
+  home_.write("vs.toml", "evidence = 900\nexpand = 'on'\n");
+  apply_settings_file(s, home_.path() / "vs.toml");
+  EXPECT_EQ(s.collection, "papers");
+  EXPECT_EQ(s.evidence, 900);
+  EXPECT_EQ(s.expand, "on");
+  home_.write("vs.toml", "\nexpand = 'often'\n");
+  Error bad = error_of([&] { apply_settings_file(s, home_.path() / "vs.toml"); });
+  EXPECT_EQ(bad.kind(), ErrorKind::kConfig);
+  for (const char* part : {"vs.toml:2", "expand", "often", "off, on"})
+    EXPECT_NE(std::string(bad.what()).find(part), std::string::npos) << bad.what();
+  EXPECT_EQ(error_of([&] { apply_settings_file(s, home_.path() / "none.toml"); }).kind(),
+            ErrorKind::kNoInput);
+}
+
 TEST_F(SettingsTest, EveryKeySurvivesSaveAndLoad) {
   const std::map<std::string, std::string> values = {{"model", "some/path.gguf"},
                                                      {"embedder", "minilm-l6"},
@@ -52,6 +70,8 @@ TEST_F(SettingsTest, EveryKeySurvivesSaveAndLoad) {
                                                      {"evidence", "700"},
                                                      {"answer", "250"},
                                                      {"collection", "papers"},
+                                                     {"dense_weight", "0.25"},
+                                                     {"expand", "on"},
                                                      {"temperature", "0.5"},
                                                      {"system", "Be \"brief\".\n第二行"},
                                                      {"think", "show"},

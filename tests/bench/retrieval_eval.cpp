@@ -29,11 +29,15 @@ class EmbedderCounter : public TokenCounter {
   const TextEmbedder& embedder_;
 };
 
-std::string scores_json(const RetrievalScores& s) {
-  return fmt::format(
-      R"({{"hit@1":{:.3f},"hit@5":{:.3f},"hit@10":{:.3f},"hit@10 low":{:.3f},"hit@10 high":{:.3f},"mrr@10":{:.3f},"ndcg@10":{:.3f},"packed":{:.3f},"tokens":{:.0f},"ms":{:.1f}}})",
-      s.hit_at_1.mean, s.hit_at_5.mean, s.hit_at_10.mean, s.hit_at_10.low, s.hit_at_10.high,
-      s.mrr_at_10.mean, s.ndcg_at_10.mean, s.packed.mean, s.tokens.mean, s.milliseconds.mean);
+std::string scores_json(std::span<const Judged> judged) {
+  std::string out;
+  for (const Measure& measure : eval_measures()) {
+    Interval value = mean_of(measure, judged);
+    out += fmt::format(R"({}"{}":{:.3f})", out.empty() ? "" : ",", measure.name, value.mean);
+    if (measure.name == "hit@10")
+      out += fmt::format(R"(,"hit@10 low":{:.3f},"hit@10 high":{:.3f})", value.low, value.high);
+  }
+  return "{" + out + "}";
 }
 
 }  // namespace
@@ -90,7 +94,7 @@ std::string evaluate_retrieval(TextEmbedder& embedder, const EvalArguments& argu
       }
       judged.push_back(std::move(j));
     }
-    out += fmt::format(R"(,"{}":{})", name, scores_json(score_retrieval(judged)));
+    out += fmt::format(R"(,"{}":{})", name, scores_json(judged));
     if (name == "hybrid") out += fmt::format(R"(,"below_line":{})", below);
   };
   RetrieveOptions options;

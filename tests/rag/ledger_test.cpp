@@ -119,16 +119,75 @@ TEST(Eval, MeasuresMatchWorkedExamples) {
   judged[1].gold_ranks = {3};
   judged[3].gold_ranks = {2, 12};
   judged[3].gold_total = 2;
-  RetrievalScores s = score_retrieval(judged);
-  EXPECT_DOUBLE_EQ(s.hit_at_1.mean, 0.25);
-  EXPECT_DOUBLE_EQ(s.hit_at_5.mean, 0.75);
-  EXPECT_DOUBLE_EQ(s.hit_at_10.mean, 0.75);
-  EXPECT_DOUBLE_EQ(s.recall_at_10.mean, (1 + 1 + 0 + 0.5) / 4);
-  EXPECT_DOUBLE_EQ(s.mrr_at_10.mean, (1 + 1.0 / 3 + 0 + 0.5) / 4);
+  auto mean = [&](const std::string& name, int top = 10) {
+    for (const Measure& measure : eval_measures(top)) {
+      if (measure.name == name) return mean_of(measure, judged);
+    }
+    ADD_FAILURE() << "no measure " << name;
+    return Interval{};
+  };
+  EXPECT_DOUBLE_EQ(mean("hit@1").mean, 0.25);
+  EXPECT_DOUBLE_EQ(mean("hit@5").mean, 0.75);
+  EXPECT_DOUBLE_EQ(mean("hit@10").mean, 0.75);
+  EXPECT_DOUBLE_EQ(mean("recall@10").mean, (1 + 1 + 0 + 0.5) / 4);
+  EXPECT_DOUBLE_EQ(mean("recall@2", 2).mean, (1 + 0 + 0 + 0.5) / 4);
+  EXPECT_DOUBLE_EQ(mean("recall@20", 20).mean, 0.75);
+  EXPECT_DOUBLE_EQ(mean("mrr@10").mean, (1 + 1.0 / 3 + 0 + 0.5) / 4);
   double two = (1 / std::log2(3.0)) / (1 + 1 / std::log2(3.0));
-  EXPECT_NEAR(s.ndcg_at_10.mean, (1 + 0.5 + 0 + two) / 4, 1e-12);
-  EXPECT_LT(s.hit_at_10.low, 0.75);
-  EXPECT_GT(s.hit_at_10.high, 0.75);
+  EXPECT_NEAR(mean("ndcg@10", 5).mean, (1 + 0.5 + 0 + two) / 4, 1e-12);
+  EXPECT_LT(mean("hit@10").low, 0.75);
+  EXPECT_GT(mean("hit@10").high, 0.75);
+}
+
+TEST(Eval, PairsTellWhatTwoIntervalsCannot) {
+  Measure rank{"mrr@10", {}};
+  for (const Measure& m : eval_measures()) {
+    if (m.name == rank.name) rank = m;
+  }
+  // Forty questions, half of them found first and half at 10: the means are anywhere in [.4, .7].
+  std::vector<Judged> theirs(40), mine;
+  for (size_t i = 0; i < theirs.size(); ++i) theirs[i].gold_ranks = {i % 2 ? 10 : 1};
+  mine = theirs;
+  PairedDifference same = paired_difference(rank, mine, theirs);
+  EXPECT_EQ(same.differing, 0);
+  EXPECT_EQ(same.difference.mean, 0);
+  EXPECT_FALSE(same.lower || same.higher);
+  // Twelve of them one place worse.
+  for (size_t i = 0; i < 24; i += 2) mine[i].gold_ranks = {2};
+  EXPECT_GT(mean_of(rank, mine).high, mean_of(rank, theirs).low);
+  PairedDifference worse = paired_difference(rank, mine, theirs);
+  EXPECT_EQ(worse.differing, 12);
+  EXPECT_DOUBLE_EQ(worse.difference.mean, -0.5 * 12 / 40);
+  EXPECT_TRUE(worse.lower);
+  EXPECT_FALSE(worse.higher);
+  EXPECT_TRUE(paired_difference(rank, theirs, mine).higher);
+  // As many better as worse: no difference.
+  for (size_t i = 1; i < 24; i += 2) mine[i].gold_ranks = {2};
+  EXPECT_FALSE(paired_difference(rank, mine, theirs).lower);
+  // Five questions are too few for any paired test, six are enough.
+  for (size_t few : {5, 6}) {
+    std::vector<Judged> there(few), here(few);
+    for (Judged& j : there) j.gold_ranks = {1};
+    EXPECT_EQ(paired_difference(rank, here, there).lower, few == 6);
+  }
+}
+
+TEST(Eval, CitedOnlyWhereAsked) {
+  auto names = [](bool cited) {
+    std::vector<std::string> all;
+    for (const Measure& m : eval_measures(10, cited)) all.push_back(m.name);
+    return all;
+  };
+  std::vector<std::string> with = names(true), without = names(false);
+  EXPECT_EQ(std::count(without.begin(), without.end(), "cited"), 0);
+  ASSERT_EQ(with.size(), without.size() + 1);
+  std::vector<Judged> judged(2);
+  judged[0].cited = true;
+  for (const Measure& m : eval_measures(10, true)) {
+    if (m.name == "cited") {
+      EXPECT_EQ(mean_of(m, judged).mean, 0.5);
+    }
+  }
 }
 
 TEST(Eval, QuestionFiles) {
