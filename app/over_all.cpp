@@ -7,7 +7,7 @@
 
 #include "app/clock.h"
 #include "app/prompts.h"
-#include "app/signals.h"
+#include "app/side_prompt.h"
 #include "base/error.h"
 
 namespace apud {
@@ -32,21 +32,10 @@ bool holds_any(const std::string& text, std::span<const std::string_view> words)
                      [&](std::string_view w) { return text.find(w) != std::string::npos; });
 }
 
-/// Runs one prompt greedily; "" where it says that there is nothing.
-std::string run_prompt(Runtime& runtime, const std::string& ask, int tokens,
-                       std::span<const Passage> citable) {
-  Conversation conversation =
-      Conversation::start(runtime.chat_model().model, std::string(kReader), unix_now());
-  conversation.add_user(ask, "", unix_now());
-  Prompt prompt = conversation.prompt(runtime.context() - tokens, Think::kOff);
-  Request request = make_request(runtime.options, prompt, tokens, 0);
-  request.sampling = SamplingOptions{};
-  request.stop.clear();
-  request.save = false;
-  restrict_citations(request, *runtime.chat_model().model, citable);
-  Completion done = runtime.engine().generate(std::move(request)).best();
-  if (done.finish_reason == FinishReason::kCancelled) throw Interrupted();
-  std::string text = done.text;
+/// What one prompt brought; "" where it says that there is nothing.
+std::string notes_of(Runtime& runtime, const std::string& ask, int tokens,
+                     std::span<const Passage> citable) {
+  std::string text = side_reply(runtime, std::string(kReader), ask, tokens, citable);
   while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
   size_t start = text.find_first_not_of(" \n\t\"*-");
   std::string_view said =
@@ -233,7 +222,7 @@ Evidence over_all_evidence(Runtime& runtime, const Conversation& conversation,
   for (size_t s = 0; s < steps.size(); ++s) {
     progress({static_cast<int>(s), static_cast<int>(steps.size()), false});
     auto part = std::span(passages).subspan(steps[s].first, steps[s].second - steps[s].first);
-    std::string note = run_prompt(runtime, map_prompt(part, question), kNoteTokens, part);
+    std::string note = notes_of(runtime, map_prompt(part, question), kNoteTokens, part);
     if (!note.empty()) notes.push_back(std::move(note));
   }
   summary.parts = static_cast<int>(steps.size());
@@ -248,8 +237,7 @@ Evidence over_all_evidence(Runtime& runtime, const Conversation& conversation,
       while (i < notes.size() && counter.count(group + "\n" + notes[i]) <= room / 2)
         group += "\n" + notes[i++];
       progress({static_cast<int>(i), static_cast<int>(notes.size()), true});
-      std::string shorter =
-          run_prompt(runtime, join_prompt(group, question), kNoteTokens, passages);
+      std::string shorter = notes_of(runtime, join_prompt(group, question), kNoteTokens, passages);
       fewer.push_back(shorter.empty() ? std::move(group) : std::move(shorter));
     }
     if (fewer.size() == notes.size()) {

@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <cctype>
 
-#include "app/clock.h"
+#include "app/side_prompt.h"
 #include "base/utf8.h"
-#include "engine/conversation.h"
 
 namespace apud {
 namespace {
@@ -29,20 +28,6 @@ std::string bare(std::string_view text) {
     if (c >= 0x80 || std::isalnum(c)) out += static_cast<char>(std::tolower(c));
   }
   return out;
-}
-
-/// The model's reply to one short prompt, greedy; "" where the window is too small for it.
-std::string run_short(Runtime& runtime, const std::string& system, const std::string& ask,
-                      int tokens) {
-  Conversation conversation = Conversation::start(runtime.chat_model().model, system, unix_now());
-  if (conversation.measure(ask, "") > runtime.context() - tokens) return {};
-  conversation.add_user(ask, "", unix_now());
-  Prompt prompt = conversation.prompt(runtime.context() - tokens, Think::kOff);
-  Request request = make_request(runtime.options, prompt, tokens, 0);
-  request.sampling = SamplingOptions{};  // greedy: the same question is searched the same way
-  request.stop.clear();
-  request.save = false;
-  return runtime.engine().generate(std::move(request)).best().text;
 }
 
 }  // namespace
@@ -90,12 +75,12 @@ std::vector<std::string> reword_question(Runtime& runtime, std::string_view ques
     ask += han ? "One line, in Chinese (中文)." : "One line, in the language of the question.";
   }
   ask += " Write nothing else.\n\nQuestion: " + std::string(question);
-  return parse_rewordings(run_short(runtime, "You word search queries.", ask, kReplyTokens),
+  return parse_rewordings(side_reply(runtime, "You word search queries.", ask, kReplyTokens),
                           question);
 }
 
 std::string imagine_answer(Runtime& runtime, std::string_view question) {
-  std::string text = run_short(
+  std::string text = side_reply(
       runtime,
       "You help a search engine. Do not talk to the user. Write one or two sentences as they would "
       "stand in the manual that answers the question, in the language of the question, with the "

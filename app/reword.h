@@ -3,7 +3,7 @@
 // language, and searched once more. The line holds for that search, too: a question on a foreign
 // subject stays refused.
 //
-// Threads: one thread.
+// Threads: one thread. What asks the model throws Interrupted on Ctrl-C and what the engine throws.
 #pragma once
 
 #include <string>

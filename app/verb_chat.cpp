@@ -49,6 +49,7 @@ class Chat {
   }
   Think think() const { return options_.settings.think == "off" ? Think::kOff : Think::kOn; }
   void turn(const std::string& question, bool again);
+  void take_back_question();
   Finished answer_turn(const std::string& question, bool again);
   std::vector<Command> commands();
 
@@ -365,15 +366,24 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
   return std::move(finished);
 }
 
+/// A question without an answer does not stay in the conversation.
+void Chat::take_back_question() {
+  const std::vector<Turn>& turns = session_.conversation().turns();
+  if (!turns.empty() && turns.back().role == "user") session_.undo();
+}
+
 void Chat::turn(const std::string& question, bool again) {
   Finished finished;
   try {
     finished = answer_turn(question, again);
   } catch (const Error&) {
-    // A question without an answer does not stay in the conversation.
-    const std::vector<Turn>& turns = session_.conversation().turns();
-    if (!turns.empty() && turns.back().role == "user") session_.undo();
+    take_back_question();
     throw;
+  } catch (const Interrupted&) {  // before the answer began
+    take_back_question();
+    terminal_.progress("", true);
+    terminal_.note("(stopped)");
+    return;
   }
   for (const std::string& warning : finished.warnings) terminal_.warn(warning);
   if (finished.answer.completions.empty()) return;

@@ -83,8 +83,8 @@ TEST_F(EvalVerb, AnswersTellWhetherTheGoldIsCited) {
 {"question": "Who made the bridge?", "gold": ["nothing.md"]}
 )");
   home_.write(".config/apud/config.toml", "answer = 48\n");
-  RunResult r = home_.run(
-      {"eval", "two.jsonl", "--answers", "-m", model_path(kDefaultModel), "--json"});
+  RunResult r =
+      home_.run({"eval", "two.jsonl", "--answers", "-m", model_path(kDefaultModel), "--json"});
   EXPECT_EQ(r.code, 0) << r;
   EXPECT_EQ(json_of(r)["scores"]["cited"]["mean"], 0.5) << r;
 }

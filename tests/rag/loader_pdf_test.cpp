@@ -125,6 +125,13 @@ TEST(LoadPdf, TextRules) {
                   "ce\n\f")
                 .find("first office"),
             std::string::npos);
+  // A number beyond 32 bits is no chapter 1 (4294967297 would wrap to it).
+  auto first_is_heading = [](const std::string& text) {
+    Document document = pdf_document(split_pages(text));
+    return !document.blocks.empty() && document.blocks[0].kind == BlockKind::kHeading;
+  };
+  EXPECT_TRUE(first_is_heading("1 Title\n\nand text" + filler + "\f"));
+  EXPECT_FALSE(first_is_heading("4294967297 Title\n\nand text" + filler + "\f"));
 }
 
 TEST(LoadPdf, PagesWithoutTextAreNamed) {
