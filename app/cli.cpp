@@ -59,6 +59,12 @@ void add_device(CLI::App* verb, Options& o) {
       ->transform(CLI::IsMember({"auto"}) | CLI::Range(0, 1024))
       ->transform([](const std::string& text) { return text == "auto" ? std::string("0") : text; });
 }
+void add_chunking(CLI::App* verb, Options& o) {
+  verb->add_option("--embedder", o.settings.embedder, "embedding model of a new collection");
+  verb->add_option("--chunk", o.settings.chunk,
+                   "most tokens of a chunk in a new collection (0: what suits the embedder)")
+      ->check(CLI::Range(0, 8192));
+}
 void add_docs(CLI::App* verb, Options& o) {
   verb->add_option("-k,--collection", o.common.collections, "collection to use; repeat for several")
       ->allow_extra_args(false);
@@ -209,8 +215,7 @@ struct Table {
         ->delimiter(',');
     ingest->add_option("--jobs", i.jobs, "parser threads (0: one per CPU)")
         ->check(CLI::Range(0, 256));
-    ingest->add_option("--embedder", o.settings.embedder, "embedding model of a new collection");
-    add_device(ingest, o), add_output(ingest, o);
+    add_chunking(ingest, o), add_device(ingest, o), add_output(ingest, o);
 
     CLI::App* eval = verb("eval", "measure retrieval on your own questions");
     eval->add_option("questions", o.eval.questions,
@@ -239,8 +244,13 @@ struct Table {
   }
 
   void add_management() {
-    manage("coll", "collections", {"list", "info", "rename", "rm"},
-           "collection (rename: from, to)");
+    CLI::App* coll = manage("coll", "collections", {"list", "info", "rename", "reindex", "rm"},
+                            "collection (rename: from, to)");
+    coll->add_flag("--shadow", o.manage.shadow,
+                   "reindex: beside the live one, swapped in at the end (the only way there is)");
+    coll->add_option("--eval", o.eval.questions,
+                     "reindex: swap only when these questions (as for eval) are answered better");
+    add_chunking(coll, o), add_device(coll, o);
     CLI::App* doc = manage("doc", "documents of a collection", {"list", "show", "rm"},
                            "document path, or its end");
     doc->add_option("-k,--collection", o.common.collections, "collection")

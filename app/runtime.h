@@ -148,6 +148,8 @@ int verb_search(Runtime&);
 int verb_ingest(Runtime&);
 int verb_eval(Runtime&);
 int verb_coll(Runtime&);
+/// `coll reindex NAME`.
+int reindex_collection(Runtime&, const std::string& name);
 int verb_doc(Runtime&);
 int verb_session(Runtime&);
 int verb_cache(Runtime&);

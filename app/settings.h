@@ -15,6 +15,7 @@ namespace apud {
 struct Settings {
   std::string model = "";  // catalogue id, added name or path; empty: best installed
   std::string embedder = "e5-small-q4";
+  int chunk = 0;                // most tokens of a chunk; 0: what suits the embedder
   std::string device = "auto";  // auto, cuda, cpu
   std::string cpu_isa = "auto";
   int threads = 0;          // 0: what the machine gives

@@ -68,6 +68,7 @@ int verb_ingest(Runtime& runtime) {
   EngineEmbedder& embedder = known && !known->embedder.name.empty()
                                  ? runtime.embedder_of(*known)
                                  : runtime.embedder(o.settings.embedder);
+  if (!known) ingest_options.chunking = chunk_options_for(embedder.max_tokens(), o.settings.chunk);
   std::vector<std::string> taken;  // paths, for --pin
   IngestReport report = ingest(
       store, embedder, paths, ingest_options,

@@ -110,6 +110,7 @@ int verb_coll(Runtime& runtime) {
     terminal.flush();
     return 0;
   }
+  if (m.action == "reindex") return reindex_collection(runtime, name);
   runtime.store().collection(name);  // kNoInput before anything is locked
   Store& store = runtime.writer();
   WriteLock lock(store);

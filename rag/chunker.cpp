@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/error.h"
 
 namespace apud {
 
@@ -252,6 +253,22 @@ ChunkOptions chunk_options_for(int max_tokens) {
   // from the whole by a token.
   options.max_tokens = max_tokens >= 512 ? 400 : std::max(32, std::min(240, max_tokens - 16));
   options.target_tokens = std::min(220, options.max_tokens);
+  return options;
+}
+
+ChunkOptions chunk_options_for(int max_tokens, int chunk_tokens) {
+  const ChunkOptions standard;
+  if (chunk_tokens == 0) return chunk_options_for(max_tokens);
+  int most = std::max(32, max_tokens - 16);
+  if (chunk_tokens < 32 || chunk_tokens > most) {
+    throw Error(
+        ErrorKind::kUsage, "chunks of " + std::to_string(chunk_tokens) + " tokens",
+        "this embedder takes chunks of 32 to " + std::to_string(most) + " tokens (setting: chunk)");
+  }
+  ChunkOptions options;
+  options.max_tokens = chunk_tokens;
+  options.target_tokens = chunk_tokens * standard.target_tokens / standard.max_tokens;
+  options.overlap_tokens = std::min(standard.overlap_tokens, chunk_tokens / 6);
   return options;
 }
 

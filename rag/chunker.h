@@ -27,6 +27,9 @@ struct ChunkOptions {
 
 /// Defaults for an embedder that takes `max_tokens` tokens: max 240 for 256, 400 for 512 and more.
 ChunkOptions chunk_options_for(int max_tokens);
+/// For chunks of at most `chunk_tokens` tokens, the rest in proportion; 0: the defaults. Throws
+/// kUsage where the embedder cannot take as many, or for fewer than 32.
+ChunkOptions chunk_options_for(int max_tokens, int chunk_tokens);
 /// The settings in one line, stored with a collection ("chunker/1 220 240 40").
 std::string chunker_settings(const ChunkOptions& options);
 

@@ -166,6 +166,8 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
   if (dense && !impl_->embedder)
     throw Error(ErrorKind::kUsage, "dense search needs an embedder", "use --mode bm25");
 
+  // All reads of a search see one generation, whatever is ingested or swapped in meanwhile.
+  ReadSnapshot snapshot(store);
   std::vector<CollectionInfo> collections;
   for (const std::string& name : names) {
     CollectionInfo info = store.collection(name);

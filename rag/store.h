@@ -132,6 +132,7 @@ struct VectorRow {
 };
 
 class WriteLock;
+class ReadSnapshot;
 
 class Store {
  public:
@@ -162,8 +163,21 @@ class Store {
   CollectionInfo create_collection(WriteLock&, std::string_view name, const EmbedderIdentity&,
                                    std::string_view chunker);
   void rename_collection(WriteLock&, std::string_view from, std::string_view to);
-  /// Removes text, vectors, keywords, index files. Returns names of sessions that quoted it.
+  /// Removes text, vectors, keywords, index files, and its shadow. Returns names of sessions that
+  /// quoted it.
   std::vector<std::string> remove_collection(WriteLock&, std::string_view name);
+  // A shadow is a collection of its own beside a live one, under a name that no user can give
+  // ("NAME/shadow"), in which its documents are cut and embedded anew. It goes with its
+  // collection, and a document removed from that is removed from it.
+  static std::string shadow_name(std::string_view live);
+  CollectionInfo create_shadow(WriteLock&, std::string_view live, const EmbedderIdentity&,
+                               std::string_view chunker);
+  /// One transaction: chunks, keywords, texts, embedder and calibration of the shadow become the
+  /// live collection's, whose documents keep their ids; the old ones and the shadow are gone.
+  /// Vanished documents lose their text and are read anew when they come back. Throws kBusy when
+  /// the live collection is no longer at `generation`. REQUIRES: every document of the shadow has
+  /// one of the same path in the live collection.
+  void adopt_shadow(WriteLock&, std::string_view live, int64_t generation);
   void set_calibration(WriteLock&, int64_t collection, const Calibration&);
   void add_root(WriteLock&, int64_t collection, std::string_view root);
 
@@ -228,6 +242,21 @@ class Store {
 
  private:
   friend class WriteLock;
+  friend class ReadSnapshot;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// One state of the store for several reads: what is committed meanwhile is not seen by this Store.
+/// A long one keeps the log from being written back.
+class ReadSnapshot {
+ public:
+  explicit ReadSnapshot(Store& store);
+  ~ReadSnapshot();
+  ReadSnapshot(const ReadSnapshot&) = delete;
+  ReadSnapshot& operator=(const ReadSnapshot&) = delete;
+
+ private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -220,9 +220,18 @@ void Store::set_vanished(WriteLock&, std::span<const int64_t> ids, bool vanished
   transaction.commit();
 }
 
-std::vector<std::string> Store::remove_documents(WriteLock&, std::span<const int64_t> ids) {
+std::vector<std::string> Store::remove_documents(WriteLock&, std::span<const int64_t> asked) {
   Database& db = impl_->writable();
   sqlite::Transaction transaction(db);
+  std::vector<int64_t> ids(asked.begin(), asked.end());
+  Statement twin(db,
+                 "SELECT t.id FROM documents d JOIN collections c ON c.id = d.collection "
+                 "JOIN collections s ON s.name = c.name || '/shadow' "
+                 "JOIN documents t ON t.collection = s.id AND t.path = d.path WHERE d.id = ?");
+  for (int64_t id : asked) {
+    twin.add(id);
+    while (twin.row()) ids.push_back(twin.integer(0));
+  }
   std::vector<std::string> sessions;
   Statement quoting(
       db,

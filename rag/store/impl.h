@@ -19,6 +19,9 @@ struct Store::Impl {
   /// CHECKs that the caller holds the lock of this store.
   sqlite::Database& writable();
   int64_t embedder_id(const EmbedderIdentity& embedder);  // inserted when new
+  /// The name is not checked.
+  CollectionInfo insert_collection(Store& store, std::string_view name,
+                                   const EmbedderIdentity& embedder, std::string_view chunker);
   /// Raises the generation by a random step, so that a restored backup never meets the generation
   /// of an index made after it.
   void bump(int64_t collection);

@@ -74,6 +74,11 @@ void drop_keyword_table(Database& db, int64_t collection) {
   db.exec("DROP TABLE " + table(collection));
 }
 
+void replace_keyword_table(Database& db, int64_t collection, int64_t from) {
+  drop_keyword_table(db, collection);
+  db.exec("ALTER TABLE " + table(from) + " RENAME TO " + table(collection));
+}
+
 void add_keywords(Database& db, int64_t collection, std::span<const KeywordRow> rows) {
   Statement insert(
       db, "INSERT INTO " + table(collection) + "(rowid, heading, body, path) VALUES(?,?,?,?)");

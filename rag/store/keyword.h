@@ -31,6 +31,8 @@ std::string keyword_path(std::string_view heading_path, std::string_view file);
 
 void create_keyword_table(Database& db, int64_t collection);
 void drop_keyword_table(Database& db, int64_t collection);
+/// The words of `from` become those of `collection`, whose own go.
+void replace_keyword_table(Database& db, int64_t collection, int64_t from);
 void add_keywords(Database& db, int64_t collection, std::span<const KeywordRow> rows);
 /// The rows must be what add_keywords was given: the table keeps no text to compare with.
 void remove_keywords(Database& db, int64_t collection, std::span<const KeywordRow> rows);

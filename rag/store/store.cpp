@@ -286,7 +286,13 @@ CollectionInfo Store::create_collection(WriteLock&, std::string_view name,
   if (find_collection(name)) {
     throw Error(ErrorKind::kUsage, fmt::format("a collection named '{}' exists already", name));
   }
-  Database& db = impl_->writable();
+  return impl_->insert_collection(*this, name, embedder, chunker);
+}
+
+CollectionInfo Store::Impl::insert_collection(Store& store, std::string_view name,
+                                              const EmbedderIdentity& embedder,
+                                              std::string_view chunker) {
+  Database& db = writable();
   sqlite::Transaction transaction(db);
   int64_t now = sqlite::now_seconds();
   Statement insert(
@@ -296,7 +302,7 @@ CollectionInfo Store::create_collection(WriteLock&, std::string_view name,
       "VALUES(?,?,?,?,0.6,0.0,0,0,?,?,?)");
   insert.add(fmt::format("{:016x}{:016x}", random64(), random64()))
       .add(name)
-      .add(impl_->embedder_id(embedder))
+      .add(embedder_id(embedder))
       .add(chunker)
       .add(static_cast<int64_t>(1 + random64() % (1u << 20)))
       .add(now)
@@ -304,23 +310,26 @@ CollectionInfo Store::create_collection(WriteLock&, std::string_view name,
       .run();
   sqlite::create_keyword_table(db, db.last_id());
   transaction.commit();
-  return collection(name);
+  return store.collection(name);
 }
 
 void Store::rename_collection(WriteLock&, std::string_view from, std::string_view to) {
-  CollectionInfo info = collection(from);
+  collection(from);  // kNoInput
   check_name(to);
   if (find_collection(to)) {
     throw Error(ErrorKind::kUsage, fmt::format("a collection named '{}' exists already", to));
   }
-  Statement(impl_->writable(), "UPDATE collections SET name = ? WHERE id = ?")
-      .add(to)
-      .add(info.id)
-      .run();
+  Database& db = impl_->writable();
+  sqlite::Transaction transaction(db);
+  Statement rename(db, "UPDATE collections SET name = ? WHERE name = ?");
+  rename.add(to).add(from).run();
+  rename.add(shadow_name(to)).add(shadow_name(from)).run();
+  transaction.commit();
 }
 
 std::vector<std::string> Store::remove_collection(WriteLock& lock, std::string_view name) {
   CollectionInfo info = collection(name);
+  if (find_collection(shadow_name(name))) remove_collection(lock, shadow_name(name));
   std::vector<int64_t> ids;
   for (const DocumentInfo& d : documents(info.id)) ids.push_back(d.id);
   Database& db = impl_->writable();

@@ -62,6 +62,7 @@ TEST_F(SettingsTest, AnotherFileOverThese) {
 TEST_F(SettingsTest, EveryKeySurvivesSaveAndLoad) {
   const std::map<std::string, std::string> values = {{"model", "some/path.gguf"},
                                                      {"embedder", "minilm-l6"},
+                                                     {"chunk", "128"},
                                                      {"device", "cpu"},
                                                      {"cpu_isa", "avx2"},
                                                      {"threads", "3"},

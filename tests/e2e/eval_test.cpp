@@ -89,5 +89,30 @@ TEST_F(EvalVerb, AnswersTellWhetherTheGoldIsCited) {
   EXPECT_EQ(json_of(r)["scores"]["cited"]["mean"], 0.5) << r;
 }
 
+TEST_F(EvalVerb, ReindexSwapsForAGainOnly) {
+  auto chunker = [&] {
+    return json_of(home_.run({"coll", "info", "default", "--json"}))["chunker"].get<std::string>();
+  };
+  const std::string before = chunker();
+  // Smaller chunks find these no better: the live collection stays, the shadow goes.
+  RunResult no = home_.run(
+      {"coll", "reindex", "default", "--shadow", "--chunk", "64", "--eval", "q.jsonl", "--json"});
+  EXPECT_EQ(no.code, 1) << no;
+  EXPECT_EQ(json_of(no)["swapped"], false) << no;
+  EXPECT_EQ(json_of(no)["scores"]["hit@1"]["versus"]["mean"], 1.0) << no;
+  EXPECT_TRUE(has(no.err, "not swapped")) << no;
+  EXPECT_EQ(chunker(), before);
+  EXPECT_EQ(json_of(home_.run({"coll", "list", "--json"}))["collections"].size(), 1u);
+  // Without questions it is the user's word.
+  RunResult yes = home_.run({"coll", "reindex", "default", "--shadow", "--chunk", "64"});
+  EXPECT_EQ(yes.code, 0) << yes;
+  EXPECT_NE(chunker(), before);
+  EXPECT_TRUE(has(chunker(), " 64 ")) << chunker();
+  RunResult still = eval({"--json"});
+  EXPECT_EQ(json_of(still)["scores"]["hit@1"]["mean"], 1.0) << still;
+  EXPECT_EQ(home_.run({"coll", "reindex", "default", "--chunk", "8000"}).code, 2);
+  EXPECT_EQ(home_.run({"coll", "reindex", "none", "--shadow"}).code, 66);
+}
+
 }  // namespace
 }  // namespace apud::test

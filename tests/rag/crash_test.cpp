@@ -40,15 +40,15 @@ class CrashTest : public testing::Test {
   }
 
   /// Runs the driver, under strace when `inject` is not empty.
-  Outcome run(const std::string& inject) {
+  Outcome run(const std::string& inject, const std::string& verb = "") {
     std::string trace =
         inject.empty()
             ? ""
             : "strace -f -qq -o /dev/null -e trace=" + inject.substr(0, inject.find(':')) +
                   " -e inject=" + inject + " ";
     std::string command = trace + test::tests_folder() + "/rag_crash_driver " +
-                          (home / "docs").string() + " >" + (home / "out").string() + " 2>" +
-                          (home / "err").string();
+                          (home / "docs").string() + " " + verb + " >" + (home / "out").string() +
+                          " 2>" + (home / "err").string();
     int raw = std::system(command.c_str());
     Outcome outcome;
     outcome.status = WIFEXITED(raw) ? WEXITSTATUS(raw) : 128 + WTERMSIG(raw);
@@ -63,11 +63,11 @@ class CrashTest : public testing::Test {
   }
 
   /// How often the calls occur in an unbroken run, counted over all threads.
-  int count_calls(const std::string& calls) {
-    forget();
+  int count_calls(const std::string& calls, const std::string& verb = "") {
+    if (verb.empty()) forget();
     std::string command = "strace -f -qq -e trace=" + calls + " -o " + (home / "trace").string() +
                           " " + test::tests_folder() + "/rag_crash_driver " +
-                          (home / "docs").string() + " >/dev/null 2>&1";
+                          (home / "docs").string() + " " + verb + " >/dev/null 2>&1";
     EXPECT_EQ(std::system(command.c_str()), 0);
     std::string text = read_file(home / "trace");
     std::map<std::string, int> by_thread;
@@ -181,6 +181,42 @@ TEST_F(CrashTest, DiskErrorAtAnySync) {
     ASSERT_EQ(contents(), unbroken);
   }
   EXPECT_GE(failed, 6);
+}
+
+TEST_F(CrashTest, ReindexKilledAtAnyWriteLeavesOneGeneration) {
+  ASSERT_EQ(run("").status, 0);
+  const std::string old = contents();
+  auto embedder = [] { return Store().collection("default").embedder.fingerprint; };
+  std::filesystem::rename(home / "data", home / "kept");
+  auto restore = [&] {
+    forget();
+    std::filesystem::copy(home / "kept", home / "data", std::filesystem::copy_options::recursive);
+  };
+  restore();
+  ASSERT_EQ(run("", "reindex").status, 0);
+  const std::string fresh = contents();
+  ASSERT_NE(fresh, old);
+  int killed = 0, olds = 0, swapped = 0;
+  for (const std::string calls : {"pwrite64", "fdatasync,fsync", "ftruncate,rename,unlink"}) {
+    restore();
+    int n = count_calls(calls, "reindex");
+    int step = std::max(1, n / 16);
+    for (int when = 1; when <= n; when += step) {
+      restore();
+      SCOPED_TRACE(calls + " " + std::to_string(when));
+      killed += run(calls + ":signal=KILL:when=" + std::to_string(when), "reindex").status != 0;
+      bool after = embedder() == "fake/2";
+      (after ? swapped : olds)++;
+      ASSERT_EQ(contents(), after ? fresh : old);
+      if (after) continue;
+      ASSERT_EQ(run("", "reindex").status, 0);  // goes on from what is there
+      ASSERT_EQ(contents(), fresh);
+    }
+  }
+  EXPECT_GE(killed, 20);
+  EXPECT_GE(olds, 15);
+  EXPECT_GE(swapped, 1);
+  std::printf("%d killed: %d times the old one, %d times the new one\n", killed, olds, swapped);
 }
 
 }  // namespace
