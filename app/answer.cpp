@@ -294,6 +294,7 @@ ordered_json retrieval_json(const Evidence& evidence) {
   }
   out["candidates"] = r.hits.size();
   out["best_dense"] = r.best_dense;
+  out["relevance"] = r.relevance;
   out["abstain_line"] = r.abstain_line;
   out["below_line"] = r.below_line;
   out["passages"] = evidence.packed.passages.size();

@@ -100,7 +100,7 @@ void retry_search(Runtime& runtime, const EvidenceRequest& request, Evidence& ev
     Retrieval found =
         runtime.retriever(request.collections).retrieve(question, request.collections, options);
     if (found.hits.empty() || found.below_line) continue;
-    if (!best || found.best_dense - found.abstain_line > best->best_dense - best->abstain_line)
+    if (!best || found.relevance - found.abstain_line > best->relevance - best->abstain_line)
       best = std::move(found);
   }
   if (!best) return;

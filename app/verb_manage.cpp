@@ -391,8 +391,9 @@ int verb_explain(Runtime& runtime) {
     out += fmt::format("searched  {}\n", retrieval.value("query", ""));
     if (retrieval.contains("joined_query"))
       out += fmt::format("     and  {}\n", retrieval.value("joined_query", ""));
-    out += fmt::format("best      cosine {:.3f}, abstain line {:.3f}{}\n",
-                       retrieval.value("best_dense", 0.0), retrieval.value("abstain_line", 0.0),
+    out += fmt::format("best      cosine {:.3f}, relevance {:.3f}, abstain line {:.3f}{}\n",
+                       retrieval.value("best_dense", 0.0), retrieval.value("relevance", 0.0),
+                       retrieval.value("abstain_line", 0.0),
                        retrieval.value("below_line", false) ? " (below: refused)" : "");
     out += fmt::format("budget    {} of {} tokens, {} passages\n",
                        retrieval.value("evidence_tokens", 0), retrieval.value("budget", 0),

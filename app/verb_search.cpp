@@ -93,9 +93,10 @@ int verb_search(Runtime& runtime) {
   terminal.flush();
   for (const std::string& warning : found.warnings) terminal.warn(warning);
   if (o.common.verbose) {
-    terminal.note(
-        fmt::format("embed {:.1f} ms · search {:.1f} ms · best cosine {:.3f}, abstain line {:.3f}",
-                    found.embed_ms, found.search_ms, found.best_dense, found.abstain_line));
+    terminal.note(fmt::format(
+        "embed {:.1f} ms · search {:.1f} ms · best cosine {:.3f}, relevance {:.3f}, "
+        "abstain line {:.3f}",
+        found.embed_ms, found.search_ms, found.best_dense, found.relevance, found.abstain_line));
   }
   return found.hits.empty() ? 1 : 0;
 }

@@ -10,7 +10,7 @@
 #include "base/check.h"
 #include "rag/chunker.h"
 #include "rag/pack/select.h"
-#include "rag/text/terms.h"
+#include "rag/relevance.h"
 
 namespace apud {
 namespace {
@@ -27,34 +27,6 @@ constexpr double kRankScale = 5;
 constexpr size_t kSentenceBytes = 1500;      // a longer "sentence" is a list or a table gone wrong
 constexpr size_t kTextRegionSentences = 12;  // of text that has no chunks
 constexpr size_t kEmbedCall = 32;
-
-/// Which of the question's words a text holds, weighted by how rare they are.
-class IdfOverlap {
- public:
-  IdfOverlap(std::vector<std::string> terms, const std::vector<int64_t>& frequencies,
-             int64_t total) {
-    for (size_t i = 0; i < terms.size(); ++i) {
-      double idf = std::log(1 + (static_cast<double>(total - frequencies[i]) + 0.5) /
-                                    (static_cast<double>(frequencies[i]) + 0.5));
-      idf = std::max(idf, 0.0);
-      if (idf_.try_emplace(std::move(terms[i]), idf).second) sum_ += idf;
-    }
-  }
-  /// terms: distinct.
-  double operator()(const std::vector<std::string>& terms) const {
-    if (sum_ <= 0) return 0;
-    double shared = 0;
-    for (const std::string& t : terms) {
-      auto at = idf_.find(t);
-      if (at != idf_.end()) shared += at->second;
-    }
-    return shared / sum_;
-  }
-
- private:
-  std::unordered_map<std::string, double> idf_;
-  double sum_ = 0;
-};
 
 void scale_to_unit(std::vector<double>& values) {
   if (values.empty()) return;
@@ -100,22 +72,6 @@ struct Packer::Impl {
   // window.
   std::string cached_question;
   std::unordered_map<std::string, double> cached;  // by text_key()
-
-  std::vector<std::string> distinct_terms(std::string_view text) {
-    std::vector<std::string> terms = store.index_terms(text);
-    std::sort(terms.begin(), terms.end());
-    terms.erase(std::unique(terms.begin(), terms.end()), terms.end());
-    return terms;
-  }
-
-  /// The question's terms without function words, as indexed.
-  std::vector<std::string> question_terms(std::string_view question) {
-    std::string kept;
-    for (const std::string& t : terms_of(question)) {
-      if (!is_stop_word(t)) kept += t + "\n";
-    }
-    return distinct_terms(kept.empty() ? std::string(question) : kept);
-  }
 
   /// Cosine of each sentence with the question, scaled to 0..1, for the sentences of the highest
   /// score so far, up to `limit` tokens (the others count 0); empty where none is made. Sentences
@@ -262,8 +218,9 @@ struct Packer::Impl {
              (rank > 0 ? w.rank / (1 + (rank - 1) / kRankScale) : 0);
     };
     for (PackSentence& s : input.sentences) {
-      s.terms = distinct_terms(std::string_view(input.sources[input.regions[s.region].source].text)
-                                   .substr(s.begin, s.end - s.begin));
+      s.terms =
+          distinct_terms(store, std::string_view(input.sources[input.regions[s.region].source].text)
+                                    .substr(s.begin, s.end - s.begin));
       s.score = weighed(s, kByChunk, region_cosine[s.region]);
     }
     std::vector<double> cosine = cosines(input, question, options.sentence_vector_tokens);
@@ -329,10 +286,7 @@ Packed Packer::pack(std::span<const Hit> hits, std::string_view question,
   }
   scale_to_unit(region_cosine);
 
-  std::vector<std::string> terms = impl_->question_terms(question);
-  int64_t collection = hits[0].collection;
-  std::vector<int64_t> frequencies = store.document_frequencies(collection, terms);
-  IdfOverlap overlap(terms, frequencies, store.chunk_count(collection));
+  IdfOverlap overlap(store, hits[0].collection, question);
   impl_->score(input, question, overlap, region_cosine, options);
 
   // A document that the question names, or that all of the best hits come from, goes in whole when
@@ -372,10 +326,11 @@ Packed Packer::pack_text(std::string_view name, std::string_view text, std::stri
     for (PackSentence& s : input.sentences) s.region = 0;
     input.whole = {0};
   }
-  std::vector<std::string> terms = impl_->question_terms(question);
+  std::vector<std::string> terms = question_terms(impl_->store, question);
   std::vector<int64_t> frequencies(terms.size(), 0);
   for (const PackSentence& s : input.sentences) {
-    std::vector<std::string> mine = impl_->distinct_terms(text.substr(s.begin, s.end - s.begin));
+    std::vector<std::string> mine =
+        distinct_terms(impl_->store, text.substr(s.begin, s.end - s.begin));
     for (size_t t = 0; t < terms.size(); ++t)
       frequencies[t] += std::binary_search(mine.begin(), mine.end(), terms[t]);
   }

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
 
-#include "rag/text/terms.h"
+
+#include "rag/relevance.h"
 
 namespace apud {
 namespace {
@@ -12,7 +12,7 @@ namespace {
 // Fitted on 80 questions that come back to earlier rounds and 73 that do not (others than those of
 // tests/data/conversations/memory.jsonl): 78 of the first score at least 1.83, all of the second at
 // most 1.68.
-constexpr double kOverlapWeight = 3.0;
+constexpr double kWordWeight = 3.0;
 constexpr double kLine = 1.75;
 constexpr double kWordsAlone = 0.6;
 constexpr double kSameSubject = 0.5;
@@ -20,32 +20,13 @@ constexpr double kLeastSpread = 1e-3;
 constexpr size_t kFewestChats = 3;
 constexpr size_t kFewestRounds = 8;
 
-std::set<std::string> distinct_terms(Store& store, std::string_view text) {
-  std::vector<std::string> terms = store.index_terms(text);
-  return {terms.begin(), terms.end()};
-}
-
 }  // namespace
 
 RecallEvidence recall_evidence(Store& store, const Hit& hit, std::string_view question) {
   RecallEvidence evidence;
   evidence.cosine = hit.dense.value_or(0);
-  std::string kept;
-  for (const std::string& term : terms_of(question)) {
-    if (!is_stop_word(term)) kept += term + "\n";
-  }
-  std::set<std::string> asked = distinct_terms(store, kept);
-  std::set<std::string> held = distinct_terms(store, hit.heading_path + "\n" + hit.text);
-  std::vector<std::string> terms(asked.begin(), asked.end());
-  std::vector<int64_t> frequencies = store.document_frequencies(hit.collection, terms);
-  auto total = static_cast<double>(std::max<int64_t>(1, store.chunk_count(hit.collection)));
-  double all = 0, shared = 0;
-  for (size_t i = 0; i < terms.size(); ++i) {
-    double weight = std::log(1 + (total + 1) / (static_cast<double>(frequencies[i]) + 0.5));
-    all += weight;
-    if (held.contains(terms[i])) shared += weight;
-  }
-  evidence.overlap = all > 0 ? shared / all : 0;
+  IdfOverlap overlap(store, hit.collection, question);
+  evidence.overlap = overlap(distinct_terms(store, hit.heading_path + "\n" + hit.text));
   return evidence;
 }
 
@@ -96,7 +77,7 @@ std::vector<Hit> recall_rounds(Store& store, std::span<const Hit> hits, std::str
     if (options.scale) {
       score = (evidence.cosine - options.scale->median) /
                   (options.scale->high - options.scale->median) +
-              kOverlapWeight * evidence.overlap;
+              kWordWeight * evidence.overlap;
       fits = score >= kLine;
     }
     if (fits) fitting.emplace_back(score, &hit);

@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "rag/index.h"
+#include "rag/relevance.h"
 #include "rag/text/query.h"
 
 namespace apud {
@@ -228,10 +229,7 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
       if (dense) {
         for (const VectorHit& h : index->search(vector, options.candidates, keep)) {
           candidate(h.chunk, i).by_query[q].dense = h.score;
-          if (q < asked && h.score > result.best_dense) {
-            result.best_dense = h.score;
-            result.abstain_line = info.calibration.queries > 0 ? info.calibration.abstain_line : 0;
-          }
+          if (q < asked) result.best_dense = std::max<double>(result.best_dense, h.score);
         }
       }
       std::string match = words ? any_word_match(queries[q]) : std::string();
@@ -292,6 +290,8 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
   });
 
   std::map<int64_t, std::pair<DocumentInfo, DocumentText>> documents;
+  std::map<std::pair<size_t, size_t>, IdfOverlap> overlaps;  // by collection and query
+  double over_line = -HUGE_VAL;
   for (const auto& [id, c] : order) {
     if (static_cast<int>(result.hits.size()) >= options.k) break;
     std::vector<StoredChunk> found = store.chunks({&id, 1});
@@ -333,9 +333,28 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
         std::find(nearest.begin(), nearest.end(), heading) == nearest.end()) {
       nearest.push_back(heading);
     }
+    if (dense && result.hits.size() < kRelevanceHits) {
+      const CollectionInfo& from = collections[c->collection];
+      double line = from.calibration.queries > 0 ? from.calibration.abstain_line : 0;
+      for (size_t q = 0; q < asked; ++q) {
+        if (!c->by_query[q].dense) continue;
+        auto overlap = overlaps.find({c->collection, q});
+        if (overlap == overlaps.end()) {
+          overlap =
+              overlaps.emplace(std::pair(c->collection, q), IdfOverlap(store, from.id, queries[q]))
+                  .first;
+        }
+        double near =
+            relevance(store, overlap->second, *c->by_query[q].dense, hit.heading_path, hit.text);
+        if (near - line <= over_line) continue;
+        over_line = near - line;
+        result.relevance = near;
+        result.abstain_line = line;
+      }
+    }
     result.hits.push_back(std::move(hit));
   }
-  result.below_line = dense && !candidates.empty() && result.best_dense < result.abstain_line;
+  result.below_line = over_line < 0 && over_line > -HUGE_VAL;
   if (result.best_dense < 0) result.best_dense = 0;
   result.search_ms = milliseconds_since(start);
   return result;

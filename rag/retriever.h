@@ -58,11 +58,12 @@ struct Hit {
 
 struct Retrieval {
   std::vector<Hit> hits;
-  std::string query;                          // as searched
-  std::string joined_query;                   // with the previous turn; empty: none
-  double best_dense = 0;                      // top cosine over all collections
-  double abstain_line = 0;                    // of the collection that gave it
-  bool below_line = false;                    // no evidence by calibration
+  std::string query;         // as searched
+  std::string joined_query;  // with the previous turn; empty: none
+  double best_dense = 0;     // top cosine over all collections
+  double relevance = 0;      // of the best hits (rag/relevance.h): the one highest over its line
+  double abstain_line = 0;   // of that hit's collection
+  bool below_line = false;   // no hit reaches its collection's line: no evidence by calibration
   std::vector<std::string> nearest_headings;  // for "not in the documents"
   double embed_ms = 0;
   double search_ms = 0;

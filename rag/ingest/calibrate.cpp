@@ -2,29 +2,28 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <set>
 #include <unordered_map>
 #include <unordered_set>
 
-#include "base/utf8.h"
+#include "rag/relevance.h"
 #include "rag/text/query.h"
 #include "rag/text/terms.h"
 
 namespace apud {
 namespace {
 
-constexpr size_t kQueries = 64;         // headings asked; each costs about one chunk of embedding
-constexpr size_t kFewest = 20;          // below, quantiles mean nothing
-constexpr int kCandidates = 100;        // as retrieval takes
-constexpr double kQuantile = 0.05;      // questions of the collection that the line may refuse
-constexpr size_t kFewestOfScript = 16;  // below, a script has no quantile of its own
+constexpr size_t kQueries = 64;     // headings asked; each costs about one chunk of embedding
+constexpr size_t kFewest = 20;      // below, quantiles mean nothing
+constexpr int kCandidates = 100;    // as retrieval takes
+constexpr double kQuantile = 0.05;  // questions of the collection that the line may refuse
 
 constexpr double kForeignQuantile = 0.95;  // foreign questions that the line must refuse, at least
 
 /// Everyday questions that hardly any collection answers: where they stop scoring is where a
-/// question begins to be about the documents. Two scripts, since embedders score them on different
-/// levels.
+/// question begins to be about the documents.
 constexpr const char* kForeign[] = {
     "How long should I boil an egg?",
     "Which team won the last ice hockey championship?",
@@ -111,42 +110,13 @@ double quantile(std::vector<double> values, double share) {
   std::sort(values.begin(), values.end());
   return values[static_cast<size_t>(share * static_cast<double>(values.size()))];
 }
-double low_quantile(std::vector<double> values) { return quantile(std::move(values), kQuantile); }
-
-/// The score under which all but a few foreign questions stay, in each script.
-double foreign_line(TextEmbedder& embedder, const VectorIndex& index) {
-  size_t dimension = static_cast<size_t>(embedder.dimension());
-  std::vector<std::string> asked(std::begin(kForeign), std::end(kForeign));
-  std::vector<float> queries(asked.size() * dimension);
-  embedder.embed(asked, EmbedKind::kQuery, queries);
-  std::vector<double> best[2];
-  for (size_t i = 0; i < asked.size(); ++i) {
-    auto hits = index.search(std::span<const float>(queries).subspan(i * dimension, dimension), 1);
-    if (!hits.empty()) best[holds_cjk(asked[i])].push_back(hits[0].score);
-  }
-  if (best[0].empty()) return HUGE_VAL;  // nothing to search in
-  return std::max(quantile(best[0], kForeignQuantile), quantile(best[1], kForeignQuantile));
-}
-
-/// The score that all but kQuantile of the questions reach, in each script: embedders score Chinese
-/// and English questions on different levels, and the pooled quantile of a collection in both would
-/// refuse far more than kQuantile of the lower one.
-double abstain_line_of(const std::vector<Question>& questions, const std::vector<double>& best) {
-  double line = low_quantile(best);
-  for (bool cjk : {false, true}) {
-    std::vector<double> own;
-    for (size_t i = 0; i < best.size(); ++i) {
-      if (holds_cjk(questions[i].heading) == cjk) own.push_back(best[i]);
-    }
-    if (own.size() >= kFewestOfScript) line = std::min(line, low_quantile(std::move(own)));
-  }
-  return line;
-}
 
 struct Ranked {
   int64_t chunk;
-  double dense;  // scaled 0..1
-  double bm25;
+  double cosine;
+  double dense;  // cosine scaled 0..1; 0 beyond the dense side's own finds
+  double bm25;   // scaled 0..1; 0 where the keyword side did not find it
+  double fused(double weight) const { return weight * dense + (1 - weight) * bm25; }
 };
 
 void scale(std::vector<Ranked>& list, double Ranked::*field) {
@@ -162,14 +132,98 @@ void scale(std::vector<Ranked>& list, double Ranked::*field) {
   }
 }
 
+/// The candidates of both sides, as retrieval fuses them, for one question.
+class Candidates {
+ public:
+  Candidates(Store& store, const VectorIndex& index, const CollectionInfo& collection)
+      : store_(store), index_(index), collection_(collection) {}
+
+  /// keep: chunks that may be found (null: all). extra: a chunk with a cosine of its own, which the
+  /// index does not know.
+  std::vector<Ranked> of(std::span<const float> query, const std::string& match,
+                         const std::function<bool(int64_t)>& keep,
+                         const std::pair<int64_t, double>* extra) {
+    std::unordered_map<int64_t, Ranked> found;
+    if (extra) found[extra->first] = {extra->first, extra->second, extra->second, -HUGE_VAL};
+    auto own = [&](int64_t chunk) { return extra && chunk == extra->first; };
+    auto others = [&](int64_t chunk) { return !own(chunk) && (!keep || keep(chunk)); };
+    for (const VectorHit& h : index_.search(query, kCandidates, others))
+      found[h.chunk] = {h.chunk, h.score, h.score, -HUGE_VAL};
+    std::vector<int64_t> unscored;
+    for (const KeywordHit& h : store_.keyword_search(collection_.id, match, kCandidates)) {
+      if (!own(h.chunk) && !others(h.chunk)) continue;
+      auto [at, fresh] = found.try_emplace(h.chunk, Ranked{h.chunk, 0, -HUGE_VAL, -HUGE_VAL});
+      at->second.bm25 = h.score;
+      if (fresh) unscored.push_back(h.chunk);
+    }
+    std::vector<float> scores = index_.scores(query, unscored);
+    for (size_t i = 0; i < unscored.size(); ++i)
+      found[unscored[i]].cosine = std::isnan(scores[i]) ? 0 : scores[i];
+    std::vector<Ranked> list;
+    for (const auto& [chunk, r] : found) list.push_back(r);
+    scale(list, &Ranked::dense);
+    scale(list, &Ranked::bm25);
+    return list;
+  }
+
+  /// The highest relevance among the best by the fused score. own: text of a chunk without its
+  /// heading, which stands for its own.
+  double relevance_of(const std::string& question, std::vector<Ranked> list, double weight,
+                      const std::pair<int64_t, std::string_view>* own) {
+    std::sort(list.begin(), list.end(), [&](const Ranked& a, const Ranked& b) {
+      double x = a.fused(weight), y = b.fused(weight);
+      return x != y ? x > y : a.chunk < b.chunk;
+    });
+    list.resize(std::min(list.size(), kRelevanceHits));
+    IdfOverlap overlap(store_, collection_.id, question);
+    double best = 0;
+    for (const Ranked& r : list) {
+      if (own && r.chunk == own->first) {
+        best = std::max(best, relevance(store_, overlap, r.cosine, "", own->second));
+        continue;
+      }
+      std::vector<StoredChunk> chunk = store_.chunks({&r.chunk, 1});
+      if (chunk.empty()) continue;
+      auto text = store_.text_if_there(chunk[0].document);
+      if (!text || chunk[0].end > text->text.size()) continue;
+      best = std::max(
+          best,
+          relevance(
+              store_, overlap, r.cosine, chunk[0].heading_path,
+              std::string_view(text->text).substr(chunk[0].begin, chunk[0].end - chunk[0].begin)));
+    }
+    return best;
+  }
+
+ private:
+  Store& store_;
+  const VectorIndex& index_;
+  const CollectionInfo& collection_;
+};
+
+/// The relevance under which all but a few foreign questions stay.
+double foreign_line(TextEmbedder& embedder, Candidates& candidates, double weight) {
+  size_t dimension = static_cast<size_t>(embedder.dimension());
+  std::vector<std::string> asked(std::begin(kForeign), std::end(kForeign));
+  std::vector<float> queries(asked.size() * dimension);
+  embedder.embed(asked, EmbedKind::kQuery, queries);
+  std::vector<double> best;
+  for (size_t i = 0; i < asked.size(); ++i) {
+    auto query = std::span<const float>(queries).subspan(i * dimension, dimension);
+    std::vector<Ranked> list = candidates.of(query, any_word_match(asked[i]), nullptr, nullptr);
+    best.push_back(candidates.relevance_of(asked[i], std::move(list), weight, nullptr));
+  }
+  return quantile(std::move(best), kForeignQuantile);
+}
+
 double reciprocal_rank(const std::vector<Ranked>& list, int64_t gold, double weight) {
   double mine = -1;
   for (const Ranked& r : list) {
-    if (r.chunk == gold) mine = weight * r.dense + (1 - weight) * r.bm25;
+    if (r.chunk == gold) mine = r.fused(weight);
   }
   if (mine < 0) return 0;
   int rank = 1;
-  for (const Ranked& r : list) rank += weight * r.dense + (1 - weight) * r.bm25 > mine;
+  for (const Ranked& r : list) rank += r.fused(weight) > mine;
   return rank <= 10 ? 1.0 / rank : 0;
 }
 
@@ -179,8 +233,14 @@ Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo
                       const VectorIndex& index, const CancelFlag* cancel) {
   Calibration result;
   result.chunks = collection.chunks;
+  if (collection.chunks == 0) return result;
   std::vector<Question> questions = sample_questions(store, collection);
-  if (questions.size() < kFewest) return result;
+  Candidates candidates(store, index, collection);
+  if (questions.size() < kFewest) {
+    result.abstain_line = foreign_line(embedder, candidates, result.dense_weight);
+    result.queries = static_cast<int>(std::size(kForeign));
+    return result;
+  }
   size_t dimension = static_cast<size_t>(embedder.dimension());
   std::vector<std::string> asked, told;
   for (const Question& q : questions) {
@@ -199,33 +259,16 @@ Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo
   }
 
   std::vector<std::vector<Ranked>> lists;
-  std::vector<double> best;
   for (size_t i = 0; i < questions.size(); ++i) {
     const Question& q = questions[i];
     std::span<const float> query(queries.data() + i * dimension, dimension);
     double gold_cosine = 0;
     for (size_t d = 0; d < dimension; ++d)
       gold_cosine += double{query[d]} * golds[i * dimension + d];
-    std::unordered_map<int64_t, Ranked> found;
-    found[q.gold] = {q.gold, gold_cosine, -HUGE_VAL};
-    double top = gold_cosine;
-    auto others = [&](int64_t chunk) { return chunk != q.gold && !q.siblings.count(chunk); };
-    for (const VectorHit& h : index.search(query, kCandidates, others)) {
-      found[h.chunk] = {h.chunk, h.score, -HUGE_VAL};
-      top = std::max(top, double{h.score});
-    }
-    for (const KeywordHit& h :
-         store.keyword_search(collection.id, any_word_match(q.heading, "{body}"), kCandidates)) {
-      if (h.chunk != q.gold && !others(h.chunk)) continue;
-      auto at = found.try_emplace(h.chunk, Ranked{h.chunk, -HUGE_VAL, -HUGE_VAL}).first;
-      at->second.bm25 = h.score;
-    }
-    std::vector<Ranked> list;
-    for (const auto& [chunk, r] : found) list.push_back(r);
-    scale(list, &Ranked::dense);
-    scale(list, &Ranked::bm25);
-    lists.push_back(std::move(list));
-    best.push_back(top);
+    std::pair<int64_t, double> gold{q.gold, gold_cosine};
+    lists.push_back(candidates.of(
+        query, any_word_match(q.heading, "{body}"),
+        [&](int64_t chunk) { return !q.siblings.count(chunk); }, &gold));
   }
   // The weight nearest to the general .6 among those within one standard error of the best (Breiman
   // et al. 1984): with some dozen questions smaller differences are chance, and headings favour
@@ -259,8 +302,15 @@ Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo
   }
   result.dense_weight = chosen;
   // Headings repeat their section's words, so people's questions score lower than they do: the line
-  // need not lie higher than what keeps foreign questions out.
-  result.abstain_line = std::min(abstain_line_of(questions, best), foreign_line(embedder, index));
+  // need not lie higher than what keeps foreign questions out. Where the foreign ones are the
+  // collection's own subject, the headings hold it down.
+  std::vector<double> near;
+  for (size_t i = 0; i < questions.size(); ++i) {
+    std::pair<int64_t, std::string_view> own{questions[i].gold, questions[i].text};
+    near.push_back(candidates.relevance_of(questions[i].heading, lists[i], chosen, &own));
+  }
+  result.abstain_line =
+      std::min(quantile(std::move(near), kQuantile), foreign_line(embedder, candidates, chosen));
   result.queries = static_cast<int>(questions.size());
   return result;
 }

@@ -310,12 +310,13 @@ class Run {
         report_.warnings.push_back(
             fmt::format("index not saved, it will be rebuilt when needed: {}", e.what()));
       }
-      // Small changes hardly move the two numbers; measuring them costs up to 64 embeddings.
-      int64_t drift = std::abs(now.chunks - now.calibration.chunks);
-      if (options_.calibrate && !cancelled() && drift * 5 > now.calibration.chunks) {
-        Calibration measured = calibrate(store_, embedder_, now, index, cancel_);
-        if (!cancelled()) store_.set_calibration(lock, now.id, measured);
-      }
+    }
+    // Small changes hardly move the two numbers; measuring them costs up to 96 short embeddings.
+    CollectionInfo now = store_.collection(options_.collection);
+    int64_t drift = std::abs(now.chunks - now.calibration.chunks);
+    if (options_.calibrate && !cancelled() && drift * 5 > now.calibration.chunks) {
+      Calibration measured = calibrate(store_, embedder_, now, index, cancel_);
+      if (!cancelled()) store_.set_calibration(lock, now.id, measured);
     }
   }
 

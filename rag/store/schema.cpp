@@ -52,7 +52,13 @@ constexpr const char* kVersion2 = R"(
 CREATE TABLE pins(document INTEGER PRIMARY KEY REFERENCES documents(id)) STRICT;
 )";
 
-constexpr const char* kMigrations[kSchemaVersion] = {kVersion1, kVersion2};
+// The abstain line was a cosine before; a relevance now (rag/relevance.h). Measured anew by the next
+// ingest, until then not in force.
+constexpr const char* kVersion3 = R"(
+UPDATE collections SET calibration_queries = 0, calibrated_chunks = 0;
+)";
+
+constexpr const char* kMigrations[kSchemaVersion] = {kVersion1, kVersion2, kVersion3};
 
 [[noreturn]] void refuse(Database& db, const std::string& why, const std::string& advice) {
   throw Error(ErrorKind::kBadData, "store " + db.path() + ": " + why, advice);

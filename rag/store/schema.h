@@ -5,7 +5,7 @@
 
 namespace apud::sqlite {
 
-inline constexpr int kSchemaVersion = 2;
+inline constexpr int kSchemaVersion = 3;
 inline constexpr int kApplicationId = 0x61707564;  // "apud"
 
 /// Creates or migrates. Throws kBadData for a file that is not ours or of a newer apud.

@@ -122,6 +122,19 @@ TEST_F(StoreTest, EveryFlippedPageIsNoticedOrHarmless) {
   EXPECT_GT(refused, static_cast<int>(good.size() / 4096 / 3));
 }
 
+TEST_F(StoreTest, AnAbstainLineOfAnOlderSchemaIsNotInForce) {
+  fill(1);
+  sql("UPDATE collections SET abstain_line = 0.86, calibration_queries = 64, calibrated_chunks = "
+      "9");
+  sql("PRAGMA user_version = 2");
+  Store store(Store::default_path(), Store::Mode::kReadWrite);
+  for (const CollectionInfo& c : store.collections()) {
+    EXPECT_EQ(c.calibration.queries, 0);
+    EXPECT_EQ(c.calibration.chunks, 0);
+  }
+  EXPECT_FALSE(store.collections().empty());
+}
+
 TEST_F(StoreTest, ForeignNewerAndHostileFilesAreRefused) {
   fill(1);
   std::string good = read_file(Store::default_path());
