@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-
 #include "rag/relevance.h"
 
 namespace apud {

@@ -52,8 +52,8 @@ constexpr const char* kVersion2 = R"(
 CREATE TABLE pins(document INTEGER PRIMARY KEY REFERENCES documents(id)) STRICT;
 )";
 
-// The abstain line was a cosine before; a relevance now (rag/relevance.h). Measured anew by the next
-// ingest, until then not in force.
+// The abstain line was a cosine before; a relevance now (rag/relevance.h). Measured anew by the
+// next ingest, until then not in force.
 constexpr const char* kVersion3 = R"(
 UPDATE collections SET calibration_queries = 0, calibrated_chunks = 0;
 )";
