@@ -6,6 +6,7 @@
 #include "app/clock.h"
 #include "app/answer.h"
 #include "app/json_text.h"
+#include "app/live_answer.h"
 #include "app/opening.h"
 #include "app/over_all.h"
 #include "app/progress.h"
@@ -203,30 +204,12 @@ int verb_ask(Runtime& runtime) {
   generate.save = !o.ask.no_save;
   generate.tags = evidence_tags(passages);
   restrict_citations(generate, *chosen.model, passages);
-  ReadingProgress reading(terminal);
-  reading.begin(static_cast<int>(prompt.ids.size()));
-  generate.on_prefill = [&](int done, int total) { reading.update(done, total); };
-  AnswerStream answer_stream(passages);
   bool stream = !o.common.json && o.ask.samples == 1;
-  std::string shown;
-  auto show = [&](const std::string& text) {
-    shown += text;
-    terminal.out_text(text);
-    terminal.flush();
-  };
-  generate.on_text = [&](const TextPiece& piece) {
-    reading.end();
-    if (piece.reasoning) {
-      if (o.settings.think == "show") terminal.dim(piece.text);
-    } else if (stream) {
-      show(answer_stream.push(piece.text));
-    }
-    return true;
-  };
+  LiveAnswer live(terminal, passages, stream, o.settings.think == "show");
+  live.attach(generate);
   finished.answer = runtime.engine(o.ask.samples, !o.ask.no_save).generate(std::move(generate));
-  reading.end();
+  live.finish();
   const Completion& best = finished.answer.best();
-  if (stream) show(answer_stream.finish());
   check_finished(finished, best, passages);
   runtime.note_prefill_rate(finished.answer.receipt);
   if (!o.ask.no_save) keep_answer(runtime, finished, "", tokenizer.decode(prompt.ids, true));
@@ -240,8 +223,6 @@ int verb_ask(Runtime& runtime) {
         check_finished(one, completion, passages);
         terminal.out_text(one.checked.text + "\n\n");
       }
-    } else if (shown.empty() || shown.back() != '\n') {
-      terminal.out("\n");
     }
     if (!o.ask.no_sources) {
       std::string legend = legend_text(finished.checked);

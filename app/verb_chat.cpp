@@ -8,6 +8,7 @@
 #include "app/chat_turn.h"
 #include "app/json_text.h"
 #include "app/line_editor.h"
+#include "app/live_answer.h"
 #include "app/progress.h"
 #include "app/prompts.h"
 #include "app/runtime.h"
@@ -325,33 +326,14 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
   request.tags = evidence_tags(passages);
   restrict_citations(request, *runtime_.chat_model().model, passages);
   request.tags.push_back("session:" + session_.session().info.id);
-  ReadingProgress reading(terminal_);
-  reading.begin(static_cast<int>(prepared.prompt.ids.size()));
-  request.on_prefill = [&](int done, int total) { reading.update(done, total); };
-  AnswerStream answer_stream(passages);
-  std::string shown;
-  auto show = [&](const std::string& text) {
-    shown += text;
-    terminal_.out_text(text);
-    terminal_.flush();
-  };
-  request.on_text = [&](const TextPiece& piece) {
-    reading.end();
-    if (piece.reasoning) {
-      if (options_.settings.think == "show") terminal_.dim(piece.text);
-    } else {
-      show(answer_stream.push(piece.text));
-    }
-    return true;
-  };
+  LiveAnswer live(terminal_, passages, true, options_.settings.think == "show");
+  live.attach(request);
   finished.answer = runtime_.engine(1, session_.saving()).generate(std::move(request));
   complete_receipt(finished.answer.receipt, prepared.prompt);
   finished.answer.receipt.refined = prepared.refined;
-  reading.end();
+  live.finish();
   const Completion& best = finished.answer.best();
-  show(answer_stream.finish());
   check_finished(finished, best, passages);
-  if (shown.empty() || shown.back() != '\n') terminal_.out("\n");
   std::string legend = legend_text(finished.checked);
   if (!legend.empty()) terminal_.out_text("\n" + legend);
   terminal_.flush();
