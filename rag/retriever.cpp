@@ -201,6 +201,7 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
   if (dense) {
     auto start = Clock::now();
     std::vector<std::string> fitted;
+    fitted.reserve(queries.size());
     for (const std::string& q : queries) fitted.push_back(fit_to_embedder(*impl_->embedder, q));
     impl_->embedder->embed(fitted, EmbedKind::kQuery, vectors);
     result.embed_ms = milliseconds_since(start);

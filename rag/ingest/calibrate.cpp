@@ -160,6 +160,7 @@ class Candidates {
     for (size_t i = 0; i < unscored.size(); ++i)
       found[unscored[i]].cosine = std::isnan(scores[i]) ? 0 : scores[i];
     std::vector<Ranked> list;
+    list.reserve(found.size());
     for (const auto& [chunk, r] : found) list.push_back(r);
     scale(list, &Ranked::dense);
     scale(list, &Ranked::bm25);

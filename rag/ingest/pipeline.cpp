@@ -52,6 +52,7 @@ class Pipeline {
 
   PipelineTotals run() {
     std::vector<std::thread> parsers;
+    parsers.reserve(static_cast<size_t>(options_.jobs));
     for (int i = 0; i < options_.jobs; ++i)
       parsers.emplace_back([this] { guard([this] { parse_loop(); }); });
     std::thread writer([this] { guard([this] { write_loop(); }); });

@@ -133,7 +133,7 @@ std::string decode_html(std::string_view bytes, bool* binary) {
     *binary = true;
     return {};
   }
-  auto finish = [](std::string text) {
+  auto finish = [](const std::string& text) {
     std::string clean = clean_utf8(text).text;
     bool xhtml = clean.compare(0, 5, "<?xml") == 0 ||
                  std::string_view(clean).substr(0, 2048).find("//www.w3.org/1999/xhtml") !=

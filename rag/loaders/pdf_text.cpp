@@ -386,6 +386,7 @@ std::vector<std::string_view> split_pages(std::string_view output) {
 Document pdf_document(const std::vector<std::string_view>& pages) {
   Document document;
   std::vector<std::vector<std::string_view>> raw;
+  raw.reserve(pages.size());
   for (std::string_view page : pages) raw.push_back(lines_of(page));
   std::vector<Edges> edges = running_lines(raw);
 

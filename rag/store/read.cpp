@@ -7,7 +7,6 @@
 
 namespace apud {
 
-using sqlite::Database;
 using sqlite::Statement;
 
 namespace sqlite {

@@ -1,5 +1,7 @@
 #include "rag/store/schema.h"
 
+#include <fmt/format.h>
+
 #include <set>
 
 namespace apud::sqlite {
@@ -114,7 +116,7 @@ void verify_schema(Database& db) {
     std::string type = select.text(0), name = select.text(1);
     // A store of ours has no trigger and no view; a file that has one was made to run its code.
     if (type != "table" && type != "index")
-      refuse(db, "holds a " + type + " '" + name + "'", "restore a copy");
+      refuse(db, fmt::format("holds a {} '{}'", type, name), "restore a copy");
     if (type != "table") continue;
     if (name.rfind("fts_", 0) == 0) continue;
     if (!tables.count(name)) refuse(db, "holds an unknown table '" + name + "'", "restore a copy");
