@@ -225,7 +225,8 @@ class Reader {
     // query_pre_attn_scalar of the published configurations: the head width, but width / heads in
     // 27B.
     if (c_.layers == 46) {
-      c_.attention_scale = 1 / std::sqrt(static_cast<float>(c_.width / c_.heads));
+      c_.attention_scale =
+          1 / std::sqrt(static_cast<float>(c_.width) / static_cast<float>(c_.heads));
       from_table("27B: attention scale 1/sqrt(width/heads) (published configuration)");
     }
   }
@@ -236,7 +237,8 @@ class Reader {
     c_.rope_local_base = 10000;
     from_table("sliding pattern 5:1, local rope base 10000 (Gemma 3 report, section 2.1)");
     if (c_.layers == 62) {
-      c_.attention_scale = 1 / std::sqrt(static_cast<float>(c_.width / c_.heads));
+      c_.attention_scale =
+          1 / std::sqrt(static_cast<float>(c_.width) / static_cast<float>(c_.heads));
       from_table("27B: attention scale 1/sqrt(width/heads) (published configuration)");
     }
     std::string name = key("final_logit_softcapping");

@@ -212,6 +212,18 @@ Value select(Context& context, const Value& v, Arguments& a) {
   return make_generator(context, std::move(kept));
 }
 
+/// The second of each pair, by the first.
+Value ordered(Context& context, std::vector<std::pair<Value, Value>> keyed, bool reverse) {
+  std::stable_sort(keyed.begin(), keyed.end(), [&](const auto& x, const auto& y) {
+    return reverse ? less(y.first, x.first, context.steps_left)
+                   : less(x.first, y.first, context.steps_left);
+  });
+  std::vector<Value> items;
+  items.reserve(keyed.size());
+  for (auto& [key, item] : keyed) items.push_back(std::move(item));
+  return make_list(context, std::move(items));
+}
+
 Value sort(Context& context, const Value& v, Arguments& a) {
   a.check("sort", 3, {"reverse", "case_sensitive", "attribute"});
   const Value* path = a.get(2, "attribute");
@@ -223,13 +235,7 @@ Value sort(Context& context, const Value& v, Arguments& a) {
     Value key = path && !path->is_none() ? attribute_of(context, item, *path) : item;
     keyed.emplace_back(exact ? key : lower_for_order(context, key), item);
   }
-  std::stable_sort(keyed.begin(), keyed.end(), [&](const auto& x, const auto& y) {
-    return reverse ? less(y.first, x.first, context.steps_left)
-                   : less(x.first, y.first, context.steps_left);
-  });
-  std::vector<Value> items;
-  for (auto& [key, item] : keyed) items.push_back(std::move(item));
-  return make_list(context, std::move(items));
+  return ordered(context, std::move(keyed), reverse);
 }
 
 Value dictsort(Context& context, const Value& v, Arguments& a) {
@@ -246,13 +252,7 @@ Value dictsort(Context& context, const Value& v, Arguments& a) {
     keyed.emplace_back(exact ? looked_at : lower_for_order(context, looked_at),
                        make_list(context, {key, value}, true));
   }
-  std::stable_sort(keyed.begin(), keyed.end(), [&](const auto& x, const auto& y) {
-    return reverse ? less(y.first, x.first, context.steps_left)
-                   : less(x.first, y.first, context.steps_left);
-  });
-  std::vector<Value> items;
-  for (auto& [key, item] : keyed) items.push_back(std::move(item));
-  return make_list(context, std::move(items));
+  return ordered(context, std::move(keyed), reverse);
 }
 
 Value unique(Context& context, const Value& v, Arguments& a) {

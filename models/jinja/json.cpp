@@ -189,7 +189,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     }
     return true;
   }
-  bool open(Value value) {
+  bool open(const Value& value) {
     put(value);
     open_.push_back(value);
     keys_.emplace_back();
