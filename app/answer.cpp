@@ -180,6 +180,7 @@ void restrict_citations(Request& request, const Model& model, std::span<const Pa
   if (passages.empty()) return;
   const Tokenizer& tokenizer = model.tokenizer();
   std::vector<std::string> vocabulary;
+  vocabulary.reserve(static_cast<size_t>(model.config().vocab));
   for (int32_t id = 0; id < model.config().vocab; ++id)
     vocabulary.push_back(id < tokenizer.vocab_size() ? tokenizer.decode_token(id) : "");
   std::vector<int> ids;

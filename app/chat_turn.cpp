@@ -16,7 +16,7 @@ namespace {
 // Shares of a window (context less answer reserve). Measured on 10-turn conversations: more
 // evidence a turn means more rebuilds, less means that more answers are missing from it.
 constexpr int kFirstShare = 3;        // evidence of the first round: a third
-constexpr int kLaterShare = 8;        // of later ones, what they find in the prompt included
+constexpr int kLaterShare = 10;       // of later ones, what they find in the prompt included
 constexpr double kKept = 0.45;        // what a rebuild leaves of the window
 constexpr double kRounds = 0.2;       // of it at most for questions and answers,
 constexpr double kRoundsAlone = 0.6;  // where there is no evidence beside them
