@@ -14,6 +14,7 @@
 #include "app/json_text.h"
 #include "app/progress.h"
 #include "app/prompts.h"
+#include "app/rerank.h"
 #include "app/reword.h"
 #include "app/signals.h"
 #include "base/utf8.h"
@@ -54,6 +55,8 @@ Evidence search_evidence(Runtime& runtime, const EvidenceRequest& request) {
     }
     evidence.retrieval = runtime.retriever(request.collections)
                              .retrieve(request.question, request.collections, retrieve);
+    if (!evidence.retrieval->below_line)
+      evidence.reranked = rerank_hits(runtime, request, *evidence.retrieval, evidence.warnings);
     for (const std::string& warning : evidence.retrieval->warnings)
       evidence.warnings.push_back(warning);
     nothing = evidence.retrieval->hits.empty() || evidence.retrieval->below_line;
@@ -275,6 +278,7 @@ ordered_json hit_json(const Hit& hit) {
                       {"score", hit.score}};
   out["dense"] = hit.dense ? ordered_json(*hit.dense) : ordered_json();
   out["bm25"] = hit.bm25 ? ordered_json(*hit.bm25) : ordered_json();
+  if (hit.odds) out["odds"] = *hit.odds;
   return out;
 }
 
@@ -294,6 +298,7 @@ ordered_json retrieval_json(const Evidence& evidence) {
                        {"notes_left_out", all.notes_left_out}};
   }
   out["candidates"] = r.hits.size();
+  if (evidence.reranked > 0) out["reranked"] = evidence.reranked;
   out["best_dense"] = r.best_dense;
   out["relevance"] = r.relevance;
   out["abstain_line"] = r.abstain_line;

@@ -43,6 +43,7 @@ struct Evidence {
   bool abstained = false;              // searched, and the best score stays under the line
   std::optional<OverAllSummary> over_all;
   std::string imagined;              // with --expand: what was searched beside the question
+  int reranked = 0;                  // hits that the chat model judged
   std::vector<std::string> retried;  // other wordings that were searched then (app/reword.h)
   std::vector<std::string> warnings;
 };

@@ -72,6 +72,9 @@ void add_docs(CLI::App* verb, Options& o) {
   verb->add_flag_callback(
       "--expand", [&o] { o.settings.expand = "on"; },
       "search an imagined answer beside the question: finds more, takes seconds");
+  verb->add_flag_callback(
+      "--rerank", [&o] { o.settings.rerank = "on"; },
+      "let the chat model judge the best passages again: better order, takes seconds");
   verb->add_option("--evidence", o.settings.evidence, "most tokens of passages in a prompt")
       ->check(CLI::Range(0, 1 << 20));
 }
@@ -244,13 +247,14 @@ struct Table {
   }
 
   void add_management() {
-    CLI::App* coll = manage("coll", "collections", {"list", "info", "rename", "reindex", "rm"},
-                            "collection (rename: from, to)");
+    CLI::App* coll =
+        manage("coll", "collections", {"list", "info", "rename", "reindex", "selftest", "rm"},
+               "collection (rename: from, to)");
     coll->add_flag("--shadow", o.manage.shadow,
                    "reindex: beside the live one, swapped in at the end (the only way there is)");
     coll->add_option("--eval", o.eval.questions,
                      "reindex: swap only when these questions (as for eval) are answered better");
-    add_chunking(coll, o), add_device(coll, o);
+    add_chunking(coll, o), add_model(coll, o), add_device(coll, o);
     CLI::App* doc = manage("doc", "documents of a collection", {"list", "show", "rm"},
                            "document path, or its end");
     doc->add_option("-k,--collection", o.common.collections, "collection")

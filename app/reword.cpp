@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 
+#include "app/rerank.h"
 #include "app/side_prompt.h"
 #include "base/utf8.h"
 
@@ -104,6 +105,7 @@ void retry_search(Runtime& runtime, const EvidenceRequest& request, Evidence& ev
       best = std::move(found);
   }
   if (!best) return;
+  evidence.reranked = rerank_hits(runtime, request, *best, evidence.warnings);
   evidence.retrieval = std::move(best);
   evidence.abstained = false;
   evidence.found = true;

@@ -336,6 +336,10 @@ double Runtime::measure_prefill_rate() {
 
 int Runtime::evidence_tokens() {
   if (options.settings.evidence > 0) return options.settings.evidence;
+  return reading_speed().evidence;
+}
+
+const ReadingSpeed& Runtime::reading_speed() {
   if (!reading_) reading_ = load_reading_speed(speed_key());
   if (!reading_) {
     terminal.progress("measuring the reading speed (once)", true);
@@ -344,7 +348,7 @@ int Runtime::evidence_tokens() {
     reading_ = ReadingSpeed{evidence_step(rate), rate, 0};
     if (!cancel_flag().raised()) save_reading_speed(speed_key(), *reading_);
   }
-  return reading_->evidence;
+  return *reading_;
 }
 
 std::string Runtime::evidence_note() const {

@@ -107,6 +107,8 @@ class Runtime {
   /// Tokens of passages that a prompt may carry: the user's number, else what this machine reads in
   /// time (app/evidence_budget.h). The first call for a model measures its speed: a second or two.
   int evidence_tokens();
+  /// Prompt tokens a second, measured as for evidence_tokens().
+  double reading_rate() { return reading_speed().rate; }
   /// Why evidence_tokens() is below the default; empty where it is not.
   std::string evidence_note() const;
   /// An answer's speed, so that a decision that no longer holds is taken anew (and said).
@@ -118,6 +120,7 @@ class Runtime {
   Store& store_or_scratch();
   std::string speed_key();
   double measure_prefill_rate();
+  const ReadingSpeed& reading_speed();
 
   const LoadPlan& gpu_plan();
 
@@ -148,6 +151,8 @@ int verb_search(Runtime&);
 int verb_ingest(Runtime&);
 int verb_eval(Runtime&);
 int verb_coll(Runtime&);
+/// `coll selftest NAME`.
+int self_test_collection(Runtime&, const std::string& name);
 /// `coll reindex NAME`.
 int reindex_collection(Runtime&, const std::string& name);
 int verb_doc(Runtime&);

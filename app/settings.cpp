@@ -107,6 +107,16 @@ const std::vector<Field>& fields() {
         "seconds)"},
        show(&Settings::expand),
        choice(&Settings::expand, {"off", "on"})},
+      {{"rerank",
+        "the chat model judges the best passages again: on, off, or auto, which is on where `apud "
+        "coll selftest` showed a gain"},
+       show(&Settings::rerank),
+       choice(&Settings::rerank, {"auto", "on", "off"})},
+      {{"rerank_ms",
+        "milliseconds that reranking a question may take; how many passages that is follows from "
+        "the reading speed"},
+       show(&Settings::rerank_ms),
+       number(&Settings::rerank_ms, 1, 3'600'000)},
       {{"temperature", "sampling temperature; -1 takes each verb's own"},
        show(&Settings::temperature),
        number(&Settings::temperature, -1, 10)},

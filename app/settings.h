@@ -25,6 +25,8 @@ struct Settings {
   int answer = 600;  // tokens of an answer
   std::string collection = "default";
   double dense_weight = -1;  // share of vectors against keywords; <0: as fitted to the collection
+  std::string rerank = "auto";  // on, off; auto: where the collection's self-test showed a gain
+  int rerank_ms = 5000;         // time for reranking a question
   std::string expand =
       "off";                // on: an answer that the model imagines is searched beside the question
   double temperature = -1;  // <0: 0 for ask and batch, 0.7 for chat, 0.2 with documents

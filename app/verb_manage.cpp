@@ -11,6 +11,7 @@
 #include "app/json_text.h"
 #include "app/memory.h"
 #include "app/progress.h"
+#include "app/rerank.h"
 #include "app/runtime.h"
 #include "base/utf8.h"
 #include "engine/disk_cache.h"
@@ -74,6 +75,14 @@ int verb_coll(Runtime& runtime) {
   const std::string& name = need_name(m, 0, "collection name");
   if (m.action == "info") {
     CollectionInfo c = runtime.store().collection(name);
+    std::vector<RerankRecord> tests = load_rerank_tests(c.uuid);
+    ordered_json rerank = ordered_json::array();
+    std::string reranks;
+    for (const RerankRecord& test : tests) {
+      rerank.push_back(rerank_json(test, c));
+      reranks += (reranks.empty() ? "" : "\n            ") + rerank_line(test, c);
+    }
+    if (tests.empty()) reranks = fmt::format("not tested (apud coll selftest {})", c.name);
     if (json) {
       terminal.out(dump_json({{"schema", kJsonSchema},
                               {"name", c.name},
@@ -93,23 +102,25 @@ int verb_coll(Runtime& runtime) {
                               {"calibration",
                                {{"dense_weight", c.calibration.dense_weight},
                                 {"abstain_line", c.calibration.abstain_line},
-                                {"queries", c.calibration.queries}}}}) +
+                                {"queries", c.calibration.queries}}},
+                              {"rerank", rerank}}) +
                    "\n");
     } else {
       terminal.out_text(fmt::format(
           "name        {}\nfiles       {} ({} vanished)\nchunks      {}\ntokens      {}\ntext      "
           "  {}\nembedder    {} ({} dimensions)\n"
           "chunker     {}\nfusion      dense {:.2f}, keywords {:.2f}\nabstains    below cosine "
-          "{:.3f} ({} heading queries)\nroots       {}\nchanged     {}\n",
+          "{:.3f} ({} heading queries)\nreranks     {}\nroots       {}\nchanged     {}\n",
           c.name, with_commas(c.documents), with_commas(c.vanished), with_commas(c.chunks),
           with_commas(c.tokens), human_bytes(static_cast<uint64_t>(c.text_bytes)), c.embedder.name,
           c.embedder.dimension, c.chunker, c.calibration.dense_weight,
           1 - c.calibration.dense_weight, c.calibration.abstain_line, c.calibration.queries,
-          fmt::join(c.roots, ", "), date(c.changed)));
+          reranks, fmt::join(c.roots, ", "), date(c.changed)));
     }
     terminal.flush();
     return 0;
   }
+  if (m.action == "selftest") return self_test_collection(runtime, name);
   if (m.action == "reindex") return reindex_collection(runtime, name);
   runtime.store().collection(name);  // kNoInput before anything is locked
   Store& store = runtime.writer();
@@ -399,15 +410,16 @@ int verb_explain(Runtime& runtime) {
                        retrieval.value("evidence_tokens", 0), retrieval.value("budget", 0),
                        retrieval.value("passages", 0));
   }
-  out += "\ncandidates (rank, fused, dense, bm25)\n";
+  out += "\ncandidates (rank, fused, dense, bm25, rerank)\n";
   for (const auto& hit : trace["candidates"]) {
     auto number = [&](const char* key) {
-      return hit[key].is_number() ? fmt::format("{:.3f}", hit[key].get<double>())
-                                  : std::string("-");
+      return hit.contains(key) && hit[key].is_number()
+                 ? fmt::format("{:.3f}", hit[key].get<double>())
+                 : std::string("-");
     };
-    out +=
-        fmt::format("  {:>3}  {:>6} {:>6} {:>7}  {}:{}\n", hit.value("rank", 0), number("score"),
-                    number("dense"), number("bm25"), hit.value("path", ""), hit.value("line", 0));
+    out += fmt::format("  {:>3}  {:>6} {:>6} {:>7} {:>6}  {}:{}\n", hit.value("rank", 0),
+                       number("score"), number("dense"), number("bm25"), number("odds"),
+                       hit.value("path", ""), hit.value("line", 0));
   }
   out += "\npassages in the prompt\n";
   for (const auto& p : trace["passages"]) {

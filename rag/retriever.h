@@ -51,9 +51,10 @@ struct Hit {
   Anchor to;                   // of the last character
   int tokens = 0;              // of the embedder
   int rank = 0;                // 1-based
-  double score = 0;            // what the order rests on, 0..1 for hybrid
+  double score = 0;            // fused, 0..1 for hybrid: what the order rests on unless reranked
   std::optional<float> dense;  // cosine, where the dense side knows it
   std::optional<double> bm25;
+  std::optional<float> odds;  // log p(yes) - log p(no) of the reranker, where it judged
 };
 
 struct Retrieval {

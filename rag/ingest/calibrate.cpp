@@ -67,7 +67,8 @@ struct Question {
 };
 
 /// Headings that say something and stand once, spread evenly over the collection.
-std::vector<Question> sample_questions(Store& store, const CollectionInfo& collection) {
+std::vector<Question> sample_questions(Store& store, const CollectionInfo& collection,
+                                       size_t most) {
   struct Place {
     int64_t document;
     std::vector<StoredChunk> chunks;
@@ -93,7 +94,7 @@ std::vector<Question> sample_questions(Store& store, const CollectionInfo& colle
     if (places.size() == 1) unique.emplace_back(&heading, &places[0]);
   }
   std::vector<Question> questions;
-  size_t n = std::min(kQueries, unique.size());
+  size_t n = std::min(most, unique.size());
   for (size_t i = 0; i < n; ++i) {
     const auto& [heading, place] = unique[i * unique.size() / n];
     const StoredChunk& chunk = place->chunks[0];
@@ -228,20 +229,10 @@ double reciprocal_rank(const std::vector<Ranked>& list, int64_t gold, double wei
   return rank <= 10 ? 1.0 / rank : 0;
 }
 
-}  // namespace
-
-Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo& collection,
-                      const VectorIndex& index, const CancelFlag* cancel) {
-  Calibration result;
-  result.chunks = collection.chunks;
-  if (collection.chunks == 0) return result;
-  std::vector<Question> questions = sample_questions(store, collection);
-  Candidates candidates(store, index, collection);
-  if (questions.size() < kFewest) {
-    result.abstain_line = foreign_line(embedder, candidates, result.dense_weight);
-    result.queries = static_cast<int>(std::size(kForeign));
-    return result;
-  }
+/// What each question finds, in order, the right chunk without its heading; none on cancel.
+std::vector<std::vector<Ranked>> search_headings(TextEmbedder& embedder, Candidates& candidates,
+                                                 const std::vector<Question>& questions,
+                                                 const CancelFlag* cancel) {
   size_t dimension = static_cast<size_t>(embedder.dimension());
   std::vector<std::string> asked, told;
   for (const Question& q : questions) {
@@ -251,7 +242,7 @@ Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo
   std::vector<float> queries(questions.size() * dimension), golds(questions.size() * dimension);
   constexpr size_t kCall = 16;
   for (size_t at = 0; at < questions.size(); at += kCall) {
-    if (cancel && cancel->raised()) return result;
+    if (cancel && cancel->raised()) return {};
     size_t n = std::min(kCall, questions.size() - at);
     embedder.embed(std::span(asked).subspan(at, n), EmbedKind::kQuery,
                    std::span(queries).subspan(at * dimension, n * dimension));
@@ -271,6 +262,46 @@ Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo
         query, any_word_match(q.heading, "{body}"),
         [&](int64_t chunk) { return !q.siblings.count(chunk); }, &gold));
   }
+  return lists;
+}
+
+}  // namespace
+
+std::vector<HeadingTrial> heading_trials(Store& store, TextEmbedder& embedder,
+                                         const CollectionInfo& collection, const VectorIndex& index,
+                                         int most, int top, const CancelFlag* cancel) {
+  std::vector<HeadingTrial> trials;
+  std::vector<Question> questions = sample_questions(store, collection, static_cast<size_t>(most));
+  if (questions.size() < kFewest) return trials;
+  Candidates candidates(store, index, collection);
+  const double weight = collection.calibration.dense_weight;
+  std::vector<std::vector<Ranked>> lists = search_headings(embedder, candidates, questions, cancel);
+  for (size_t i = 0; i < lists.size(); ++i) {
+    HeadingTrial trial{questions[i].heading, questions[i].gold, {}};
+    for (const Ranked& r : lists[i]) trial.ranked.emplace_back(r.chunk, r.fused(weight));
+    std::sort(trial.ranked.begin(), trial.ranked.end(), [](const auto& a, const auto& b) {
+      return a.second != b.second ? a.second > b.second : a.first < b.first;
+    });
+    if (trial.ranked.size() > static_cast<size_t>(top)) trial.ranked.resize(top);
+    trials.push_back(std::move(trial));
+  }
+  return trials;
+}
+
+Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo& collection,
+                      const VectorIndex& index, const CancelFlag* cancel) {
+  Calibration result;
+  result.chunks = collection.chunks;
+  if (collection.chunks == 0) return result;
+  std::vector<Question> questions = sample_questions(store, collection, kQueries);
+  Candidates candidates(store, index, collection);
+  if (questions.size() < kFewest) {
+    result.abstain_line = foreign_line(embedder, candidates, result.dense_weight);
+    result.queries = static_cast<int>(std::size(kForeign));
+    return result;
+  }
+  std::vector<std::vector<Ranked>> lists = search_headings(embedder, candidates, questions, cancel);
+  if (lists.empty()) return result;
   // The weight nearest to the general .6 among those within one standard error of the best (Breiman
   // et al. 1984): with some dozen questions smaller differences are chance, and headings favour
   // keywords more than people's questions do.

@@ -2,6 +2,10 @@
 // section 5 and "The pipeline"): heading -> its text with the heading removed.
 #pragma once
 
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "base/cancel.h"
 #include "rag/embedder.h"
 #include "rag/index.h"
@@ -13,5 +17,19 @@ namespace apud {
 /// Costs two short and one chunk-long embedding for each of at most 64 headings.
 Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo& collection,
                       const VectorIndex& index, const CancelFlag* cancel);
+
+/// A heading asked as a question, and what retrieval finds for it when the right chunk is without
+/// its heading.
+struct HeadingTrial {
+  std::string heading;
+  int64_t gold = 0;                                // the chunk under it
+  std::vector<std::pair<int64_t, double>> ranked;  // chunks with fused scores, best first
+};
+
+/// Trials with up to `most` headings, spread evenly over the collection, `top` chunks of each; none
+/// where it has too few headings, or on cancel.
+std::vector<HeadingTrial> heading_trials(Store& store, TextEmbedder& embedder,
+                                         const CollectionInfo& collection, const VectorIndex& index,
+                                         int most, int top, const CancelFlag* cancel);
 
 }  // namespace apud

@@ -72,6 +72,8 @@ TEST_F(SettingsTest, EveryKeySurvivesSaveAndLoad) {
                                                      {"answer", "250"},
                                                      {"collection", "papers"},
                                                      {"dense_weight", "0.25"},
+                                                     {"rerank", "on"},
+                                                     {"rerank_ms", "1500"},
                                                      {"expand", "on"},
                                                      {"temperature", "0.5"},
                                                      {"system", "Be \"brief\".\n第二行"},

@@ -114,5 +114,75 @@ TEST_F(EvalVerb, ReindexSwapsForAGainOnly) {
   EXPECT_EQ(home_.run({"coll", "reindex", "none", "--shadow"}).code, 66);
 }
 
+TEST_F(EvalVerb, TheChatModelJudgesPassages) {
+  APUD_REQUIRE_MODEL(kDefaultModel);
+  const std::string model = model_path(kDefaultModel);
+  // Off unless asked for or tested.
+  RunResult plain =
+      home_.run({"ask", "Who made the anchor?", "--show-prompt", "--json", "-m", model});
+  ASSERT_EQ(plain.code, 0) << plain;
+  EXPECT_FALSE(has(plain.err, "rerank")) << plain;
+  RunResult asked = home_.run(
+      {"ask", "Who made the anchor?", "--rerank", "--max-tokens", "32", "--json", "-m", model});
+  ASSERT_EQ(asked.code, 0) << asked;
+  int judged = json_of(asked)["retrieval"]["reranked"];
+  EXPECT_GE(judged, 2) << asked;
+  Json trace = json_of(home_.run({"explain", "--json"}));
+  double anchor = -1e9, others = -1e9;
+  int with = 0;
+  for (const Json& hit : trace["candidates"]) {
+    if (!hit.contains("odds")) continue;
+    ++with;
+    double& side = has(hit["path"], "anchor") ? anchor : others;
+    side = std::max(side, hit["odds"].get<double>());
+  }
+  EXPECT_EQ(with, judged);
+  EXPECT_GT(anchor, others) << trace;
+  EXPECT_TRUE(has(home_.run({"explain"}).out, "bm25, rerank)"));
+  // No time, no judgement, and it is said.
+  home_.write(".config/apud/config.toml", "rerank_ms = 1\n");
+  RunResult late = home_.run(
+      {"ask", "Who made the anchor?", "--rerank", "--max-tokens", "2", "--json", "-m", model});
+  EXPECT_FALSE(json_of(late)["retrieval"].contains("reranked")) << late;
+  EXPECT_TRUE(has(late.out, "rerank_ms")) << late;
+  // Auto: on where a test of this model on this collection says that it helps, and only there.
+  Json info = json_of(home_.run({"coll", "info", "default", "--json"}));
+  Json model_info = json_of(home_.run({"model", "info", model, "--json"}));
+  Json record = {{"model", "m"},
+                 {"fingerprint", model_info["fingerprint"]},
+                 {"questions", 48},
+                 {"candidates", 15},
+                 {"before", .5},
+                 {"gain", .1},
+                 {"low", .02},
+                 {"high", .2},
+                 {"helps", true},
+                 {"chunks", info["chunks"]},
+                 {"embedder", info["embedder"]["fingerprint"]}};
+  auto reranked_with = [&](const Json& kept) {
+    Json all = {{info["uuid"].get<std::string>(), {kept}}};
+    home_.write(".cache/apud/rerank.json", all.dump());
+    RunResult r =
+        home_.run({"ask", "Who made the anchor?", "--max-tokens", "2", "--json", "-m", model});
+    return json_of(r)["retrieval"].contains("reranked");
+  };
+  home_.write(".config/apud/config.toml", "");
+  EXPECT_TRUE(reranked_with(record));
+  EXPECT_TRUE(has(home_.run({"coll", "info", "default"}).out, "yes with m: MRR 0.500"));
+  record["helps"] = false;
+  EXPECT_FALSE(reranked_with(record));
+  record["helps"] = true;
+  record["fingerprint"] = "of another model";
+  EXPECT_FALSE(reranked_with(record));
+  record["fingerprint"] = model_info["fingerprint"];
+  home_.write(".config/apud/config.toml", "rerank = 'off'\n");
+  EXPECT_FALSE(reranked_with(record));
+  home_.write(".cache/apud/rerank.json", "{}");
+  // Eight headings are too few for a test; `coll info` says that there was none.
+  EXPECT_TRUE(has(home_.run({"coll", "info", "default"}).out, "not tested"));
+  home_.write(".config/apud/config.toml", "");
+  EXPECT_EQ(home_.run({"coll", "selftest", "default", "-m", model}).code, 65);
+}
+
 }  // namespace
 }  // namespace apud::test
