@@ -188,6 +188,7 @@ int verb_doc(Runtime& runtime) {
     for (const DocumentInfo& d : match_documents(store, collection, one)) ids.push_back(d.id);
   }
   std::vector<std::string> tags;
+  tags.reserve(ids.size());
   for (int64_t id : ids) tags.push_back(fmt::format("doc:{}", id));
   remove_kv_pages_tagged(default_kv_cache_dir(), tags);
   say_sessions(terminal, store.remove_documents(lock, ids));

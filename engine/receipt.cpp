@@ -269,6 +269,7 @@ std::optional<Receipt> receipt_from_json(const std::string& text) {
       read(broken, "expected", found.expected_text);
       read(broken, "found", found.new_text);
       receipt.cache_break = std::move(found);
+      break;
     }
   }
   if (Json tiers = json.value("tiers", Json()); tiers.is_array()) {
