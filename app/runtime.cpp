@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/load_report.h"
+#include "app/machine.h"
 #include "app/signals.h"
 #include "base/error.h"
 #include "base/hash.h"
@@ -17,6 +18,8 @@
 namespace apud {
 
 namespace {
+
+constexpr uint64_t kHostTierBytes = 2ull << 30;
 
 InstalledModel best_installed_chat_model() {
   std::optional<InstalledModel> best;
@@ -198,6 +201,9 @@ std::unique_ptr<Engine> Runtime::build_engine(int sequences, bool save) {
                       static_cast<uint64_t>(engine.context + 2 * kKvPageTokens) *
                       static_cast<uint64_t>(planned_conversations_);
   }
+  // Pages that leave the device are kept in pinned memory, up to an eighth of the machine's.
+  if (on_gpu())
+    engine.host_bytes = std::min<uint64_t>(kHostTierBytes, machine_facts().memory_bytes / 8);
   if (options.settings.cache_gb > 0) {
     engine.disk.folder = default_kv_cache_dir();
     engine.disk.limit_bytes = static_cast<uint64_t>(options.settings.cache_gb * 1e9);

@@ -260,11 +260,12 @@ int DiskCache::match_length(std::span<const int32_t> tokens) {
 int DiskCache::read(std::span<const int32_t> tokens, int block, std::span<std::byte> out) {
   APUD_CHECK(out.size() == impl_->page_bytes, "room for a page");
   auto start = Clock::now();
-  std::string parent = impl_->chain->before(tokens, block);
+  std::string parent;
   std::span<const int32_t> wanted = block_tokens(tokens, block);
   Path path;
   {
     std::lock_guard lock(impl_->mutex);
+    parent = impl_->chain->before(tokens, block);
     int common = 0;
     const Impl::Page* page = impl_->find(parent, wanted, &common);
     if (!page) return 0;
@@ -290,19 +291,6 @@ int DiskCache::read(std::span<const int32_t> tokens, int block, std::span<std::b
   ++impl_->counters.pages_read;
   impl_->counters.read_seconds += std::chrono::duration<double>(Clock::now() - start).count();
   return valid;
-}
-
-void DiskCache::expect(std::span<const int32_t> tokens, int block) {
-  std::string parent = impl_->chain->before(tokens, block);
-  Path path;
-  {
-    std::lock_guard lock(impl_->mutex);
-    int common = 0;
-    const Impl::Page* page = impl_->find(parent, block_tokens(tokens, block), &common);
-    if (!page) return;
-    path = impl_->key_folder / page->name.str();
-  }
-  expect_kv_file(path);
 }
 
 bool DiskCache::has(std::span<const int32_t> tokens, int block) {

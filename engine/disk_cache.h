@@ -7,8 +7,8 @@
 // file verifies; whatever does not is deleted, counted and recomputed. Files are replaced by rename
 // and several processes may share the folder. Writing happens on a thread of its own.
 //
-// Threads: DiskCache belongs to one thread; its writer is internal. The free functions are
-// re-entrant.
+// Threads: DiskCache belongs to one thread, which may let others call read(); its writer is
+// internal. The free functions are re-entrant.
 #pragma once
 
 #include <chrono>
@@ -59,11 +59,8 @@ class DiskCache {
 
   /// Reads the page for tokens[block*64 ...] into `page` (page_bytes), verified as a whole. Returns
   /// the leading tokens of the block that are those asked for; 0: not there or not sound, and what
-  /// is in `page` then is of no use.
+  /// is in `page` then is of no use. Several threads may read pages of the same tokens at once.
   int read(std::span<const int32_t> tokens, int block, std::span<std::byte> page);
-
-  /// Lets the disk begin with the page of block `block` while others are still read.
-  void expect(std::span<const int32_t> tokens, int block);
 
   /// Whether a page whose tokens begin with those of block `block` of `tokens` is there or queued.
   bool has(std::span<const int32_t> tokens, int block);

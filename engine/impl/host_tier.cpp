@@ -3,20 +3,43 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/error.h"
 
 namespace apud {
 
+namespace {
+constexpr size_t kChunkBytes = size_t{64} << 20;
+}
+
 HostTier::HostTier(KvStore& store, size_t page_bytes, uint64_t limit_bytes,
                    double cost_per_position)
-    : chain_("host"), page_bytes_(page_bytes), cost_per_position_(cost_per_position) {
+    : chain_("host"),
+      store_(store),
+      chunk_pages_(static_cast<int>(std::max<size_t>(1, kChunkBytes / page_bytes))),
+      page_bytes_(page_bytes),
+      cost_per_position_(cost_per_position) {
   auto pages = static_cast<size_t>(limit_bytes / page_bytes);
-  memory_ = store.host_memory(pages * page_bytes);
   slots_.resize(pages);
   for (size_t i = pages; i-- > 0;) free_.push_back(static_cast<int>(i));
 }
 
+bool HostTier::has_memory(int slot) {
+  while (static_cast<size_t>(slot / chunk_pages_) >= memory_.size()) {
+    const int first = static_cast<int>(memory_.size()) * chunk_pages_;
+    const int pages = std::min(chunk_pages_, page_count() - first);
+    try {
+      memory_.push_back(store_.host_memory(static_cast<size_t>(pages) * page_bytes_));
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::kBusy) throw;
+      return false;  // a cache makes do with what there is
+    }
+  }
+  return true;
+}
+
 std::span<std::byte> HostTier::bytes(int slot) {
-  return memory_->bytes().subspan(static_cast<size_t>(slot) * page_bytes_, page_bytes_);
+  return memory_[static_cast<size_t>(slot / chunk_pages_)]->bytes().subspan(
+      static_cast<size_t>(slot % chunk_pages_) * page_bytes_, page_bytes_);
 }
 
 void HostTier::use(int slot) {
@@ -90,6 +113,7 @@ int HostTier::put(std::span<const int32_t> tokens, int block) {
     drop(victim->second);
   }
   int slot = free_.back();
+  if (!has_memory(slot)) return -1;
   free_.pop_back();
   Slot& s = slots_[static_cast<size_t>(slot)];
   s.parent = std::move(parent);

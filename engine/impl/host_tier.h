@@ -24,7 +24,8 @@ namespace apud {
 
 class HostTier {
  public:
-  /// Takes limit_bytes / page_bytes pages at once. Throws kBusy when that much cannot be had.
+  /// At most limit_bytes / page_bytes pages; their memory is taken when they are first used, some
+  /// at a time, since pinning it takes as long as moving it.
   HostTier(KvStore& store, size_t page_bytes, uint64_t limit_bytes, double cost_per_position);
 
   int page_count() const { return static_cast<int>(slots_.size()); }
@@ -38,7 +39,8 @@ class HostTier {
   /// The page of block `block` that shares most tokens; counts as a use.
   Page find(std::span<const int32_t> tokens, int block);
   /// A page for the tokens of block `block` (those of `tokens` that lie in it), to be filled; -1
-  /// where one with these tokens, or more of them, is there already or every page is held.
+  /// where one with these tokens, or more of them, is there already, every page is held or there is
+  /// no memory for it.
   int put(std::span<const int32_t> tokens, int block);
   std::span<std::byte> bytes(int slot);
   void hold(int slot) { ++slots_[static_cast<size_t>(slot)].holds; }
@@ -59,9 +61,12 @@ class HostTier {
   };
   void use(int slot);
   void drop(int slot);
+  bool has_memory(int slot);
 
   TokenChain chain_;
-  std::unique_ptr<HostMemory> memory_;
+  KvStore& store_;
+  std::vector<std::unique_ptr<HostMemory>> memory_;  // of chunk_pages_ slots each
+  int chunk_pages_ = 1;
   size_t page_bytes_;
   double cost_per_position_;
   std::vector<Slot> slots_;

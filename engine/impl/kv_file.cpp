@@ -194,11 +194,6 @@ std::optional<KvFileHead> read_kv_file(const Path& path, std::span<std::byte> pa
   return head;
 }
 
-void expect_kv_file(const Path& path) {
-  std::optional<Opened> opened = open_page(path);
-  if (opened) posix_fadvise(opened->fd.get(), 0, 0, POSIX_FADV_WILLNEED);
-}
-
 std::string write_kv_file(const Path& path, const KvFileHead& head,
                           std::span<const std::byte> payload) {
   static std::atomic<uint64_t> serial{0};

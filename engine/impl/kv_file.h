@@ -44,8 +44,6 @@ std::optional<KvFileHead> read_kv_head(const Path& path);
 /// Reads and verifies a whole page file into `payload`, whose size is the payload's; absent where
 /// the file is not sound or of another size.
 std::optional<KvFileHead> read_kv_file(const Path& path, std::span<std::byte> payload);
-/// Asks the system to read a file ahead.
-void expect_kv_file(const Path& path);
 /// Writes a page file under a temporary name and renames it. Not synced: a file torn by a crash
 /// does not verify and is ignored. Returns an error text, empty on success.
 std::string write_kv_file(const Path& path, const KvFileHead& head,

@@ -1,6 +1,7 @@
 #include "engine/impl/kv_memory.h"
 
 #include <algorithm>
+#include <future>
 #include <utility>
 
 #include "base/check.h"
@@ -12,7 +13,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kPagesAhead = 6;     // that the disk reads while others are verified and moved
+constexpr int kPagesAhead = 6;     // read from the disk at once
 constexpr size_t kPagesAMove = 8;  // read from disk before the next move to the device begins
 
 double seconds_since(Clock::time_point start) {
@@ -58,7 +59,6 @@ KvMemory::KvMemory(const Model& model, Executor& executor, const Options& option
   store_ = executor.make_kv(pages, options.type);
   tree_ = std::make_unique<PrefixTree>(pool_, cost_per_position(model));
   for (int g = 0; g < groups_; ++g) page_bytes_ += store_->page_bytes(g);
-  page_buffer_.resize(page_bytes_);
   if (prefix_cache_ && store_->on_device() && options.host_bytes >= page_bytes_) {
     host_ = std::make_unique<HostTier>(*store_, page_bytes_, options.host_bytes,
                                        cost_per_position(model));
@@ -201,6 +201,75 @@ void KvMemory::restore_host(KvSequence& sequence, std::span<const int32_t> token
     host_rate_ = result.host / std::max(seconds_since(start), 1e-6);
 }
 
+/// Reads pages [block, end) of a prompt from the disk, some ahead of what was asked for; through
+/// the host tier where there is one. What was begun is finished before it goes.
+class KvMemory::Readings {
+ public:
+  Readings(KvMemory& memory, std::span<const int32_t> tokens, int block, int end)
+      : memory_(memory), tokens_(tokens), next_(block), end_(end) {}
+  ~Readings() {
+    for (Reading& r : begun_) r.valid.wait();
+    while (!begun_.empty()) take();
+  }
+  struct Page {
+    int block = 0, valid_tokens = 0;
+    std::span<std::byte> bytes;
+    bool in_host = false;
+  };
+  /// The next page; its bytes stay, where not in the host tier, until the next call.
+  std::optional<Page> next() {
+    for (; next_ < end_ && static_cast<int>(begun_.size()) < kPagesAhead; ++next_) begin(next_);
+    if (begun_.empty()) return {};
+    return take();
+  }
+
+ private:
+  struct Reading {
+    int block = 0, slot = -1;
+    std::span<std::byte> bytes;
+    std::future<int> valid;
+  };
+  void begin(int block) {
+    Reading r;
+    r.block = block;
+    HostTier* host = memory_.host_.get();
+    r.slot = host ? host->put(tokens_, block) : -1;
+    if (r.slot >= 0) {
+      host->hold(r.slot);
+      memory_.in_flight_ = true;
+      r.bytes = host->bytes(r.slot);
+    } else {
+      // One more than are begun: the page taken last is still in use.
+      auto& buffers = memory_.page_buffers_;
+      buffers.resize(kPagesAhead + 1);
+      auto& buffer = buffers[static_cast<size_t>(block) % buffers.size()];
+      buffer.resize(memory_.page_bytes_);
+      r.bytes = buffer;
+    }
+    r.valid = std::async(std::launch::async,
+                         [disk = memory_.disk_.get(), tokens = tokens_, block, bytes = r.bytes] {
+                           return disk->read(tokens, block, bytes);
+                         });
+    begun_.push_back(std::move(r));
+  }
+  Page take() {
+    Reading r = std::move(begun_.front());
+    begun_.pop_front();
+    int valid = 0;
+    try {
+      valid = r.valid.get();
+    } catch (const Error&) {  // as a page that is not there: it is computed
+    }
+    if (r.slot >= 0) memory_.host_->filled(r.slot, valid);
+    return {r.block, valid, r.bytes, r.slot >= 0};
+  }
+
+  KvMemory& memory_;
+  std::span<const int32_t> tokens_;
+  int next_, end_;
+  std::deque<Reading> begun_;
+};
+
 void KvMemory::restore_disk(KvSequence& sequence, std::span<const int32_t> tokens,
                             Restored& result) {
   int from = sequence.computed;
@@ -209,34 +278,24 @@ void KvMemory::restore_disk(KvSequence& sequence, std::span<const int32_t> token
   result.tiers.push_back(choose("disk", sequence, found, rates_.restore_tokens_per_second));
   if (!result.tiers.back().used) return;
   auto start = Clock::now();
+  // Several pages are read at once: one thread neither copies nor verifies as fast as a device's
+  // link moves.
+  Readings readings(*this, tokens, from / kKvPageTokens, kv_blocks(found));
   std::vector<PageTransfer> moves;
-  int expected = from / kKvPageTokens;
-  while (sequence.computed < static_cast<int>(tokens.size())) {
-    int block = sequence.computed / kKvPageTokens;
-    for (; expected < std::min(block + kPagesAhead, kv_blocks(found)); ++expected)
-      disk_->expect(tokens, expected);
-    // Through the host tier where there is one: read there, moved from there, and kept.
-    int slot = host_ ? host_->put(tokens, block) : -1;
-    std::span<std::byte> bytes = slot >= 0 ? host_->bytes(slot) : std::span(page_buffer_);
-    int valid = disk_->read(tokens, block, bytes);
-    if (slot >= 0) host_->filled(slot, valid);
-    if (block * kKvPageTokens + valid <= sequence.computed) break;
-    if (slot >= 0) {
-      host_->hold(slot);
-      in_flight_ = true;
-    }
+  while (std::optional<Readings::Page> read = readings.next()) {
+    if (read->block * kKvPageTokens + read->valid_tokens <= sequence.computed) break;
     int page = alloc();
-    if (slot >= 0) {
-      for (const PageTransfer& move : transfers(page, bytes)) moves.push_back(move);
+    if (read->in_host) {  // kept there, and moved from there
+      for (const PageTransfer& move : transfers(page, read->bytes)) moves.push_back(move);
       if (moves.size() >= kPagesAMove) {
         store_->import_pages(moves);
         moves.clear();
       }
     } else {
-      import_page(page, bytes);
+      import_page(page, read->bytes);
     }
-    place(sequence, block, page, valid);
-    if (valid < kKvPageTokens) break;
+    place(sequence, read->block, page, read->valid_tokens);
+    if (read->valid_tokens < kKvPageTokens) break;
   }
   if (!moves.empty()) store_->import_pages(moves);
   result.disk = sequence.computed - from;

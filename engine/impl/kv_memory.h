@@ -102,6 +102,7 @@ class KvMemory {
     int block = 0;
     std::vector<std::string> tags;
   };
+  class Readings;
   int alloc();
   void drop_save();
   std::vector<std::byte> export_page(int page);
@@ -128,7 +129,7 @@ class KvMemory {
   double host_rate_ = 0;    // measured tokens a second from host memory; 0: not yet
   bool in_flight_ = false;  // transfers that settle() must wait for
   std::unique_ptr<DiskCache> disk_;
-  std::vector<std::byte> page_buffer_;
+  std::vector<std::vector<std::byte>> page_buffers_;  // of pages read past the host tier
   std::deque<Save> saves_;
   std::string save_problem_;
   DiskCache::Rates rates_;

@@ -298,6 +298,7 @@ Step CudaExecutor::prepare(Meta& m, const Batch& batch, CudaKv* kv) {
   step.kv = kv;
   step.batch = m.view;
   step.small = &m == &small_meta_;
+  if (kv) kv->begin_step(step.small);  // a graph cannot wait between its layers
   step.where = {stream_, programmatic_ && step.small};
   APUD_CUDA(cudaMemcpyAsync(m.device.as(), m.host, (m.ints + pages) * 4, cudaMemcpyHostToDevice,
                             stream_));

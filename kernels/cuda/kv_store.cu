@@ -3,6 +3,24 @@
 namespace apud::cuda {
 namespace {
 
+class PinnedMemory : public HostMemory {
+ public:
+  explicit PinnedMemory(size_t bytes) : bytes_(bytes) {
+    const cudaError_t status = cudaHostAlloc(&data_, bytes, cudaHostAllocDefault);
+    if (status == cudaSuccess) return;
+    cudaGetLastError();
+    throw Error(ErrorKind::kBusy,
+                "GPU: no " + std::to_string(bytes >> 20) + " MiB of pinned memory for KV pages",
+                "free host memory or run with --no-save");
+  }
+  ~PinnedMemory() override { cudaFreeHost(data_); }
+  std::span<std::byte> bytes() override { return {static_cast<std::byte*>(data_), bytes_}; }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_;
+};
+
 size_t value_bytes(KvType type) { return type == KvType::kI8 ? 1 : 2; }
 size_t head_block_bytes(const KvGroup& g, KvType type) {
   return size_t{kKvPageTokens} * g.head_dim * value_bytes(type) +
@@ -38,10 +56,23 @@ CudaKv::CudaKv(const Program& program, std::span<const int> pages_per_group, KvT
     // Attention reads whole pages and masks what is not yet written: that must be numbers.
     APUD_CUDA(cudaMemsetAsync(g.data, 0, g.page_bytes * g.pages, stream_));
   }
+  APUD_CUDA(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking));
+  for (cudaEvent_t* e : {&computed_, &exported_})
+    APUD_CUDA(cudaEventCreateWithFlags(e, cudaEventDisableTiming));
+  APUD_CUDA(cudaEventCreate(&first_));
+  for (cudaEvent_t& e : part_) APUD_CUDA(cudaEventCreate(&e));
 }
 
 CudaKv::~CudaKv() {
   cudaStreamSynchronize(stream_);
+  if (copies_) {
+    cudaStreamSynchronize(copies_);
+    cudaStreamDestroy(copies_);
+  }
+  for (cudaEvent_t e : {computed_, exported_, first_})
+    if (e) cudaEventDestroy(e);
+  for (cudaEvent_t e : part_)
+    if (e) cudaEventDestroy(e);
   for (Group& g : groups_) cudaFree(g.data);
 }
 
@@ -56,6 +87,7 @@ void CudaKv::check_page(int group, int page) const {
 void CudaKv::copy_page(int group, int from, int to, int tokens) {
   check_page(group, from);
   check_page(group, to);
+  begin_step(true);
   const Group& g = groups_[group];
   size_t blocks = size_t{2} * g.shape.layers * g.shape.kv_heads;
   uint8_t* source = g.data + from * g.page_bytes;
@@ -76,6 +108,7 @@ void CudaKv::export_page(int group, int page, std::span<std::byte> out) {
   check_page(group, page);
   const Group& g = groups_[group];
   APUD_CHECK(out.size() == g.page_bytes, "a whole page");
+  begin_step(true);
   APUD_CUDA(cudaMemcpyAsync(out.data(), g.data + page * g.page_bytes, out.size(),
                             cudaMemcpyDeviceToHost, stream_));
   APUD_CUDA(cudaStreamSynchronize(stream_));
@@ -85,9 +118,82 @@ void CudaKv::import_page(int group, int page, std::span<const std::byte> bytes) 
   check_page(group, page);
   const Group& g = groups_[group];
   APUD_CHECK(bytes.size() == g.page_bytes, "a whole page");
+  begin_step(true);
   APUD_CUDA(cudaMemcpyAsync(g.data + page * g.page_bytes, bytes.data(), bytes.size(),
                             cudaMemcpyHostToDevice, stream_));
   APUD_CUDA(cudaStreamSynchronize(stream_));
+}
+
+std::unique_ptr<HostMemory> CudaKv::host_memory(size_t bytes) {
+  return std::make_unique<PinnedMemory>(bytes);
+}
+
+void CudaKv::import_pages(std::span<const PageTransfer> transfers) {
+  if (transfers.empty()) return;
+  // What the pages held may still be read by a step, or be on its way out on this stream.
+  APUD_CUDA(cudaEventRecord(computed_, stream_));
+  APUD_CUDA(cudaStreamWaitEvent(copies_, computed_));
+  if (!importing_) APUD_CUDA(cudaEventRecord(first_, copies_));
+  for (int part = 0; part < kParts; ++part) {
+    for (const PageTransfer& t : transfers) {
+      check_page(t.group, t.page);
+      const Group& g = groups_[t.group];
+      APUD_CHECK(t.host.size() == g.page_bytes, "a whole page");
+      const size_t layer = g.page_bytes / g.shape.layers;
+      const size_t begin = layer * (static_cast<size_t>(g.shape.layers) * part / kParts);
+      const size_t end = layer * (static_cast<size_t>(g.shape.layers) * (part + 1) / kParts);
+      if (begin == end) continue;
+      APUD_CUDA(cudaMemcpyAsync(g.data + t.page * g.page_bytes + begin, t.host.data() + begin,
+                                end - begin, cudaMemcpyHostToDevice, copies_));
+    }
+    APUD_CUDA(cudaEventRecord(part_[part], copies_));
+  }
+  importing_ = true;
+  waited_ = 0;
+}
+
+void CudaKv::export_pages(std::span<const PageTransfer> transfers) {
+  if (transfers.empty()) return;
+  APUD_CUDA(cudaEventRecord(computed_, stream_));
+  APUD_CUDA(cudaStreamWaitEvent(copies_, computed_));
+  for (const PageTransfer& t : transfers) {
+    check_page(t.group, t.page);
+    const Group& g = groups_[t.group];
+    APUD_CHECK(t.host.size() == g.page_bytes, "a whole page");
+    APUD_CUDA(cudaMemcpyAsync(t.host.data(), g.data + t.page * g.page_bytes, g.page_bytes,
+                              cudaMemcpyDeviceToHost, copies_));
+  }
+  APUD_CUDA(cudaEventRecord(exported_, copies_));
+  exporting_ = true;
+}
+
+double CudaKv::finish_transfers() {
+  APUD_CUDA(cudaStreamSynchronize(copies_));
+  float milliseconds = 0;
+  if (importing_) APUD_CUDA(cudaEventElapsedTime(&milliseconds, first_, part_[kParts - 1]));
+  importing_ = exporting_ = false;
+  return milliseconds / 1000;
+}
+
+void CudaKv::begin_step(bool all) {
+  if (exporting_) APUD_CUDA(cudaStreamWaitEvent(stream_, exported_));
+  exporting_ = false;
+  if (importing_ && all && waited_ < kParts) {
+    APUD_CUDA(cudaStreamWaitEvent(stream_, part_[kParts - 1]));
+    waited_ = kParts;
+  }
+}
+
+void CudaKv::wait_for_layer(int layer) {
+  if (!importing_ || waited_ == kParts) return;
+  const KvLayerPlace& place = layers_[layer];
+  const int layers = groups_[place.group].shape.layers;
+  // The first part whose end lies behind the layer.
+  int part = 0;
+  while (layers * (part + 1) / kParts <= place.index) ++part;
+  if (part < waited_) return;
+  APUD_CUDA(cudaStreamWaitEvent(stream_, part_[part]));
+  waited_ = part + 1;
 }
 
 KvView CudaKv::view(int layer) const {

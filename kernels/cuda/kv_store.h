@@ -1,8 +1,9 @@
 // KV pages in device memory. A page holds, layer after layer: K of every head, then V of every
 // head; a head's block is (64, dim) values and, for int8, 64 float scales.
 //
-// Threads: belongs to its executor's thread; copies run on the executor's stream, export and import
-// return when done.
+// Threads: belongs to its executor's thread. Single pages move on the executor's stream and are
+// there when the call returns; lists of pages move on a stream of their own, a few layers at a time
+// of all of them, and the executor's stream waits for the layers that it is about to use.
 #pragma once
 
 #include <vector>
@@ -31,6 +32,18 @@ class CudaKv : public KvStore {
   void copy_page(int group, int from, int to, int tokens) override;
   void export_page(int group, int page, std::span<std::byte> out) override;
   void import_page(int group, int page, std::span<const std::byte> bytes) override;
+  bool on_device() const override { return true; }
+  /// Pinned.
+  std::unique_ptr<HostMemory> host_memory(size_t bytes) override;
+  void import_pages(std::span<const PageTransfer> transfers) override;
+  void export_pages(std::span<const PageTransfer> transfers) override;
+  double finish_transfers() override;
+
+  /// Before a step: the stream waits until what export_pages reads may be overwritten, and, with
+  /// `all`, until every layer of imported pages is there.
+  void begin_step(bool all);
+  /// Before the first use of a layer in a step: the stream waits for its part of imported pages.
+  void wait_for_layer(int layer);
 
   KvType type() const { return type_; }
   KvView view(int layer) const;
@@ -47,6 +60,14 @@ class CudaKv : public KvStore {
   cudaStream_t stream_;
   std::vector<KvLayerPlace> layers_;
   std::vector<Group> groups_;
+
+  // Lists of pages. An import in flight has an event per part of the layers; `waited` parts the
+  // executor's stream has been told to wait for.
+  static constexpr int kParts = 8;
+  cudaStream_t copies_ = nullptr;
+  cudaEvent_t computed_ = nullptr, exported_ = nullptr, first_ = nullptr, part_[kParts] = {};
+  bool importing_ = false, exporting_ = false;
+  int waited_ = 0;
 };
 
 }  // namespace apud::cuda

@@ -284,7 +284,10 @@ class LargeCompiler {
       AttentionArgs b = a;
       b.batch = s.batch;
       b.rows = s.tokens;
-      if (layer != kNone) b.kv = s.kv->view(layer);
+      if (layer != kNone) {
+        s.kv->wait_for_layer(layer);
+        b.kv = s.kv->view(layer);
+      }
       rotary(b, r, s.where);
     });
     return i + 1;
@@ -311,7 +314,10 @@ class LargeCompiler {
            b.batch = s.batch;
            b.rows = s.tokens;
            b.tiles = s.tiles;
-           if (b.paged) b.kv = s.kv->view(layer);
+           if (b.paged) {
+             s.kv->wait_for_layer(layer);
+             b.kv = s.kv->view(layer);
+           }
            bool same = (b.kv.type == KvType::kBF16) == (b.half16 == Half16::kBf16);
            if (!b.paged || same) return attention_prefill(b, s.where);
            // KV in the other 16-bit type: through floats.

@@ -461,6 +461,48 @@ TEST_F(Cuda, PagesCopyExportAndImport) {
   }
 }
 
+/// Lists of pages go out while a step follows at once, and come in while steps of both kinds use
+/// them.
+TEST_F(Cuda, ListsOfPagesMoveBesideSteps) {
+  DecoderShape s;
+  s.layers = 11;  // no multiple of the parts that layers move in
+  s.window = 90;  // two KV groups
+  s.types = {WeightType::kF16};
+  auto m = test::synthetic_decoder(s);
+  auto e = gpu(*m);
+  const int groups = static_cast<int>(m->program.kv_groups.size());
+  Runner r(*e, 2, 256, KvType::kF16);
+  r.step({{0, ids(150, 3)}});
+  size_t bytes = 0;
+  for (int g = 0; g < groups; ++g) bytes += 3 * r.kv->page_bytes(g);
+  auto host = r.kv->host_memory(bytes);
+  ASSERT_EQ(host->bytes().size(), bytes);
+  auto moves = [&](int sequence) {
+    std::vector<PageTransfer> list;
+    auto rest = host->bytes();
+    for (int block = 0; block < 3; ++block)
+      for (int g = 0; g < groups; ++g) {
+        list.push_back({g, r.pages[sequence][block], rest.first(r.kv->page_bytes(g))});
+        rest = rest.subspan(r.kv->page_bytes(g));
+      }
+    return list;
+  };
+  r.kv->export_pages(moves(0));
+  auto first = r.step({{0, {9}}});  // writes into the last page on its way out
+  r.kv->finish_transfers();
+  for (bool one : {true, false}) {
+    std::vector<int32_t> next = one ? std::vector<int32_t>{9} : ids(20, 5);
+    r.position[0] = r.position[1] = 150;
+    auto want = r.step({{0, next}});
+    r.step({{1, ids(5, 8)}});  // reads and writes what is replaced now
+    r.kv->import_pages(moves(1));
+    r.position[1] = 150;
+    EXPECT_TRUE(r.step({{1, next}}) == want) << next.size() << " tokens";
+    EXPECT_GT(r.kv->finish_transfers(), 0);
+    EXPECT_EQ(r.kv->finish_transfers(), 0);
+  }
+}
+
 TEST_F(Cuda, SamplingDrawsWhatTheHostDraws) {
   DecoderShape s;
   s.vocab = 5000;
