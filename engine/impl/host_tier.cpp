@@ -23,8 +23,9 @@ HostTier::HostTier(KvStore& store, size_t page_bytes, uint64_t limit_bytes,
   for (size_t i = pages; i-- > 0;) free_.push_back(static_cast<int>(i));
 }
 
-bool HostTier::has_memory(int slot) {
+bool HostTier::has_memory(int slot, bool grow) {
   while (static_cast<size_t>(slot / chunk_pages_) >= memory_.size()) {
+    if (!grow) return false;
     const int first = static_cast<int>(memory_.size()) * chunk_pages_;
     const int pages = std::min(chunk_pages_, page_count() - first);
     try {
@@ -87,7 +88,7 @@ int HostTier::match_length(std::span<const int32_t> tokens, int from) {
   return end;
 }
 
-int HostTier::put(std::span<const int32_t> tokens, int block) {
+int HostTier::put(std::span<const int32_t> tokens, int block, bool grow) {
   std::string parent = chain_.before(tokens, block);
   std::span<const int32_t> mine = block_tokens(tokens, block);
   if (auto found = by_parent_.find(parent); found != by_parent_.end()) {
@@ -113,7 +114,7 @@ int HostTier::put(std::span<const int32_t> tokens, int block) {
     drop(victim->second);
   }
   int slot = free_.back();
-  if (!has_memory(slot)) return -1;
+  if (!has_memory(slot, grow)) return -1;
   free_.pop_back();
   Slot& s = slots_[static_cast<size_t>(slot)];
   s.parent = std::move(parent);

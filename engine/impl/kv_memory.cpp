@@ -233,7 +233,8 @@ class KvMemory::Readings {
     Reading r;
     r.block = block;
     HostTier* host = memory_.host_.get();
-    r.slot = host ? host->put(tokens_, block) : -1;
+    // Not into memory that is still to be pinned: that takes longer than the move.
+    r.slot = host ? host->put(tokens_, block, false) : -1;
     if (r.slot >= 0) {
       host->hold(r.slot);
       memory_.in_flight_ = true;

@@ -50,6 +50,7 @@ size_t decode_shared(int stages) {
 
 __device__ __forceinline__ void cluster_sync() {
 #if __CUDA_ARCH__ >= 900
+  __syncwarp();  // the barrier takes whole warps; the loops before it may have parted them
   cooperative_groups::this_cluster().sync();
 #endif
 }

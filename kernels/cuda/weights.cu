@@ -93,8 +93,8 @@ Uses uses_of(const Program& program, const std::vector<LinearGroup>& groups) {
 }  // namespace
 
 DeviceWeights::DeviceWeights(const Program& program, const Weights& weights,
-                             const std::vector<LinearGroup>& groups, int device,
-                             size_t spare_bytes) {
+                             const std::vector<LinearGroup>& groups, int device, size_t spare_bytes,
+                             const std::function<void()>& uploaded) {
   Uses uses = uses_of(program, groups);
   matrices_.resize(weights.size());
   vectors_.resize(weights.size(), nullptr);
@@ -127,6 +127,7 @@ DeviceWeights::DeviceWeights(const Program& program, const Weights& weights,
   }
   for (auto& [id, other] : tied) matrices_[id].data = matrices_[other].data;
   upload(items, device);
+  if (uploaded) uploaded();
 
   // Vectors, and the biases of groups, as floats.
   std::vector<float> host;

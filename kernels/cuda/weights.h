@@ -5,6 +5,7 @@
 // which belongs to the executor's thread.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -56,10 +57,11 @@ struct HalfMatrix {
 
 class DeviceWeights {
  public:
-  /// Uploads. `spare_bytes` stay free: where 16-bit copies would not leave them, prefill unpacks
-  /// panels.
+  /// Uploads, then calls `uploaded`. `spare_bytes` stay free: where 16-bit copies would not leave
+  /// them, prefill unpacks panels.
   DeviceWeights(const Program& program, const Weights& weights,
-                const std::vector<LinearGroup>& groups, int device, size_t spare_bytes);
+                const std::vector<LinearGroup>& groups, int device, size_t spare_bytes,
+                const std::function<void()>& uploaded);
   const PackedMatrix& matrix(WeightId id) const { return matrices_[id]; }
   const float* vector(WeightId id) const { return id == kNone ? nullptr : vectors_[id]; }
   const HalfMatrix& half(int group) const { return halves_[group]; }

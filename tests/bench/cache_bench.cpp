@@ -89,11 +89,13 @@ class Bench {
     return make_cuda_executor(model_->program(), model_->weights(), options);
   }
 
-  std::unique_ptr<Engine> engine(const Path& folder) const {
+  std::unique_ptr<Engine> engine(const Path& folder, bool always_restore = false) const {
     EngineOptions options;
     options.context = 4096;
     options.disk.folder = folder;
     options.disk.free_share = 1;
+    options.disk.always_restore = always_restore;
+    if (a_.cuda) options.host_bytes = 2ull << 30;  // as the commands do
     return std::make_unique<Engine>(model_, executor(), options);
   }
 
@@ -347,7 +349,7 @@ class Bench {
   }
 
   double restore(const Path& folder, const std::vector<int32_t>& prompt) const {
-    auto engine_now = engine(folder);
+    auto engine_now = engine(folder, true);
     Answer answer = ask(*engine_now, prompt, 1);
     if (answer.receipt.usage.cached_disk + 1 != static_cast<int>(prompt.size()))
       fmt::print("  restored only {}\n", answer.receipt.usage.cached_disk);
