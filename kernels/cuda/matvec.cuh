@@ -226,7 +226,8 @@ __device__ __forceinline__ void matvec_body(const MatvecStage& p, const MatvecSe
 #pragma unroll
         for (int m = 0; m < NC; ++m)
           if (lane == 0) mine[warp * 16 + r * NC + m] = acc[r][m];
-      asm volatile("bar.sync %0, %1;" ::"r"(1 + team), "r"(32 * split) : "memory");
+      __syncwarp();
+      asm volatile("barrier.sync %0, %1;" ::"r"(1 + team), "r"(32 * split) : "memory");
       if (part == 0) {
 #pragma unroll
         for (int r = 0; r < R; ++r)
