@@ -46,7 +46,7 @@ int main(int argc, char** argv) {
       full = true;
     else if (!std::strcmp(argv[i], "--stages"))
       stages = true;
-    else if (std::strcmp(argv[i], "quick"))
+    else if (std::strcmp(argv[i], "quick") != 0)
       models.push_back(argv[i]);
   }
   try {
