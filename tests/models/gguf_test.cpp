@@ -417,7 +417,7 @@ TEST(GgufCorpus, G25NotARegularFile) {
   Path fifo = dir.path() / "fifo";
   ASSERT_EQ(std::system(("mkfifo " + fifo.string()).c_str()), 0);
   EXPECT_THROW(GgufFile::open(fifo), Error);
-  std::ofstream(dir.path() / "empty");
+  { std::ofstream empty(dir.path() / "empty"); }
   EXPECT_THROW(GgufFile::open(dir.path() / "empty"), Error);
 }
 
