@@ -10,6 +10,7 @@
 #include "app/opening.h"
 #include "app/progress.h"
 #include "app/signals.h"
+#include "base/stopwatch.h"
 #include "rag/packer.h"
 
 namespace apud {
@@ -17,16 +18,6 @@ namespace apud {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-/// Counts the embedder's tokens: the packed rate needs a budget, not a chat model.
-class EmbedderCounter : public TokenCounter {
- public:
-  explicit EmbedderCounter(const TextEmbedder& embedder) : embedder_(embedder) {}
-  int count(std::string_view text) const override { return embedder_.count_tokens(text); }
-
- private:
-  const TextEmbedder& embedder_;
-};
 
 bool holds_gold(const EvalQuestion& question, const std::string& path, const std::string& text) {
   return std::any_of(question.gold.begin(), question.gold.end(),
@@ -52,7 +43,7 @@ Judged judge(Runtime& runtime, const EvalQuestion& question, const std::string& 
     conversation.emplace(
         Conversation::start(runtime.chat_model().model, opening.system, unix_now()));
     if (evidence.found) pack_evidence(runtime, *conversation, request, evidence);
-  } else {
+  } else if (evidence.found) {
     EmbedderCounter counter(runtime.embedder_of(runtime.store().collection(collection)));
     PackOptions pack;
     pack.budget = request.evidence_tokens;
@@ -61,7 +52,7 @@ Judged judge(Runtime& runtime, const EvalQuestion& question, const std::string& 
                           .pack(evidence.retrieval->hits, question.question, counter, pack);
   }
   Judged one;
-  one.milliseconds = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+  one.milliseconds = milliseconds_since(start);
   one.tokens = evidence.packed.tokens;
   one.gold_total = static_cast<int>(question.gold.size());
   for (const EvalQuestion::Gold& gold : question.gold) {

@@ -9,6 +9,7 @@
 #include "app/clock.h"
 #include "app/signals.h"
 #include "base/file.h"
+#include "base/stopwatch.h"
 #include "engine/conversation.h"
 
 namespace apud {
@@ -19,11 +20,6 @@ constexpr const char* kSystem =
     "if the passage holds the answer to the question, No if it does not.";
 constexpr int kFrameTokens = 20;  // of a judgement beside the passage: what stands after it
 constexpr uint64_t kMostBytes = 16u << 20;
-
-double milliseconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
-      .count();
-}
 
 /// log of the sum of exp(values).
 double log_sum(std::span<const float> values) {

@@ -428,6 +428,8 @@ int BatchRun::run() {
           continue;
         }
         start(slot);
+      } catch (const Interrupted&) {  // while it was reworded: what is running ends in order
+        break;
       } catch (const Error& e) {
         if (e.kind() == ErrorKind::kIo || e.kind() == ErrorKind::kUnavailable) throw;
         fail(slot, e.what(), error_code_name(e.kind()));

@@ -110,7 +110,7 @@ int verb_coll(Runtime& runtime) {
           "name        {}\nfiles       {} ({} vanished)\nchunks      {}\ntokens      {}\ntext      "
           "  {}\nembedder    {} ({} dimensions)\n"
           "chunker     {}\nfusion      dense {:.2f}, keywords {:.2f}\nabstains    below cosine "
-          "{:.3f} ({} heading queries)\nreranks     {}\nroots       {}\nchanged     {}\n",
+          "{:.3f} ({} questions)\nreranks     {}\nroots       {}\nchanged     {}\n",
           c.name, with_commas(c.documents), with_commas(c.vanished), with_commas(c.chunks),
           with_commas(c.tokens), human_bytes(static_cast<uint64_t>(c.text_bytes)), c.embedder.name,
           c.embedder.dimension, c.chunker, c.calibration.dense_weight,

@@ -38,4 +38,14 @@ class TokenCounter {
   virtual int count(std::string_view text) const = 0;
 };
 
+/// Counts the embedder's tokens, where packing is measured without a chat model.
+class EmbedderCounter : public TokenCounter {
+ public:
+  explicit EmbedderCounter(const TextEmbedder& embedder) : embedder_(embedder) {}
+  int count(std::string_view text) const override { return embedder_.count_tokens(text); }
+
+ private:
+  const TextEmbedder& embedder_;
+};
+
 }  // namespace apud

@@ -12,6 +12,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/stopwatch.h"
 #include "rag/index.h"
 #include "rag/relevance.h"
 #include "rag/text/query.h"
@@ -20,10 +21,6 @@ namespace apud {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double milliseconds_since(Clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
 
 /// Scores of one candidate for one of the searched texts.
 struct Scores {

@@ -32,7 +32,7 @@ struct EmbedderIdentity {
   int dimension = 0;
 };
 
-/// What ingest measured about a collection with its own headings as queries.
+/// What ingest measured about a collection with its own headings and foreign questions.
 struct Calibration {
   double dense_weight = 0.6;  // share of the dense score in the fused one
   double abstain_line = 0.0;  // relevance (rag/relevance.h) below which it has no evidence

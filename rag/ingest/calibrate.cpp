@@ -16,7 +16,7 @@ namespace apud {
 namespace {
 
 constexpr size_t kQueries = 64;     // headings asked; each costs about one chunk of embedding
-constexpr size_t kFewest = 20;      // below, quantiles mean nothing
+constexpr size_t kFewest = 20;      // headings; below, quantiles mean nothing
 constexpr int kCandidates = 100;    // as retrieval takes
 constexpr double kQuantile = 0.05;  // questions of the collection that the line may refuse
 

@@ -1,5 +1,6 @@
-// Fits a collection's fusion weight and abstain line with its own headings as questions (rag.md,
-// section 5 and "The pipeline"): heading -> its text with the heading removed.
+// Fits a collection's fusion weight with its own headings as questions (rag.md, section 5 and "The
+// pipeline"): heading -> its text with the heading removed; and its abstain line with foreign
+// questions (rag/relevance.h).
 #pragma once
 
 #include <string>
@@ -13,8 +14,9 @@
 
 namespace apud {
 
-/// Measures. `queries` is 0 in the result when the collection has too few headings, or on cancel.
-/// Costs two short and one chunk-long embedding for each of at most 64 headings.
+/// Measures. With too few headings the weight stays the general one. `queries` is 0 in the result
+/// for an empty collection and on cancel. Costs a short and a chunk-long embedding for each of at
+/// most 64 headings, and 32 short ones.
 Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo& collection,
                       const VectorIndex& index, const CancelFlag* cancel);
 

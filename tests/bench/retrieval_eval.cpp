@@ -19,16 +19,6 @@ namespace {
 constexpr int kHits = 100;
 constexpr int kBudget = 2000;
 
-/// The embedder's tokens stand in for a chat model's.
-class EmbedderCounter : public TokenCounter {
- public:
-  explicit EmbedderCounter(const TextEmbedder& embedder) : embedder_(embedder) {}
-  int count(std::string_view text) const override { return embedder_.count_tokens(text); }
-
- private:
-  const TextEmbedder& embedder_;
-};
-
 std::string scores_json(std::span<const Judged> judged) {
   std::string out;
   for (const Measure& measure : eval_measures()) {
