@@ -211,10 +211,11 @@ class Store {
   std::vector<int64_t> pinned(int64_t collection);
   /// Not retrievable when it returns. Names of sessions that quoted them.
   std::vector<std::string> remove_documents(WriteLock&, std::span<const int64_t> documents);
-  /// Removes the vectors that replaced documents left behind (put_document keeps them for reuse).
-  void drop_unused_vectors(WriteLock&);
-  /// After removals: no byte of removed text is left in the store's files (keyword segments merged,
-  /// free pages zeroed, WAL cut). Takes time proportional to the keyword index.
+  /// Removes what replaced and removed documents left behind: vectors (put_document keeps them for
+  /// reuse) and words in merged keyword tables. Takes time proportional to the tables touched.
+  void drop_leftovers(WriteLock&);
+  /// drop_leftovers(), and no byte of removed text is left in the store's files (free pages zeroed,
+  /// WAL cut). Throws kBusy while a reader keeps old pages alive.
   void purge(WriteLock&);
 
   // --- reading for retrieval

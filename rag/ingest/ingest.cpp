@@ -299,7 +299,7 @@ class Run {
       report_.cjk_share = static_cast<double>(totals.cjk) / static_cast<double>(totals.characters);
     }
     if (!cancelled()) remove_vanished(lock);
-    store_.drop_unused_vectors(lock);
+    store_.drop_leftovers(lock);
     if (store_.generation(collection_.id) != before) {
       refresh_vector_index(index, store_, collection_.id);
       CollectionInfo now = store_.collection(options_.collection);

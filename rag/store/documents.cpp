@@ -13,8 +13,8 @@ using sqlite::Database;
 using sqlite::KeywordRow;
 using sqlite::Statement;
 
-std::vector<KeywordRow> Store::Impl::keyword_rows(std::string_view path, std::string_view text,
-                                                  const std::vector<StoredChunk>& chunks) {
+std::vector<KeywordRow> sqlite::keyword_rows(std::string_view path, std::string_view text,
+                                             const std::vector<StoredChunk>& chunks) {
   std::vector<KeywordRow> rows;
   rows.reserve(chunks.size());
   for (const StoredChunk& chunk : chunks) {
@@ -25,19 +25,21 @@ std::vector<KeywordRow> Store::Impl::keyword_rows(std::string_view path, std::st
   return rows;
 }
 
-void Store::Impl::clear_document(const DocumentInfo& info) {
-  Statement select(
-      *db,
-      "SELECT id, document, ordinal, begin, end, heading, heading_path, tokens FROM chunks "
-      "WHERE document = ? ORDER BY ordinal");
-  std::vector<StoredChunk> chunks;
-  select.add(info.id);
+void sqlite::rebuild_keywords(Database& db) {
+  Statement collections(db, "SELECT id FROM collections");
+  while (collections.row()) drop_keyword_tables(db, collections.integer(0));
+  Statement select(db,
+                   "SELECT d.id, d.collection, d.path, t.text FROM documents d "
+                   "JOIN texts t ON t.document = d.id WHERE d.vanished = 0 AND d.chunks > 0");
   while (select.row()) {
-    chunks.push_back({select.integer(0), select.integer(1), static_cast<int>(select.integer(2)),
-                      static_cast<size_t>(select.integer(3)),
-                      static_cast<size_t>(select.integer(4)), select.text(5), select.text(6),
-                      static_cast<int>(select.integer(7))});
+    std::string path = select.text(2), text = decompress(select.blob(3), "text of " + path);
+    add_keywords(db, select.integer(1),
+                 keyword_rows(path, text, read_chunks_of(db, select.integer(0))));
   }
+}
+
+void Store::Impl::clear_document(const DocumentInfo& info) {
+  std::vector<StoredChunk> chunks = sqlite::read_chunks_of(*db, info.id);
   if (!chunks.empty()) {
     if (!info.vanished) {
       Statement text(*db, "SELECT text FROM texts WHERE document = ?");
@@ -45,7 +47,7 @@ void Store::Impl::clear_document(const DocumentInfo& info) {
       if (!text.row())
         throw Error(ErrorKind::kBadData, "text of " + info.path + " is missing in the store");
       std::string whole = sqlite::decompress(text.blob(0), "text of " + info.path);
-      sqlite::remove_keywords(*db, info.collection, keyword_rows(info.path, whole, chunks));
+      sqlite::remove_keywords(*db, info.collection, sqlite::keyword_rows(info.path, whole, chunks));
     }
     Statement(*db, "INSERT OR IGNORE INTO orphans SELECT vector FROM chunks WHERE document = ?")
         .add(info.id)
@@ -151,7 +153,7 @@ int64_t Store::put_document(WriteLock&, const DocumentInfo& info, const Document
                         c.heading_path, c.tokens});
     }
     sqlite::add_keywords(db, info.collection,
-                         impl_->keyword_rows(info.path, document.text, stored));
+                         sqlite::keyword_rows(info.path, document.text, stored));
   }
   impl_->bump(info.collection);
   transaction.commit();
@@ -173,9 +175,10 @@ void Store::move_document(WriteLock&, int64_t id, std::string_view path, int64_t
     std::vector<StoredChunk> chunks = chunks_of(id);
     std::string whole = text(id).text;
     if (!info->vanished) {
-      sqlite::remove_keywords(db, info->collection, impl_->keyword_rows(info->path, whole, chunks));
+      sqlite::remove_keywords(db, info->collection,
+                              sqlite::keyword_rows(info->path, whole, chunks));
     }
-    sqlite::add_keywords(db, info->collection, impl_->keyword_rows(path, whole, chunks));
+    sqlite::add_keywords(db, info->collection, sqlite::keyword_rows(path, whole, chunks));
   }
   Statement(db, "UPDATE documents SET path = ?, mtime_ns = ?, vanished = 0 WHERE id = ?")
       .add(path)
@@ -204,7 +207,7 @@ void Store::set_vanished(WriteLock&, std::span<const int64_t> ids, bool vanished
     if (info->chunks > 0) {
       std::vector<StoredChunk> chunks = chunks_of(id);
       std::string whole = text(id).text;
-      auto rows = impl_->keyword_rows(info->path, whole, chunks);
+      auto rows = sqlite::keyword_rows(info->path, whole, chunks);
       if (vanished) {
         sqlite::remove_keywords(db, info->collection, rows);
       } else {
@@ -275,16 +278,17 @@ void Store::set_pinned(WriteLock&, std::span<const int64_t> ids, bool pinned) {
   transaction.commit();
 }
 
-void Store::drop_unused_vectors(WriteLock&) {
+void Store::drop_leftovers(WriteLock&) {
   Database& db = impl_->writable();
   sqlite::Transaction transaction(db);
   impl_->drop_orphans();
   transaction.commit();
+  sqlite::purge_keywords(db);
 }
 
-void Store::purge(WriteLock&) {
+void Store::purge(WriteLock& lock) {
+  drop_leftovers(lock);
   Database& db = impl_->writable();
-  for (const CollectionInfo& c : collections()) sqlite::optimize_keywords(db, c.id);
   // Removed text is zeroed in the file by secure_delete once the log is written back and cut.
   int code =
       sqlite3_wal_checkpoint_v2(db.get(), nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);

@@ -18,6 +18,8 @@ struct Store::Impl {
   sqlite::Database& database() { return *db; }
   /// CHECKs that the caller holds the lock of this store.
   sqlite::Database& writable();
+  /// For media that cannot be written: goes on with a copy in memory that has today's schema.
+  void migrate_copy();
   int64_t embedder_id(const EmbedderIdentity& embedder);  // inserted when new
   /// The name is not checked.
   CollectionInfo insert_collection(Store& store, std::string_view name,
@@ -27,8 +29,6 @@ struct Store::Impl {
   void bump(int64_t collection);
   /// Removes chunks, keywords and text of a document; its vectors become orphans.
   void clear_document(const DocumentInfo& info);
-  std::vector<sqlite::KeywordRow> keyword_rows(std::string_view path, std::string_view text,
-                                               const std::vector<StoredChunk>& chunks);
   void drop_orphans();
 };
 
@@ -40,6 +40,12 @@ std::string decompress(std::span<const std::byte> data, const std::string& what)
 std::string pack_anchors(const std::vector<Anchor>& anchors);
 std::vector<Anchor> unpack_anchors(std::string_view bytes, const std::string& what);
 int64_t now_seconds();
+/// What the keyword tables hold of a document's chunks.
+std::vector<KeywordRow> keyword_rows(std::string_view path, std::string_view text,
+                                     const std::vector<StoredChunk>& chunks);
+std::vector<StoredChunk> read_chunks_of(Database& db, int64_t document);
+/// Writes the keyword tables anew from the texts. Inside a transaction.
+void rebuild_keywords(Database& db);
 }  // namespace sqlite
 
 }  // namespace apud

@@ -54,6 +54,15 @@ constexpr const char* kChunkColumns =
     "SELECT id, document, ordinal, begin, end, heading, heading_path, tokens FROM chunks ";
 
 }  // namespace
+
+std::vector<StoredChunk> read_chunks_of(Database& db, int64_t document) {
+  Statement select(db, std::string(kChunkColumns) + "WHERE document = ? ORDER BY ordinal");
+  select.add(document);
+  std::vector<StoredChunk> all;
+  while (select.row()) all.push_back(read_chunk(select));
+  return all;
+}
+
 }  // namespace sqlite
 
 std::vector<DocumentInfo> Store::documents(int64_t collection) {
@@ -94,12 +103,7 @@ std::optional<DocumentInfo> Store::document(int64_t id) {
 }
 
 std::vector<StoredChunk> Store::chunks_of(int64_t document) {
-  Statement select(impl_->database(),
-                   std::string(sqlite::kChunkColumns) + "WHERE document = ? ORDER BY ordinal");
-  select.add(document);
-  std::vector<StoredChunk> all;
-  while (select.row()) all.push_back(sqlite::read_chunk(select));
-  return all;
+  return sqlite::read_chunks_of(impl_->database(), document);
 }
 
 std::vector<StoredChunk> Store::chunks(std::span<const int64_t> ids) {

@@ -4,6 +4,9 @@
 
 #include <set>
 
+#include "base/check.h"
+#include "rag/store/impl.h"
+
 namespace apud::sqlite {
 namespace {
 
@@ -60,7 +63,24 @@ constexpr const char* kVersion3 = R"(
 UPDATE collections SET calibration_queries = 0, calibrated_chunks = 0;
 )";
 
-constexpr const char* kMigrations[kSchemaVersion] = {kVersion1, kVersion2, kVersion3};
+// One keyword table per collection before; now one for a range of chunk ids, filled by
+// rebuild_keywords().
+constexpr const char* kVersion4 = R"(
+CREATE TABLE keyword_tables(
+  collection INTEGER NOT NULL REFERENCES collections(id), shard INTEGER NOT NULL,
+  stale INTEGER NOT NULL, PRIMARY KEY(collection, shard)) STRICT, WITHOUT ROWID;
+)";
+constexpr int64_t kKeywordTablesVersion = 4;
+
+constexpr const char* kMigrations[kSchemaVersion] = {kVersion1, kVersion2, kVersion3, kVersion4};
+
+void split_keyword_tables(Database& db) {
+  std::vector<int64_t> collections;
+  Statement select(db, "SELECT id FROM collections");
+  while (select.row()) collections.push_back(select.integer(0));
+  for (int64_t c : collections) db.exec(fmt::format("DROP TABLE fts_{}", c));
+  rebuild_keywords(db);
+}
 
 [[noreturn]] void refuse(Database& db, const std::string& why, const std::string& advice) {
   throw Error(ErrorKind::kBadData, "store " + db.path() + ": " + why, advice);
@@ -95,21 +115,24 @@ void migrate(Database& db) {
   if (version == kSchemaVersion) return;
   Transaction transaction(db);
   for (int64_t step = version; step < kSchemaVersion; ++step) db.exec(kMigrations[step]);
+  if (version < kKeywordTablesVersion) split_keyword_tables(db);
   db.exec("PRAGMA application_id = " + std::to_string(kApplicationId));
   db.exec("PRAGMA user_version = " + std::to_string(kSchemaVersion));
   transaction.commit();
 }
 
+bool needs_migration(Database& db) {
+  return !check_identity(db) || db.integer("PRAGMA user_version") < kSchemaVersion;
+}
+
 void verify_schema(Database& db) {
   if (!check_identity(db)) refuse(db, "empty", "run apud ingest to fill it");
   int64_t version = db.integer("PRAGMA user_version");
-  if (version < kSchemaVersion) {
-    refuse(db, "schema version " + std::to_string(version) + " is older than this apud's",
-           "run any writing command (apud ingest) once to bring it up to date");
-  }
+  APUD_CHECK(version == kSchemaVersion, "an older store is brought up to date before");
   static const std::set<std::string> tables = {
-      "embedders", "collections", "roots",   "documents",        "texts", "chunks",
-      "vectors",   "orphans",     "answers", "answer_documents", "pins",  "sqlite_sequence"};
+      "embedders", "collections",    "roots",          "documents", "texts",
+      "chunks",    "vectors",        "orphans",        "answers",   "answer_documents",
+      "pins",      "keyword_tables", "sqlite_sequence"};
   std::set<std::string> found;
   Statement select(db, "SELECT type, name FROM sqlite_schema");
   while (select.row()) {

@@ -67,7 +67,7 @@ void Store::adopt_shadow(WriteLock&, std::string_view name, int64_t generation) 
         live.id, shadow.id));
     run(fmt::format("DELETE FROM documents WHERE collection = {}", shadow.id));
     run(fmt::format("DELETE FROM roots WHERE collection = {}", shadow.id));
-    sqlite::replace_keyword_table(db, live.id, shadow.id);
+    sqlite::replace_keyword_tables(db, live.id, shadow.id);
     run(fmt::format(
         "UPDATE collections SET (embedder, chunker, dense_weight, abstain_line, "
         "calibration_queries, calibrated_chunks) = (SELECT embedder, chunker, dense_weight, "

@@ -65,6 +65,25 @@ Database::Database(const Path& path, Open how) : path_(path.string()) {
     sqlite3_close(db_);
     throw error;
   }
+  harden();
+}
+
+std::unique_ptr<Database> Database::copy_in_memory(Database& from) {
+  std::unique_ptr<Database> copy(new Database);
+  copy->path_ = from.path_;
+  int code =
+      sqlite3_open_v2(":memory:", &copy->db_, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, nullptr);
+  if (code != SQLITE_OK) copy->fail(code, "cannot copy into memory the store");
+  copy->harden();
+  sqlite3_backup* backup = sqlite3_backup_init(copy->db_, "main", from.db_, "main");
+  if (!backup) copy->fail(sqlite3_errcode(copy->db_), "cannot copy into memory the store");
+  sqlite3_backup_step(backup, -1);
+  code = sqlite3_backup_finish(backup);
+  if (code != SQLITE_OK) copy->fail(code, "cannot copy into memory the store");
+  return copy;
+}
+
+void Database::harden() {
   sqlite3_busy_timeout(db_, 5000);
   // Hostile files: no schema code of theirs runs, internal tables cannot be written by SQL.
   sqlite3_db_config(db_, SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
@@ -118,6 +137,12 @@ Statement& Statement::add(std::string_view text) {
 Statement& Statement::add_blob(const void* data, size_t size) {
   int code = sqlite3_bind_blob64(statement_, ++bound_, size ? data : "", size, SQLITE_TRANSIENT);
   if (code != SQLITE_OK) db_.fail(code, "cannot use store");
+  return *this;
+}
+
+Statement& Statement::add_pointer(void* pointer, const char* type) {
+  APUD_CHECK(sqlite3_bind_pointer(statement_, ++bound_, pointer, type, nullptr) == SQLITE_OK,
+             "bind");
   return *this;
 }
 

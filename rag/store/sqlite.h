@@ -6,6 +6,7 @@
 #include <sqlite3.h>
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -23,6 +24,8 @@ class Database {
  public:
   enum class Open { kCreate, kReadWrite, kReadOnly, kImmutable };
   Database(const Path& path, Open how);
+  /// A copy of `from` in memory, under its path in messages.
+  static std::unique_ptr<Database> copy_in_memory(Database& from);
   ~Database();
   Database(const Database&) = delete;
   Database& operator=(const Database&) = delete;
@@ -39,6 +42,9 @@ class Database {
   }
 
  private:
+  Database() = default;
+  void harden();
+
   sqlite3* db_ = nullptr;
   std::string path_;
 };
@@ -55,6 +61,8 @@ class Statement {
   Statement& add(double value);
   Statement& add(std::string_view text);
   Statement& add_blob(const void* data, size_t size);
+  /// For a function of ours that asks for a pointer of this type (a string literal). Not owned.
+  Statement& add_pointer(void* pointer, const char* type);
   /// True when a row is there. After false the statement is ready to be bound anew.
   bool row();
   /// Runs to the end.

@@ -27,6 +27,10 @@ using sqlite::Statement;
 // left to `apud doctor` for large ones. Damage in between is met as an error by the page's reader.
 constexpr uint64_t kQuickCheckBytes = 64u << 20;
 
+// A store of an older schema on media that cannot be written is converted in memory up to this
+// size.
+constexpr uint64_t kMostCopiedBytes = 1u << 30;
+
 Path lock_path(const Path& store) { return store.string() + ".lock"; }
 
 uint64_t random64() {
@@ -151,7 +155,7 @@ bool Store::exists(const Path& path) {
 Store::Store(const Path& path, Mode mode) : impl_(std::make_unique<Impl>()) {
   impl_->path = path;
   impl_->mode = mode;
-  bool writing = mode == Mode::kReadWrite;
+  const bool writing = mode == Mode::kReadWrite;
   if (!writing && !exists(path)) {
     throw Error(ErrorKind::kNoInput, "no document store at " + path.string(),
                 "run apud ingest FOLDER first");
@@ -168,6 +172,7 @@ Store::Store(const Path& path, Mode mode) : impl_(std::make_unique<Impl>()) {
     // A reader of a WAL database needs its shared-memory file, so it opens the file for writing
     // too; query_only keeps it from doing so.
     impl_->db = std::make_unique<Database>(path, Database::Open::kReadWrite);
+    if (sqlite::needs_migration(*impl_->db)) Store(path, Mode::kReadWrite);
     impl_->db->exec("PRAGMA query_only = ON");
   } else {
     impl_->read_only_media = true;
@@ -196,14 +201,31 @@ Store::Store(const Path& path, Mode mode) : impl_(std::make_unique<Impl>()) {
   db.exec("PRAGMA temp_store = MEMORY");
   db.exec("PRAGMA cache_size = -16384");
   sqlite::register_tokenizer(db);
-  if (writing) {
-    if (db.integer("PRAGMA user_version") != sqlite::kSchemaVersion) {
-      WriteLock lock(*this, true);
-      sqlite::migrate(db);
-    }
+  if (writing && sqlite::needs_migration(db)) {
+    WriteLock lock(*this, true);
+    sqlite::migrate(db);
   }
-  sqlite::verify_schema(db);
-  impl_->terms = std::make_unique<sqlite::IndexTerms>(db);
+  if (impl_->read_only_media && sqlite::needs_migration(db)) {
+    impl_->migrate_copy();
+  }
+  sqlite::verify_schema(impl_->database());
+  impl_->terms = std::make_unique<sqlite::IndexTerms>(impl_->database());
+}
+
+void Store::Impl::migrate_copy() {
+  std::error_code error;
+  if (std::filesystem::file_size(path, error) > kMostCopiedBytes || error) {
+    throw Error(
+        ErrorKind::kBadData,
+        fmt::format("store {}: schema version {} is older than this apud's {}, and the "
+                    "store cannot be written or is too large to convert in memory",
+                    path.string(), db->integer("PRAGMA user_version"), sqlite::kSchemaVersion),
+        "copy it into a folder that can be written, DIR/apud/apud.db, and run apud with "
+        "XDG_DATA_HOME=DIR: it is converted when opened");
+  }
+  db = Database::copy_in_memory(*db);
+  sqlite::register_tokenizer(*db);
+  sqlite::migrate(*db);
 }
 
 Store::~Store() = default;
@@ -235,8 +257,7 @@ std::vector<std::string> Store::check() {
         "SELECT count(*) FROM vectors WHERE id NOT IN (SELECT vector FROM chunks) AND id NOT IN "
         "(SELECT vector FROM orphans)");
   for (const CollectionInfo& c : collections()) {
-    std::string table = fmt::format("fts_{}", c.id);
-    int64_t rows = db.integer("SELECT count(*) FROM " + table + "_docsize");
+    int64_t rows = sqlite::count_keyword_rows(db, c.id);
     if (rows != c.chunks) {
       findings.push_back(
           fmt::format("collection {}: {} keyword rows for {} chunks", c.name, rows, c.chunks));
@@ -308,7 +329,6 @@ CollectionInfo Store::Impl::insert_collection(Store& store, std::string_view nam
       .add(now)
       .add(now)
       .run();
-  sqlite::create_keyword_table(db, db.last_id());
   transaction.commit();
   return store.collection(name);
 }
@@ -359,7 +379,7 @@ std::vector<std::string> Store::remove_collection(WriteLock& lock, std::string_v
     run(fmt::format("DELETE FROM pins WHERE document IN {}", mine));
     run("DELETE FROM documents WHERE collection = ?");
     run("DELETE FROM roots WHERE collection = ?");
-    sqlite::drop_keyword_table(db, info.id);
+    sqlite::drop_keyword_tables(db, info.id);
     run("DELETE FROM collections WHERE id = ?");
     impl_->drop_orphans();
     transaction.commit();

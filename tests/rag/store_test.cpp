@@ -18,6 +18,7 @@
 #include "rag/index.h"
 #include "rag/ingest.h"
 #include "rag/store/half.h"
+#include "rag/store/keyword.h"
 #include "tests/support/fake_embedder.h"
 #include "tests/support/temp_home.h"
 
@@ -126,7 +127,15 @@ TEST_F(StoreTest, AnAbstainLineOfAnOlderSchemaIsNotInForce) {
   fill(1);
   sql("UPDATE collections SET abstain_line = 0.86, calibration_queries = 64, calibrated_chunks = "
       "9");
-  sql("PRAGMA user_version = 2");
+  {
+    sqlite::Database db(Store::default_path(), sqlite::Database::Open::kReadWrite);
+    sqlite::register_tokenizer(db);
+    int64_t collection = db.integer("SELECT id FROM collections");
+    sqlite::drop_keyword_tables(db, collection);
+    db.exec("DROP TABLE keyword_tables");
+    db.exec("CREATE TABLE fts_" + std::to_string(collection) + "(x)");
+    db.exec("PRAGMA user_version = 2");
+  }
   Store store(Store::default_path(), Store::Mode::kReadWrite);
   for (const CollectionInfo& c : store.collections()) {
     EXPECT_EQ(c.calibration.queries, 0);

@@ -14,6 +14,7 @@ apud_test(NAME rag_crash_test SOURCES rag/crash_test.cpp LIBS apud_rag LABELS cr
 add_dependencies(rag_crash_test rag_crash_driver)
 find_package(SQLite3 REQUIRED)
 apud_test(NAME rag_store_test SOURCES rag/store_test.cpp LIBS apud_rag SQLite::SQLite3 LABELS unit corpus sanitize)
+apud_test(NAME rag_keyword_test SOURCES rag/keyword_test.cpp LIBS apud_rag SQLite::SQLite3 LABELS unit sanitize)
 add_executable(vector_scan_bench bench/vector_scan_bench.cpp)
 target_include_directories(vector_scan_bench PRIVATE ${PROJECT_SOURCE_DIR})
 target_link_libraries(vector_scan_bench PRIVATE apud_rag)
