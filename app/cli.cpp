@@ -250,8 +250,9 @@ struct Table {
     CLI::App* coll =
         manage("coll", "collections", {"list", "info", "rename", "reindex", "selftest", "rm"},
                "collection (rename: from, to)");
-    coll->add_flag("--shadow", o.manage.shadow,
-                   "reindex: beside the live one, swapped in at the end (the only way there is)");
+    // Without a variable: reindexing knows no other way, and who says so is right.
+    coll->add_flag("--shadow")
+        ->description("reindex: beside the live one, swapped in at the end (always so)");
     coll->add_option("--eval", o.eval.questions,
                      "reindex: swap only when these questions (as for eval) are answered better");
     add_chunking(coll, o), add_model(coll, o), add_device(coll, o);

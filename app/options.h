@@ -113,7 +113,6 @@ struct ManageOptions {
   bool force = false;
   bool all = false;
   bool remove = false;  // pin --rm
-  bool shadow = false;  // coll reindex: said aloud, it works so in any case
 };
 
 struct Options {

@@ -121,6 +121,12 @@ int verb_ingest(Runtime& runtime) {
                             o.ingest.dry_run ? "(dry run) " : "", ingest_options.collection,
                             summary, with_commas(report.chunks), with_commas(report.tokens),
                             report.seconds));
+  if (o.common.verbose && report.embedded > 0) {
+    terminal.note(
+        fmt::format("embedder: {} texts, busy {:.1f} s, idle {:.1f} s ({:.0f}%)",
+                    with_commas(report.embedded), report.embed_seconds, report.idle_seconds,
+                    100 * report.idle_seconds / (report.embed_seconds + report.idle_seconds)));
+  }
   if (!report.skips.empty()) {
     std::string skips;
     for (const IngestReport::SkipCount& skip : report.skips) {
@@ -133,12 +139,6 @@ int verb_ingest(Runtime& runtime) {
     terminal.note("vanished files are no longer found and kept; --prune removes them");
   }
   for (const std::string& warning : report.warnings) terminal.warn(warning);
-  if (!embedder.multilingual() && report.cjk_share > 0.05) {
-    terminal.warn(
-        fmt::format("{:.0f}% of this text is Chinese, Japanese or Korean, and {} knows English "
-                    "only: use --embedder e5-small-q4 with a new -k",
-                    report.cjk_share * 100, embedder.name()));
-  }
   terminal.flush();
   if (o.ingest.pin && !o.ingest.dry_run && !report.cancelled)
     pin_paths(runtime, ingest_options.collection, taken);

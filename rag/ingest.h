@@ -85,6 +85,7 @@ struct IngestReport {
   double cjk_share = 0;  // of the new text; with an English-only embedder above .05: warn
   double seconds = 0;
   double embed_seconds = 0;  // embedder busy
+  double idle_seconds = 0;   // embedder idle while files were read, embedded and written
   bool all_skipped = false;  // nothing could be read: exit 65
   bool failed = false;       // a file of `fail_on` was met
   bool cancelled = false;

@@ -95,7 +95,7 @@ struct Packer::Impl {
     for (size_t i : order) {
       const PackSentence& s = input.sentences[i];
       std::string text =
-          input.sources[input.regions[s.region].source].text.substr(s.begin, s.end - s.begin);
+          input.sources[input.regions[s.region].source].text().substr(s.begin, s.end - s.begin);
       std::string key = text_key(text);
       if (cached.count(key)) {  // also: the same sentence twice
         keys[i] = std::move(key);
@@ -168,7 +168,7 @@ struct Packer::Impl {
     while (source < input.sources.size() && input.sources[source].document != hit.document)
       ++source;
     if (source == input.sources.size()) return;
-    const std::string& text = input.sources[source].text;
+    const std::string& text = input.sources[source].text();
     // Cheap bound first: no tokenizer puts more than 16 bytes into the average token.
     if (text.size() / 16 > static_cast<size_t>(budget)) return;
     Passage all;
@@ -201,7 +201,7 @@ struct Packer::Impl {
         whole.sentences.push_back(std::move(s));
       } else if (!inserted) {
         inserted = true;
-        for (auto [begin, end] : sentence_ranges(whole.sources[source].text, 0)) {
+        for (auto [begin, end] : sentence_ranges(whole.sources[source].text(), 0)) {
           whole.sentences.push_back({region_of_whole, begin, end, s.score, {}, 0});
         }
       }
@@ -218,9 +218,9 @@ struct Packer::Impl {
              (rank > 0 ? w.rank / (1 + (rank - 1) / kRankScale) : 0);
     };
     for (PackSentence& s : input.sentences) {
-      s.terms =
-          distinct_terms(store, std::string_view(input.sources[input.regions[s.region].source].text)
-                                    .substr(s.begin, s.end - s.begin));
+      s.terms = distinct_terms(
+          store, std::string_view(input.sources[input.regions[s.region].source].text())
+                     .substr(s.begin, s.end - s.begin));
       s.score = weighed(s, kByChunk, region_cosine[s.region]);
     }
     std::vector<double> cosine = cosines(input, question, options.sentence_vector_tokens);
@@ -245,20 +245,19 @@ Packed Packer::pack(std::span<const Hit> hits, std::string_view question,
   PackInput input;
   std::vector<double> region_cosine;
   for (auto& [document, found] : by_document) {
-    auto text = store.text_if_there(document);
-    if (!text) continue;
-    PackSource source{document,        found[0]->collection_name, found[0]->path,
-                      found[0]->title, std::move(text->text),     std::move(text->anchors)};
+    PackSource source{document, found[0]->collection_name, found[0]->path, found[0]->title,
+                      found[0]->source};
+    APUD_CHECK(source.whole, "a hit brings its document");
+    const std::string& text = source.text();
     std::sort(found.begin(), found.end(),
               [](const Hit* a, const Hit* b) { return a->begin < b->begin; });
     size_t covered = 0;  // end of the last sentence taken in, so that overlapping chunks share it
     size_t last_end = 0;
     for (const Hit* h : found) {
-      if (h->end > source.text.size() || h->begin >= h->end) continue;
-      bool same =
-          !input.regions.empty() && input.regions.back().source == input.sources.size() &&
-          input.regions.back().heading_path == h->heading_path &&
-          (h->begin <= last_end || source.text.find_first_not_of(" \t\n", last_end) >= h->begin);
+      if (h->end > text.size() || h->begin >= h->end) continue;
+      bool same = !input.regions.empty() && input.regions.back().source == input.sources.size() &&
+                  input.regions.back().heading_path == h->heading_path &&
+                  (h->begin <= last_end || text.find_first_not_of(" \t\n", last_end) >= h->begin);
       if (!same) {
         input.regions.push_back({input.sources.size(), h->heading_path, h->rank, h->score});
         region_cosine.push_back(h->dense.value_or(0));
@@ -268,8 +267,8 @@ Packed Packer::pack(std::span<const Hit> hits, std::string_view question,
         region.hit_score = std::max(region.hit_score, h->score);
         region_cosine.back() = std::max<double>(region_cosine.back(), h->dense.value_or(0));
       }
-      for (auto [begin, end] : sentence_ranges(
-               std::string_view(source.text).substr(h->begin, h->end - h->begin), h->begin)) {
+      for (auto [begin, end] :
+           sentence_ranges(std::string_view(text).substr(h->begin, h->end - h->begin), h->begin)) {
         if (begin < covered) continue;
         covered = end;
         // Captured by name: clang 14 takes no structured binding otherwise.
@@ -307,7 +306,9 @@ Packed Packer::pack(std::span<const Hit> hits, std::string_view question,
 Packed Packer::pack_text(std::string_view name, std::string_view text, std::string_view question,
                          const TokenCounter& counter, const PackOptions& options) {
   PackInput input;
-  input.sources.push_back({0, "", std::string(name), "", std::string(text), {Anchor{0, 1, 0, ""}}});
+  input.sources.push_back({0, "", std::string(name), "",
+                           std::make_shared<const DocumentText>(
+                               DocumentText{std::string(text), {Anchor{0, 1, 0, ""}}})});
   std::vector<std::pair<size_t, size_t>> ranges = sentence_ranges(text, 0);
   for (size_t i = 0; i < ranges.size(); ++i) {
     if (i % kTextRegionSentences == 0) input.regions.push_back({0, "", 0, 0});

@@ -287,7 +287,7 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
     return a.first < b.first;
   });
 
-  std::map<int64_t, std::pair<DocumentInfo, DocumentText>> documents;
+  std::map<int64_t, std::pair<DocumentInfo, std::shared_ptr<const DocumentText>>> documents;
   std::map<std::pair<size_t, size_t>, IdfOverlap> overlaps;  // by collection and query
   double over_line = -HUGE_VAL;
   for (const auto& [id, c] : order) {
@@ -300,9 +300,14 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
       auto info = store.document(chunk.document);
       auto text = store.text_if_there(chunk.document);
       if (!info || info->vanished || !text) continue;
-      at = documents.emplace(chunk.document, std::pair(std::move(*info), std::move(*text))).first;
+      at = documents
+               .emplace(chunk.document,
+                        std::pair(std::move(*info),
+                                  std::make_shared<const DocumentText>(std::move(*text))))
+               .first;
     }
-    const auto& [info, text] = at->second;
+    const auto& [info, source] = at->second;
+    const DocumentText& text = *source;
     if (chunk.end > text.text.size() || chunk.begin >= chunk.end) continue;
     Hit hit;
     hit.chunk = id;
@@ -314,6 +319,7 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
     hit.heading = chunk.heading;
     hit.heading_path = chunk.heading_path;
     hit.text = text.text.substr(chunk.begin, chunk.end - chunk.begin);
+    hit.source = source;
     hit.begin = chunk.begin;
     hit.end = chunk.end;
     hit.from = text.anchor_at(chunk.begin);

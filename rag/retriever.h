@@ -45,6 +45,9 @@ struct Hit {
   std::string heading;
   std::string heading_path;
   std::string text;  // the chunk's
+  /// The whole document as the search saw it, so that packing has the same whatever is ingested
+  /// meanwhile. Shared by the hits of a document.
+  std::shared_ptr<const DocumentText> source;
   size_t begin = 0;  // of the chunk in the document's normalised text
   size_t end = 0;
   Anchor from;                 // line, page, member of begin

@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::string_view kSpace = "\xE2\x96\x81";
 constexpr float kUnknownPenalty = 10.0f;
+constexpr size_t kFewChildren = 8;  // of a node: compared one by one
 /// Positions are 32 bits wide: longer text is cut.
 constexpr size_t kLongestText = 1u << 30;
 
@@ -62,15 +63,14 @@ void PieceTrie::build(const std::vector<std::pair<std::string_view, int32_t>>& p
   std::vector<Range> ranges;
   ranges.reserve(total + 1);
   labels_.reserve(total + 1);
-  values_.reserve(total + 1);
-  first_.reserve(total + 2);
+  nodes_.reserve(total + 2);
   ranges.push_back({0, static_cast<uint32_t>(pieces.size()), 0});
   labels_.push_back(0);
   for (size_t node = 0; node < ranges.size(); ++node) {
     auto [begin, end, depth] = ranges[node];
     bool ends_here = begin < end && starts[begin + 1] - starts[begin] == depth;
-    values_.push_back(ends_here ? pieces[keys[begin++].piece].second : -1);
-    first_.push_back(static_cast<uint32_t>(ranges.size()));
+    const auto first = static_cast<uint32_t>(ranges.size());
+    nodes_.push_back({first, ends_here ? pieces[keys[begin++].piece].second : -1, -1});
     while (begin < end) {
       char byte = bytes[starts[begin] + depth];
       uint32_t stop = begin + 1;
@@ -79,27 +79,16 @@ void PieceTrie::build(const std::vector<std::pair<std::string_view, int32_t>>& p
       labels_.push_back(static_cast<uint8_t>(byte));
       begin = stop;
     }
+    const size_t children = ranges.size() - first;
+    if (children <= kFewChildren) continue;
+    nodes_[node].jumps = static_cast<int32_t>(jumps_.size() / 256);
+    jumps_.resize(jumps_.size() + 256, 0);
+    for (size_t child = 0; child < children; ++child)
+      jumps_[jumps_.size() - 256 + labels_[first + child]] = static_cast<uint8_t>(child);
   }
-  first_.push_back(static_cast<uint32_t>(ranges.size()));
+  nodes_.push_back({static_cast<uint32_t>(ranges.size()), -1, -1});
   labels_.shrink_to_fit();
-  values_.shrink_to_fit();
-  first_.shrink_to_fit();
-}
-
-uint32_t PieceTrie::child(uint32_t node, uint8_t byte) const {
-  uint32_t begin = first_[node], end = first_[node + 1];
-  while (end - begin > 8) {
-    uint32_t middle = (begin + end) / 2;
-    if (labels_[middle] <= byte) {
-      begin = middle;
-    } else {
-      end = middle;
-    }
-  }
-  for (; begin < end; ++begin) {
-    if (labels_[begin] == byte) return begin;
-  }
-  return kNone;
+  nodes_.shrink_to_fit();
 }
 
 bool SentencePieceUnigram::fits(const SentencePieceModel& model) {
@@ -120,12 +109,10 @@ SentencePieceUnigram::SentencePieceUnigram(const SentencePieceModel& model)
     const auto& piece = model.pieces[i];
     int32_t id = static_cast<int32_t>(i);
     scores_.push_back(piece.score);
-    unused_.push_back(piece.kind == TokenKind::kUnused);
     if (piece.kind == TokenKind::kUnknown) unknown_ = id;
     if (piece.kind == TokenKind::kByte) byte_ids_[byte_of_piece(piece.text)] = id;
     if (piece.kind == TokenKind::kNormal) least = std::min(least, piece.score);
-    if (piece.kind == TokenKind::kNormal || piece.kind == TokenKind::kUnused)
-      found_in_text.emplace_back(piece.text, id);
+    if (piece.kind == TokenKind::kNormal) found_in_text.emplace_back(piece.text, id);
   }
   unknown_score_ = least - kUnknownPenalty;
   trie_.build(found_in_text);
@@ -136,6 +123,16 @@ SentencePieceUnigram::SentencePieceUnigram(const SentencePieceModel& model)
     std::memcpy(rules_.data(), model.charsmap.data() + 4, size);
     replacements_ = model.charsmap.substr(4 + size);
   }
+  // A rule for "é" written as two characters may begin with a plain "e": such an "e" is not plain.
+  plain_.fill(false);
+  for (unsigned byte = 0; byte < 0x80; ++byte) {
+    size_t at = rules_.empty() ? 0 : rule_children(0) ^ byte;
+    plain_[byte] = byte != ' ' && (rules_.empty() || (rules_[at] & 0x800000FFu) != byte);
+  }
+}
+
+size_t SentencePieceUnigram::rule_children(size_t at) const {
+  return at ^ (static_cast<size_t>(rules_[at] >> 10) << ((rules_[at] & (1u << 9)) >> 6));
 }
 
 std::pair<std::string_view, size_t> SentencePieceUnigram::normalize_prefix(
@@ -143,16 +140,13 @@ std::pair<std::string_view, size_t> SentencePieceUnigram::normalize_prefix(
   size_t longest = 0;
   const char* replacement = nullptr;
   if (!rules_.empty()) {
-    auto children = [&](size_t at) {
-      return at ^ (static_cast<size_t>(rules_[at] >> 10) << ((rules_[at] & (1u << 9)) >> 6));
-    };
-    size_t at = children(0);
+    size_t at = rule_children(0);
     for (size_t i = 0; i < text.size(); ++i) {
       uint8_t byte = static_cast<uint8_t>(text[i]);
       at ^= byte;
       if ((rules_[at] & 0x800000FFu) != byte) break;
       bool rule_ends = (rules_[at] >> 8 & 1) != 0;
-      at = children(at);
+      at = rule_children(at);
       if (rule_ends) {
         longest = i + 1;
         replacement = replacements_.c_str() + (rules_[at] & 0x7FFFFFFFu);
@@ -180,6 +174,14 @@ std::string SentencePieceUnigram::normalize(std::string_view text) const {
   if (dummy_prefix_) out += space;
   bool after_space = remove_extra_whitespaces_;
   while (!text.empty()) {
+    size_t plain = 0;
+    while (plain < text.size() && plain_[static_cast<uint8_t>(text[plain])]) ++plain;
+    if (plain > 0) {
+      out += text.substr(0, plain);
+      text.remove_prefix(plain);
+      after_space = false;
+      continue;
+    }
     auto [becomes, size] = normalize_prefix(text);
     text.remove_prefix(size);
     while (after_space && becomes.starts_with(' ')) becomes.remove_prefix(1);
@@ -223,7 +225,7 @@ void SentencePieceUnigram::encode(std::string_view text, std::vector<int32_t>& i
       node = trie_.child(node, static_cast<uint8_t>(normal[end++]));
       if (node == PieceTrie::kNone) break;
       int32_t id = trie_.value(node);
-      if (id < 0 || unused_[static_cast<size_t>(id)]) continue;
+      if (id < 0) continue;
       // In double, as the library compares it.
       offer(end, static_cast<double>(scores_[static_cast<size_t>(id)]) + so_far, begin, id);
       one_is_known |= end - begin == one;

@@ -295,6 +295,7 @@ class Run {
     report_.tokens = totals.tokens;
     report_.embedded = totals.embedded;
     report_.embed_seconds = totals.embed_seconds;
+    report_.idle_seconds = totals.idle_seconds;
     if (totals.characters > 0) {
       report_.cjk_share = static_cast<double>(totals.cjk) / static_cast<double>(totals.characters);
     }
@@ -422,7 +423,7 @@ class Run {
       report_.warnings.push_back(
           fmt::format("{:.0f}% of the new text is Chinese, Japanese or Korean, which the embedder "
                       "{} does not know: "
-                      "use a multilingual one (e5-small-q4)",
+                      "use a multilingual one (--embedder e5-small-q4) with a new -k",
                       report_.cjk_share * 100, embedder_.name()));
     }
     report_.seconds = std::chrono::duration<double>(Clock::now() - start_).count();

@@ -51,6 +51,7 @@ class Pipeline {
         known_keys_(options_.known_keys.begin(), options_.known_keys.end()) {}
 
   PipelineTotals run() {
+    const auto start = Clock::now();
     std::vector<std::thread> parsers;
     parsers.reserve(static_cast<size_t>(options_.jobs));
     for (int i = 0; i < options_.jobs; ++i)
@@ -65,6 +66,8 @@ class Pipeline {
     for (std::thread& t : parsers) t.join();
     writer.join();
     if (failure_) std::rethrow_exception(failure_);
+    totals_.idle_seconds =
+        std::chrono::duration<double>(Clock::now() - start).count() - totals_.embed_seconds;
     return totals_;
   }
 

@@ -47,7 +47,8 @@ struct PipelineTotals {
   int64_t embedded = 0;
   int64_t characters = 0;  // sampled for the share of CJK
   int64_t cjk = 0;
-  double embed_seconds = 0;
+  double embed_seconds = 0;  // embedder busy
+  double idle_seconds = 0;   // embedder waiting: for the first and for parsed text, for the writer
 };
 
 /// Called in the writer thread after each file is settled (and durable).

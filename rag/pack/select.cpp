@@ -114,7 +114,7 @@ class Selection {
 
   int tokens_of(size_t i) {
     const PackSentence& s = at(i);
-    std::string_view text = source(s.region).text;
+    std::string_view text = source(s.region).text();
     return counter_.count(escape_marks(text.substr(s.begin, s.end - s.begin))) + 1;
   }
 
@@ -164,11 +164,11 @@ class Selection {
       Passage& p = all.back();
       bool joined = i > 0 && taken_[i - 1] && at(i - 1).region == s.region;
       if (joined) {
-        p.text.append(from.text, p.end, s.end - p.end);  // with the white space between
+        p.text.append(from.text(), p.end, s.end - p.end);  // with the white space between
         p.parts.back().end = s.end;
       } else {
         if (!p.text.empty()) p.text += kGap;
-        p.text.append(from.text, s.begin, s.end - s.begin);
+        p.text.append(from.text(), s.begin, s.end - s.begin);
         p.parts.push_back({s.begin, s.end});
       }
       p.end = s.end;
@@ -212,9 +212,9 @@ class Selection {
             return s.document == passage.document && s.path == passage.path;
           });
       APUD_CHECK(from != input_.sources.end(), "a passage comes from a source");
-      passage.from = anchor_at(from->text, from->anchors, passage.begin);
-      passage.to = anchor_at(from->text, from->anchors, passage.end - 1);
-      passage.source_text = from->text.substr(passage.begin, passage.end - passage.begin);
+      passage.from = from->whole->anchor_at(passage.begin);
+      passage.to = from->whole->anchor_at(passage.end - 1);
+      passage.source_text = from->text().substr(passage.begin, passage.end - passage.begin);
     }
     // What is not in the prompt, by stretch, with the score of its best sentence.
     for (size_t r = 0; r < input_.regions.size(); ++r) {
@@ -224,8 +224,8 @@ class Selection {
         const PackSentence& s = at(i);
         if (s.region != r || taken_[i] || s.sent > 0) continue;
         if (text.empty() || s.score > out.score) out.score = s.score;
-        if (text.empty()) out.from = anchor_at(source(r).text, source(r).anchors, s.begin);
-        text.append(source(r).text, s.begin, s.end - s.begin);
+        if (text.empty()) out.from = source(r).whole->anchor_at(s.begin);
+        text.append(source(r).text(), s.begin, s.end - s.begin);
         text += ' ';
       }
       if (text.empty()) continue;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,8 +21,8 @@ struct PackSource {
   std::string collection;
   std::string path;
   std::string title;
-  std::string text;
-  std::vector<Anchor> anchors;
+  std::shared_ptr<const DocumentText> whole;
+  const std::string& text() const { return whole->text; }
 };
 
 /// A stretch of one section that hits fell into; becomes at most one passage.

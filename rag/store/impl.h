@@ -1,6 +1,8 @@
 // State shared by the files that implement Store.
 #pragma once
 
+#include <unordered_map>
+
 #include "rag/store.h"
 #include "rag/store/keyword.h"
 #include "rag/store/sqlite.h"
@@ -14,6 +16,12 @@ struct Store::Impl {
   std::unique_ptr<sqlite::Database> db;
   std::unique_ptr<sqlite::IndexTerms> terms;
   bool locked = false;  // a WriteLock of ours lives
+  /// Frequencies asked for last: search, packing and recall ask for the same words.
+  struct Frequencies {
+    int64_t collection = 0;
+    int64_t generation = 0;
+    std::unordered_map<std::string, int64_t> by_term;
+  } frequencies;
 
   sqlite::Database& database() { return *db; }
   /// CHECKs that the caller holds the lock of this store.

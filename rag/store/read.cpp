@@ -218,7 +218,24 @@ std::vector<KeywordHit> Store::keyword_search(int64_t collection, std::string_vi
 
 std::vector<int64_t> Store::document_frequencies(int64_t collection,
                                                  std::span<const std::string> terms) {
-  return sqlite::term_frequencies(impl_->database(), collection, terms);
+  sqlite::Snapshot snapshot(impl_->database());
+  Impl::Frequencies& known = impl_->frequencies;
+  int64_t now = generation(collection);
+  constexpr size_t kMostKnown = 4096;
+  if (known.collection != collection || known.generation != now ||
+      known.by_term.size() > kMostKnown)
+    known = {collection, now, {}};
+  std::vector<std::string> asked;
+  for (const std::string& term : terms) {
+    if (!known.by_term.count(term)) asked.push_back(term);
+  }
+  if (!asked.empty()) {
+    std::vector<int64_t> counts = sqlite::term_frequencies(impl_->database(), collection, asked);
+    for (size_t i = 0; i < asked.size(); ++i) known.by_term[asked[i]] = counts[i];
+  }
+  std::vector<int64_t> all;
+  for (const std::string& term : terms) all.push_back(known.by_term.at(term));
+  return all;
 }
 
 }  // namespace apud

@@ -172,6 +172,24 @@ TEST_F(PackerTest, WholeDocumentWhenNamedAndItFits) {
   EXPECT_NE(packed.evidence.find("Nothing about the rest."), std::string::npos);
 }
 
+TEST_F(PackerTest, WhatIsIngestedAfterTheSearchDoesNotChangeWhatIsPacked) {
+  home.write("docs/a.md", "# Lamps\n\nThe lamps of the bridge are of copper.\n");
+  home.write("docs/b.md", "# Bells\n\nThe bells of the bridge are of iron.\n");
+  ingest_docs();
+  std::vector<Hit> hits = search("lamps of the bridge");
+  ASSERT_EQ(hits.size(), 2u);
+  home.write("docs/a.md",
+             "Preface.\n\n# Signals\n\nNo word of those here, and much else besides.\n");
+  std::filesystem::remove(home / "docs/b.md");
+  ingest_docs();
+  Packed packed = packer.pack(hits, "lamps of the bridge", counter, {});
+  ASSERT_EQ(packed.passages.size(), 2u);
+  for (const Passage& p : packed.passages) {
+    EXPECT_NE(p.text.find("of the bridge"), std::string::npos) << p.text;
+    EXPECT_EQ(p.from.line, 3) << p.text;
+  }
+}
+
 TEST_F(PackerTest, LookAlikesOfMarksAreEscaped) {
   EXPECT_EQ(escape_marks("see [1] and [2, 3], a[i], [x], [12"),
             "see (1) and (2, 3), a[i], [x], [12");

@@ -24,3 +24,6 @@ apud_test(NAME rag_rerank_test SOURCES rag/rerank_test.cpp LIBS apud_rag LABELS 
 add_executable(store_bench bench/store_bench.cpp)
 target_include_directories(store_bench PRIVATE ${PROJECT_SOURCE_DIR})
 target_link_libraries(store_bench PRIVATE apud_rag)
+add_executable(ingest_bench bench/ingest_bench.cpp)
+target_include_directories(ingest_bench PRIVATE ${PROJECT_SOURCE_DIR})
+target_link_libraries(ingest_bench PRIVATE apud_rag apud_engine)
