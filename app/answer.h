@@ -48,9 +48,9 @@ struct Evidence {
   std::vector<std::string> warnings;
 };
 
-/// Tokens of candidate sentences that get vectors for a question: under a
-/// second of two CPU cores.
-inline constexpr int kSentenceVectorTokens = 4000;
+/// Tokens of candidate sentences that get vectors for a question: a fifth of a second of two CPU
+/// cores. 4,000 and 10,000 packed no more of the answers (docs/performance.md).
+inline constexpr int kSentenceVectorTokens = 2500;
 
 struct EvidenceRequest {
   std::string question;

@@ -248,13 +248,25 @@ Store& Runtime::writer() {
   return *writer_;
 }
 
+std::unique_ptr<EngineEmbedder> Runtime::build_embedder(const std::string& id) {
+  InstalledModel installed = require_model(id);
+  std::shared_ptr<const Model> model = load_model(installed.path);
+  return std::make_unique<EngineEmbedder>(installed.id, Embedding(model, make_executor(*model, 0)));
+}
+
+void Runtime::preload_embedder(const std::vector<std::string>& collections) {
+  if (collections.empty()) return;
+  const std::string id = store().collection(collections.front()).embedder.name;
+  if (embedders_.count(id) || embedder_futures_.count(id)) return;
+  on_gpu();  // asked for once, on this thread
+  embedder_futures_[id] = std::async(std::launch::async, [=, this] { return build_embedder(id); });
+}
+
 EngineEmbedder& Runtime::embedder(const std::string& id) {
   auto& slot = embedders_[id];
   if (!slot) {
-    InstalledModel installed = require_model(id);
-    std::shared_ptr<const Model> model = load_model(installed.path);
-    slot =
-        std::make_unique<EngineEmbedder>(installed.id, Embedding(model, make_executor(*model, 0)));
+    auto loading = embedder_futures_.extract(id);
+    slot = loading ? loading.mapped().get() : build_embedder(id);
   }
   return *slot;
 }

@@ -1,8 +1,8 @@
 // What the verbs share: settings, terminal, and the heavy things (model, engine, embedder, store),
 // each made on first use and kept for the process.
 //
-// Ownership: owns all it hands out. Threads: one thread; the chat engine may be prepared in the
-// background (preload_engine) while documents are searched.
+// Ownership: owns all it hands out. Threads: one thread; engine and embedder may be prepared in the
+// background (preload_engine, preload_embedder) while documents are searched.
 #pragma once
 
 #include <future>
@@ -93,6 +93,9 @@ class Runtime {
   Store& store();
   /// For writing: created where absent. A connection of its own, so that readers keep theirs.
   Store& writer();
+  /// Starts loading the embedder of these collections on another thread; its errors come from
+  /// embedder().
+  void preload_embedder(const std::vector<std::string>& collections);
   /// The embedder of this name, or the one that made these collections.
   EngineEmbedder& embedder(const std::string& id);
   EngineEmbedder& embedder_of(const CollectionInfo& collection);
@@ -116,6 +119,7 @@ class Runtime {
 
  private:
   std::unique_ptr<Engine> build_engine(int sequences, bool save);
+  std::unique_ptr<EngineEmbedder> build_embedder(const std::string& id);
   /// The store, or an empty one in a temporary folder: packing a -f text needs its word rules only.
   Store& store_or_scratch();
   std::string speed_key();
@@ -135,6 +139,7 @@ class Runtime {
   std::unique_ptr<Store> writer_;
   struct Scratch;
   std::unique_ptr<Scratch> scratch_;
+  std::map<std::string, std::future<std::unique_ptr<EngineEmbedder>>> embedder_futures_;
   std::map<std::string, std::unique_ptr<EngineEmbedder>> embedders_;
   std::optional<std::vector<std::string>> collections_;
   std::map<EngineEmbedder*, std::unique_ptr<Retriever>> retrievers_;

@@ -134,6 +134,7 @@ int verb_ask(Runtime& runtime) {
   begin_interruptible();
   if (!collections.empty()) terminal.progress("searching the documents", true);
 
+  runtime.preload_embedder(collections);
   const ChosenModel& chosen = runtime.chat_model();
   finished.model = chosen.installed.id;
   bool needs_model = !o.ask.only_sources && !o.ask.show_prompt;

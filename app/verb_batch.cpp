@@ -394,6 +394,7 @@ int BatchRun::run() {
   }
   // What can fail fails before the output file is touched.
   default_collections_ = runtime_.collections();
+  runtime_.preload_embedder(default_collections_);
   runtime_.chat_model();
   open_output();
   std::map<std::string, int64_t> have = answered();

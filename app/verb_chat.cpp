@@ -385,6 +385,7 @@ int Chat::run() {
     terminal_.progress("", true);
     if (!warning.empty()) terminal_.warn(warning);
   }
+  runtime_.preload_embedder(collections_);
   runtime_.preload_engine(1, session_.saving());
   greet();
   bool terminal = terminal_.state().stdin_tty && terminal_.state().stderr_tty;

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "rag/index.h"
+#include "rag/index/blas.h"
 #include "rag/index/scan.h"
 #include "rag/store/half.h"
 
@@ -290,6 +291,7 @@ void VectorIndex::partition(int lists) {
   std::vector<float> sample(static_cast<size_t>(sampled) * d);
   for (int64_t i = 0; i < sampled; ++i)
     widen(impl.places[static_cast<size_t>(i * n / sampled)], sample.data() + i * d);
+  load_blas();
   faiss::ClusteringParameters parameters;
   parameters.niter = kTrainingRounds;
   parameters.spherical = true;
