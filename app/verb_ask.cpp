@@ -13,6 +13,7 @@
 #include "app/prompts.h"
 #include "app/runtime.h"
 #include "app/signals.h"
+#include "base/thread_pool.h"
 #include "base/utf8.h"
 
 namespace apud {
@@ -138,8 +139,13 @@ int verb_ask(Runtime& runtime) {
   const ChosenModel& chosen = runtime.chat_model();
   finished.model = chosen.installed.id;
   bool needs_model = !o.ask.only_sources && !o.ask.show_prompt;
-  if (needs_model || o.settings.expand == "on")
-    runtime.preload_engine(o.ask.samples, !o.ask.no_save);
+  auto preload = [&] {
+    if (needs_model || o.settings.expand == "on")
+      runtime.preload_engine(o.ask.samples, !o.ask.no_save);
+  };
+  // Two cores are busy with the search, and what it says first would wait for the weights.
+  const bool search_first = !collections.empty() && usable_cpus() <= 2;
+  if (!search_first) preload();
 
   EvidenceRequest request;
   request.question = finished.question;
@@ -167,6 +173,7 @@ int verb_ask(Runtime& runtime) {
   } else {
     finished.evidence = gather_evidence(runtime, conversation, request);
   }
+  if (search_first && !finished.evidence.abstained) preload();
   finished.warnings = opening.warnings;
   for (const std::string& warning : finished.evidence.warnings)
     finished.warnings.push_back(warning);
