@@ -24,6 +24,8 @@ namespace apud {
 
 namespace {
 
+constexpr size_t kRefusalBytes = 200;  // of an answer, by which a refusal is told
+
 std::string place_of(const std::string& path, const Anchor& from) {
   if (from.page > 0) return fmt::format("{} p. {}", path, from.page);
   if (from.line > 0) return fmt::format("{}:{}", path, from.line);
@@ -202,6 +204,25 @@ std::vector<Passage> citable(const Finished& finished) {
   return passages;
 }
 
+bool must_cite(const Finished& finished) {
+  const std::vector<Passage>& packed = finished.evidence.packed.passages;
+  return finished.evidence.found && finished.evidence.retrieval &&
+         std::all_of(packed.begin(), packed.end(),
+                     [](const Passage& passage) { return passage.document > 0; });
+}
+
+std::string AnswerStream::push(std::string_view text) {
+  if (!cites_) return std::string(text);
+  if (beginning_.size() < kRefusalBytes) beginning_ += text;
+  return citations_.push(attribution_.push(text));
+}
+
+std::string AnswerStream::finish() {
+  if (!cites_) return {};
+  std::string shown = citations_.push(attribution_.finish(says_not_in_documents(beginning_)));
+  return shown + citations_.finish();
+}
+
 void check_finished(Finished& finished, const Completion& completion,
                     std::span<const Passage> passages) {
   finished.reasoning = completion.reasoning;
@@ -210,9 +231,17 @@ void check_finished(Finished& finished, const Completion& completion,
     return;
   }
   finished.refused = says_not_in_documents(completion.text);
-  finished.checked = check_answer(
-      finished.refused ? completion.text : attribute(completion.text, passages), passages);
+  finished.checked =
+      check_answer(finished.refused ? completion.text
+                                    : attribute(completion.text, passages, must_cite(finished)),
+                   passages);
   if (finished.refused) finished.checked.citations.clear();
+  bool empty = completion.text.find_first_not_of(" \n") == std::string::npos;
+  if (must_cite(finished) && !finished.refused && !empty && finished.checked.citations.empty()) {
+    finished.refused = true;
+    finished.warnings.push_back(
+        "no passage holds the words of this answer: it is not from the documents");
+  }
   finished.citation_failed = finished.checked.quotes_failed > 0 || finished.checked.invented > 0;
   for (const Citation& citation : finished.checked.citations)
     finished.citation_failed |= !citation.verified;

@@ -104,6 +104,10 @@ struct Finished {
   bool citation_failed = false;  // a quote or citation does not hold
 };
 
+/// Whether the answer is to come from passages, so that it has to cite: not in a turn that brought
+/// none ("thanks", "shorter"), and not where texts were given ("translate this").
+bool must_cite(const Finished& finished);
+
 /// What a question of its own (ask, batch) may cite: pinned documents, then what was packed.
 std::vector<Passage> citable(const Finished& finished);
 
@@ -111,19 +115,14 @@ std::vector<Passage> citable(const Finished& finished);
 /// turned into shown numbers, inventions dropped. Without passages text passes as it is.
 class AnswerStream {
  public:
-  explicit AnswerStream(std::span<const Passage> passages)
-      : cites_(!passages.empty()), attribution_(passages), citations_(passages) {}
-  std::string push(std::string_view text) {
-    return cites_ ? citations_.push(attribution_.push(text)) : std::string(text);
-  }
-  std::string finish() {
-    if (!cites_) return {};
-    std::string shown = citations_.push(attribution_.finish());
-    return shown + citations_.finish();
-  }
+  AnswerStream(std::span<const Passage> passages, bool must_cite)
+      : cites_(!passages.empty()), attribution_(passages, must_cite), citations_(passages) {}
+  std::string push(std::string_view text);
+  std::string finish();
 
  private:
   bool cites_;
+  std::string beginning_;  // as far as a refusal shows
   AttributionStream attribution_;
   CitationStream citations_;
 };

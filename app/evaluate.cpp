@@ -76,6 +76,7 @@ Judged judge(Runtime& runtime, const EvalQuestion& question, const std::string& 
   generate.save = false;
   restrict_citations(generate, *runtime.chat_model().model, passages);
   Finished finished;
+  finished.evidence = evidence;
   finished.answer = runtime.engine(1, false).generate(std::move(generate));
   check_finished(finished, finished.answer.best(), passages);
   for (const Citation& citation : finished.checked.citations) {

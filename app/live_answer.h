@@ -16,10 +16,11 @@ namespace apud {
 class LiveAnswer {
  public:
   /// stream: write the text to standard output. reasoning: show it, dim, on a terminal.
-  LiveAnswer(Terminal& terminal, std::span<const Passage> passages, bool stream, bool reasoning)
+  LiveAnswer(Terminal& terminal, std::span<const Passage> passages, bool must_cite, bool stream,
+             bool reasoning)
       : terminal_(terminal),
         reading_(terminal),
-        text_(passages),
+        text_(passages, must_cite),
         stream_(stream),
         reasoning_(reasoning) {}
 

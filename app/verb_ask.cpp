@@ -213,7 +213,7 @@ int verb_ask(Runtime& runtime) {
   generate.tags = evidence_tags(passages);
   restrict_citations(generate, *chosen.model, passages);
   bool stream = !o.common.json && o.ask.samples == 1;
-  LiveAnswer live(terminal, passages, stream, o.settings.think == "show");
+  LiveAnswer live(terminal, passages, must_cite(finished), stream, o.settings.think == "show");
   live.attach(generate);
   finished.answer = runtime.engine(o.ask.samples, !o.ask.no_save).generate(std::move(generate));
   live.finish();
@@ -228,6 +228,7 @@ int verb_ask(Runtime& runtime) {
     if (!stream) {
       for (const Completion& completion : finished.answer.completions) {
         Finished one;
+        one.evidence = finished.evidence;
         check_finished(one, completion, passages);
         terminal.out_text(one.checked.text + "\n\n");
       }

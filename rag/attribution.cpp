@@ -4,14 +4,17 @@
 
 #include "base/utf8.h"
 #include "rag/text/support.h"
+#include "rag/text/terms.h"
 
 namespace apud {
 
 namespace {
 
-constexpr double kBorne = 0.6;      // share of a sentence's content words that its passage holds
-constexpr double kNotBorne = 0.5;   // below it a mark is doubted
-constexpr size_t kFewestWords = 2;  // fewer say nothing about where they come from
+constexpr double kBorne = 0.6;     // share of a sentence's content words that its passage holds
+constexpr double kNearest = 0.25;  // the same for the one mark of an answer without any
+constexpr double kRelevanceWeight = 0.5;  // of a passage's score beside the share
+constexpr double kMarkWeight = 0.1;       // what the model's own choice counts
+constexpr size_t kFewestWords = 2;        // fewer say nothing about where they come from
 constexpr size_t kLongestMark = 48;
 
 bool ends_sentence(char32_t c) {
@@ -39,34 +42,73 @@ std::vector<int> mark_ids(std::string_view mark) {
   return ids;
 }
 
+/// Chinese by its characters (commands and names stay Latin in any text), English by its function
+/// words; nothing is known of other languages.
+Language language_of(std::string_view text) {
+  size_t cjk = 0, latin = 0, function_words = 0, words = 0;
+  for (size_t pos = 0; pos < text.size();) {
+    Utf8Char c = utf8_decode(text, pos);
+    pos += c.size;
+    bool han = is_cjk(c.code);
+    cjk += han;
+    latin += !han && (c.code >= 0x80 || (c.code >= 'A' && c.code <= 'z'));
+  }
+  if (cjk * 10 > latin) return Language::kChinese;
+  for (const std::string& term : terms_of(text)) {
+    ++words;
+    function_words += is_stop_word(term);
+  }
+  return function_words * 5 > words ? Language::kEnglish : Language::kOther;
+}
+
 }  // namespace
 
-AttributionStream::AttributionStream(std::span<const Passage> passages) {
+AttributionStream::AttributionStream(std::span<const Passage> passages, bool must_cite)
+    : must_cite_(must_cite) {
   for (const Passage& p : passages) {
     candidates_.push_back({p.id, p.chunk_rank > 0 ? p.chunk_rank : 1000,
-                           content_stems(p.source_text + "\n" + p.heading_path)});
+                           content_stems(p.source_text + "\n" + p.heading_path),
+                           kRelevanceWeight * p.score, language_of(p.source_text)});
   }
 }
 
-AttributionStream::Best AttributionStream::best_passage(const std::set<std::string>& words) const {
+AttributionStream::Best AttributionStream::best_passage(const std::set<std::string>& words,
+                                                        double least) const {
   Best best;
   int rank = 0;
   for (const Candidate& one : candidates_) {
     double share = support(words, one.stems);
-    if (share > best.share || (best.id && share == best.share && one.rank < rank)) {
-      best = {one.id, share};
+    double value = share + one.relevance;
+    if (share < least || share <= 0) continue;
+    if (!best.id || value > best.value || (value == best.value && one.rank < rank)) {
+      best = {one.id, share, value};
       rank = one.rank;
     }
   }
   return best;
 }
 
+int AttributionStream::nearest_passage() const {
+  if (answer_.find_first_not_of(" \n") == std::string::npos) return 0;
+  auto top = std::max_element(
+      candidates_.begin(), candidates_.end(),
+      [](const Candidate& a, const Candidate& b) { return a.relevance < b.relevance; });
+  if (top == candidates_.end()) return 0;
+  std::set<std::string> words = content_terms(answer_);
+  // "Yes.", "4", or an answer in another language than its passage: words cannot tell.
+  Language language = language_of(answer_);
+  bool comparable =
+      words.size() >= kFewestWords && language != Language::kOther && language == top->language;
+  Best best = best_passage(words, comparable ? kNearest : 0);
+  return best.id || comparable ? best.id : top->id;
+}
+
 std::string AttributionStream::missing_mark() const {
   if (!marked_.empty()) return {};
   std::set<std::string> words = content_terms(sentence_);
   if (words.size() < kFewestWords) return {};
-  Best best = best_passage(words);
-  return best.share >= kBorne ? "[" + std::to_string(best.id) + "]" : "";
+  Best best = best_passage(words, kBorne);
+  return best.id ? "[" + std::to_string(best.id) + "]" : "";
 }
 
 std::string AttributionStream::resolve_mark(std::string_view mark) {
@@ -77,17 +119,23 @@ std::string AttributionStream::resolve_mark(std::string_view mark) {
   for (int id : ids) {
     auto known = std::find_if(candidates_.begin(), candidates_.end(),
                               [&](const Candidate& one) { return one.id == id; });
-    double share = known == candidates_.end() ? 0 : support(words, known->stems);
-    if (words.size() >= kFewestWords && share < kNotBorne) {
-      Best best = best_passage(words);
-      if (best.share >= kBorne) id = best.id;
+    double share = 0, value = 0;
+    if (known != candidates_.end()) {
+      share = support(words, known->stems);
+      value = share + known->relevance + kMarkWeight;
+    }
+    if (!words.empty()) {
+      Best best = best_passage(words, share);
+      if (best.share >= kBorne && best.value > value) id = best.id;
     }
     if (marked_.insert(id).second) out += "[" + std::to_string(id) + "]";
   }
+  cited_ = cited_ || !marked_.empty();
   return out;
 }
 
 void AttributionStream::begin_sentence() {
+  if (!cited_) answer_ += sentence_ + "\n";
   sentence_.clear();
   marked_.clear();
   ended_ = false;
@@ -98,6 +146,7 @@ void AttributionStream::release_end(bool followed_by_mark, std::string& out) {
   char32_t code = utf8_decode(end_, 0).code;
   size_t width = utf8_decode(end_, 0).size;
   std::string mark = followed_by_mark ? "" : missing_mark();
+  cited_ = cited_ || !mark.empty();
   if (code == '\n') {
     out += (mark.empty() ? "" : " ") + mark + end_;
   } else {
@@ -162,7 +211,7 @@ std::string AttributionStream::push(std::string_view text) {
   return out;
 }
 
-std::string AttributionStream::finish() {
+std::string AttributionStream::finish(bool refused) {
   std::string out;
   if (!mark_.empty()) {
     out += mark_;
@@ -171,13 +220,19 @@ std::string AttributionStream::finish() {
     release_end(false, out);
   } else if (std::string mark = missing_mark(); !mark.empty()) {
     out += " " + mark;
+    cited_ = true;
   }
   begin_sentence();
+  if (must_cite_ && !refused && !cited_) {
+    if (int id = nearest_passage()) {
+      out += (out.ends_with('\n') ? "[" : " [") + std::to_string(id) + "]";
+    }
+  }
   return out;
 }
 
-std::string attribute(std::string_view answer, std::span<const Passage> passages) {
-  AttributionStream stream(passages);
+std::string attribute(std::string_view answer, std::span<const Passage> passages, bool must_cite) {
+  AttributionStream stream(passages, must_cite);
   std::string out = stream.push(answer);
   return out + stream.finish();
 }

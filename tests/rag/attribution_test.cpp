@@ -52,6 +52,49 @@ TEST(Attribution, LeavesWhatNoPassageBears) {
   EXPECT_EQ(attribute("See [note] and arr[i].", passages()), "See [note] and arr[i].");
 }
 
+// A short answer stands in many passages: the one that is nearer to the question is meant, unless
+// the model chose one that is about as near.
+TEST(Attribution, TheMoreRelevantOfTheBearing) {
+  std::vector<Passage> two = passages();
+  two[1].source_text += " It takes three weeks.";
+  two[0].score = 0.3, two[1].score = 0.8;
+  EXPECT_EQ(attribute("Three weeks. [1]", two), "Three weeks. [2]");
+  EXPECT_EQ(attribute("Three weeks.", two), "Three weeks. [2]");
+  two[0].score = 0.7;
+  EXPECT_EQ(attribute("Three weeks. [1]", two), "Three weeks. [1]");
+  // Relevance does not stand in for words.
+  two[0].score = 0;
+  EXPECT_EQ(attribute("A late return costs 4.5 euros [1].", two),
+            "A late return costs 4.5 euros [1].");
+}
+
+TEST(Attribution, AnAnswerFromPassagesNamesOne) {
+  std::vector<Passage> all = passages();
+  all[1].score = 0.9;
+  const std::string loose = "Someone named Marta repairs what borrowers scratch.";
+  EXPECT_EQ(attribute(loose, all), loose);
+  EXPECT_EQ(attribute("Lindqvist, of whom nobody speaks much", all, true),
+            "Lindqvist, of whom nobody speaks much [2]");
+  EXPECT_EQ(attribute("Yes.", all, true), "Yes. [2]");
+  EXPECT_EQ(attribute("4.5", all, true), "4.5 [1]");
+  EXPECT_EQ(attribute("验光师在工坊里清洗镜子", all, true), "验光师在工坊里清洗镜子 [2]");
+  EXPECT_EQ(attribute("A telescope may be kept three weeks.\nYes.", all, true),
+            "A telescope may be kept three weeks. [1]\nYes.");
+}
+
+TEST(Attribution, NoMarkWhereNothingIsShared) {
+  std::vector<Passage> all = passages();
+  all[1].score = 0.9;
+  const std::string foreign = "Bananas grow where the sun shines on tropical islands.";
+  EXPECT_EQ(attribute(foreign, all, true), foreign);
+  const std::string hardly = "Bananas grow on sunny tropical islands, says an optician.";
+  EXPECT_EQ(attribute(hardly, all, true), hardly);
+  EXPECT_EQ(attribute("", all, true), "");
+  AttributionStream refusal(all, true);
+  std::string text = refusal.push("Not in the documents");
+  EXPECT_EQ(text + refusal.finish(true), "Not in the documents");
+}
+
 TEST(Attribution, NumbersAndNamesDoNotEndSentences) {
   EXPECT_EQ(attribute("A late return costs 4.5 euros a day.", passages()),
             "A late return costs 4.5 euros a day. [1]");

@@ -1,0 +1,69 @@
+#include "app/answer.h"
+
+#include <gtest/gtest.h>
+
+namespace apud {
+namespace {
+
+Finished searched() {
+  Passage a, b;
+  a.id = 1, a.document = 3, a.score = 0.8;
+  a.source_text = a.text = "The borrowed telescope may be kept for three weeks by a member.";
+  b.id = 2, b.document = 4, b.score = 0.5;
+  b.source_text = b.text = "The cleaning of a mirror is the work of the optician.";
+  Finished finished;
+  finished.evidence.found = true;
+  finished.evidence.retrieval.emplace();
+  finished.evidence.packed.passages = {a, b};
+  return finished;
+}
+
+Finished checked(Finished finished, const std::string& text) {
+  Completion completion;
+  completion.text = text;
+  check_finished(finished, completion, citable(finished));
+  return finished;
+}
+
+std::string streamed(const Finished& finished, std::string_view text) {
+  std::vector<Passage> passages = citable(finished);
+  AnswerStream stream(passages, must_cite(finished));
+  std::string out;
+  for (char c : text) out += stream.push(std::string_view(&c, 1));
+  return out + stream.finish();
+}
+
+TEST(Answer, WhatSharesNoWordWithThePassagesIsNoEvidence) {
+  Finished foreign = checked(searched(), "Knead the dough for ten minutes and let it rest.");
+  EXPECT_TRUE(foreign.refused);
+  EXPECT_TRUE(foreign.checked.citations.empty());
+  ASSERT_EQ(foreign.warnings.size(), 1u);
+
+  Finished good = checked(searched(), "It may be kept three weeks.");
+  EXPECT_FALSE(good.refused);
+  ASSERT_EQ(good.checked.citations.size(), 1u);
+  EXPECT_EQ(good.checked.citations[0].passage, 1);
+  EXPECT_TRUE(checked(searched(), "Yes.").checked.citations.size() == 1);
+  EXPECT_FALSE(checked(searched(), "").refused);
+}
+
+TEST(Answer, OnlyWhatWasSearchedForMustCite) {
+  const std::string foreign = "Knead the dough for ten minutes and let it rest.";
+  Finished thanks = searched();
+  thanks.evidence.found = false;
+  EXPECT_FALSE(checked(thanks, foreign).refused);
+  Finished given = searched();  // -f
+  given.evidence.packed.passages[1].document = 0;
+  EXPECT_FALSE(checked(given, foreign).refused);
+}
+
+TEST(Answer, TheStreamShowsWhatIsChecked) {
+  for (const std::string text :
+       {"It may be kept three weeks.", "Yes.", "Not in the documents.", "Knead the dough [2].",
+        "Three weeks [2]. The optician, after that, does the rest."}) {
+    EXPECT_EQ(streamed(searched(), text), checked(searched(), text).checked.text) << text;
+  }
+}
+
+}  // namespace
+}  // namespace apud
