@@ -56,8 +56,9 @@ struct TierChoice {
   std::string tier;  // "host", "disk"
   int tokens = 0;    // that it held beyond the tiers above
   bool used = false;
-  double restore_seconds =
-      0;  // predicted from measured rates; 0: not measured yet, the tier is used
+  /// Predicted from measured rates. 0: not measured yet; the tier is used, its first pages are
+  /// timed, and where the rest is faster computed, that is a choice of its own.
+  double restore_seconds = 0;
   double compute_seconds = 0;
 };
 

@@ -278,6 +278,8 @@ void KvMemory::restore_disk(KvSequence& sequence, std::span<const int32_t> token
   if (found <= from) return;
   result.tiers.push_back(choose("disk", sequence, found, rates_.restore_tokens_per_second));
   if (!result.tiers.back().used) return;
+  // A speed that is not known yet is taken from the first pages: the rest may be faster computed.
+  int unmeasured = result.tiers.back().restore_seconds > 0 ? 0 : kPagesAhead;
   auto start = Clock::now();
   // Several pages are read at once: one thread neither copies nor verifies as fast as a device's
   // link moves.
@@ -297,6 +299,15 @@ void KvMemory::restore_disk(KvSequence& sequence, std::span<const int32_t> token
     }
     place(sequence, read->block, page, read->valid_tokens);
     if (read->valid_tokens < kKvPageTokens) break;
+    if (unmeasured > 0 && --unmeasured == 0 && sequence.computed < found) {
+      double rate = (sequence.computed - from) / std::max(seconds_since(start), 1e-6);
+      TierChoice rest = choose("disk", sequence, found, rate);
+      if (!rest.used) {
+        result.tiers.back().tokens = sequence.computed - from;
+        result.tiers.push_back(rest);
+        break;
+      }
+    }
   }
   if (!moves.empty()) store_->import_pages(moves);
   result.disk = sequence.computed - from;

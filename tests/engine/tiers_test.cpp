@@ -1,5 +1,7 @@
 // Device, host memory, disk: what the tree gives up moves down, what a prompt needs moves up, and
 // no answer ever depends on it. The fake device finishes transfers as late as a real one may.
+#include <filesystem>
+#include <fstream>
 #include <gtest/gtest.h>
 
 #include <random>
@@ -115,6 +117,39 @@ TEST(Tiers, ATierThatIsSlowerThanComputingIsNotUsedAndSaid) {
     }
   }
   EXPECT_TRUE(computed);
+}
+
+TEST(Tiers, AFirstRestoreFromDiskStopsWhereComputingIsFaster) {
+  for (double prefill_rate : {1e11, 1e-3}) {
+    test::TempDir dir;
+    Answer first;
+    {
+      Rig rig(false, 0, dir.path());
+      first = rig.ask(numbers(500, 3));
+      rig.engine->save_pending(5000);
+    }
+    // As after a process that computed, at a given speed, and never restored.
+    int files = 0;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(dir.path())) {
+      if (entry.path().filename() != "rates.json") continue;
+      std::ofstream(entry.path()) << "{\"prefill_tokens_per_second\": " << prefill_rate << "}";
+      ++files;
+    }
+    ASSERT_EQ(files, 1);
+    Rig rig(false, 0, dir.path(), true);
+    Answer again = rig.ask(numbers(500, 3));
+    EXPECT_EQ(again.best().logprobs, first.best().logprobs);
+    const std::vector<TierChoice>& tiers = again.receipt.tiers;
+    bool computes = prefill_rate > 1;
+    ASSERT_EQ(tiers.size(), computes ? 2u : 1u);
+    EXPECT_TRUE(tiers[0].used);
+    EXPECT_EQ(again.receipt.usage.cached_disk, computes ? 6 * kKvPageTokens : 499);
+    EXPECT_EQ(tiers[0].tokens, again.receipt.usage.cached_disk);
+    if (!computes) continue;
+    EXPECT_FALSE(tiers[1].used);
+    EXPECT_EQ(tiers[1].tokens, 499 - 6 * kKvPageTokens);
+    EXPECT_GT(tiers[1].restore_seconds, tiers[1].compute_seconds);
+  }
 }
 
 TEST(Tiers, ForgettingForgetsHostMemoryToo) {
