@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "app/clock.h"
-#include "app/prompts.h"
 #include "app/reword.h"
+#include "app/turn.h"
 #include "rag/refine.h"
 
 namespace apud {

@@ -18,8 +18,4 @@ std::string pinned_frame(std::string_view rendered);
 /// The sentence that the model is told to answer with when the passages do not hold the answer.
 bool says_not_in_documents(std::string_view answer);
 
-/// What a chat turn needs. A turn without any content word of its own ("thanks", "shorter",
-/// "translate that into Chinese", "再短一点") is about the conversation, not about the documents.
-bool needs_retrieval(std::string_view turn, bool first_turn);
-
 }  // namespace apud

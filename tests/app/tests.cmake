@@ -1,4 +1,4 @@
-apud_test(NAME app_test SOURCES app/settings_test.cpp app/cli_test.cpp app/prompts_test.cpp app/terminal_test.cpp
+apud_test(NAME app_test SOURCES app/settings_test.cpp app/cli_test.cpp app/prompts_test.cpp app/turn_test.cpp app/terminal_test.cpp
           app/machine_test.cpp app/evidence_budget_test.cpp app/citation_mask_test.cpp
           app/answer_test.cpp app/rewording_test.cpp app/rerank_test.cpp app/load_report_test.cpp LIBS apud_app
           LABELS unit)
