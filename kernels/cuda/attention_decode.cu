@@ -5,8 +5,8 @@ namespace apud::cuda {
 namespace {
 
 using decode::DecodeParams;
+using decode::kHeads;
 using decode::kMaxSplits;
-using decode::kWarps;
 
 /// Clusters of 16 blocks: the H100's and H200's.
 bool cluster_splits(int splits) {
@@ -22,29 +22,27 @@ bool cluster_splits(int splits) {
 
 template <int D, typename H, bool kI8>
 void run_decode(const DecodeParams& p, dim3 grid, const Launch& where) {
-  // Pages in flight a block. More crowd out the blocks of the products before and after it.
-  constexpr int kStages = D <= 64 ? 4 : 2;
-  size_t shared = decode::decode_shared<D>(kStages);
   int device = 0, limit = 0;
   APUD_CUDA(cudaGetDevice(&device));
   APUD_CUDA(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  if (grid.x == 16 && cluster_splits(16) && shared <= static_cast<size_t>(limit)) {
-    auto kernel = decode::decode_kernel<D, H, kI8, kStages, true>;
+  auto run = [&](auto kernel, int groups, int stages, int cluster) {
+    const size_t shared =
+        decode::decode_shared<D>(groups, stages) + (cluster ? decode::kInboxBytes : 0);
     APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    static_cast<int>(shared)));
-    if (grid.x > 8)
+    if (cluster > 8)
       APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
-    launch_cluster(static_cast<int>(grid.x), where, kernel, grid, dim3(kWarps * 32), shared, p);
-    return;
-  }
-  auto kernel = decode::decode_kernel<D, H, kI8, kStages, false>;
-  if (shared > static_cast<size_t>(limit)) {  // cards with 99 KB a block
-    kernel = decode::decode_kernel<D, H, kI8, 1, false>;
-    shared = decode::decode_shared<D>(1);
-  }
-  APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(shared)));
-  launch(where, kernel, grid, dim3(kWarps * 32), shared, p);
+    launch_cluster(cluster, where, kernel, grid, dim3(groups * decode::kPageWarps * 32), shared, p);
+  };
+  // Two groups of warps and one page in flight each; more would crowd out the blocks of the
+  // products before and after. Cards with 99 KB a block: one group.
+  constexpr int kStages = D <= 64 ? 2 : 1;
+  if (decode::decode_shared<D>(2, kStages) > static_cast<size_t>(limit))
+    run(decode::decode_kernel<D, H, kI8, 1, 1, false>, 1, 1, 0);
+  else if (cluster_splits(static_cast<int>(grid.x)))
+    run(decode::decode_kernel<D, H, kI8, 2, kStages, true>, 2, kStages, static_cast<int>(grid.x));
+  else
+    run(decode::decode_kernel<D, H, kI8, 2, kStages, false>, 2, kStages, 0);
 }
 
 template <int D>
@@ -65,7 +63,7 @@ void run_decode_type(const DecodeParams& p, dim3 grid, const Launch& where) {
 }  // namespace
 
 int decode_splits(const HeadShape& shape, int multiprocessors) {
-  int tiles = shape.kv_heads * ceil_div(shape.heads / shape.kv_heads, 16);
+  int tiles = shape.kv_heads * ceil_div(shape.heads / shape.kv_heads, kHeads);
   // Two blocks fit a multiprocessor; one more than that would wait for a second round.
   int splits = std::clamp(2 * multiprocessors / tiles, 1, kMaxSplits);
   // Many splits merge faster as a cluster, though it has 16 blocks at most; few merge faster
@@ -106,7 +104,7 @@ void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const Dec
     p.k_norm = fused->k_norm;
   }
   int gqa = a.shape.heads / a.shape.kv_heads;
-  dim3 grid(splits, a.shape.kv_heads * ceil_div(gqa, 16), a.rows);
+  dim3 grid(splits, a.shape.kv_heads * ceil_div(gqa, kHeads), a.rows);
   int dim = a.shape.dim;
   if (dim <= 32)
     run_decode_type<32>(p, grid, where);

@@ -32,7 +32,17 @@ __global__ void embed_kernel(const __grid_constant__ EmbedArgs a) {
   const uint8_t* from = a.table.data + int64_t{index + a.offset} * a.table.shape.stride;
   const int64_t to = row * a.out.ld;
   constexpr int kGroup = plane_bytes(F).group;
-  group_values<F>(load_group<F>(from, a.table.shape, g), [&](int i, float v) {
+  const Group group = load_group<F>(from, a.table.shape, g);
+  if (!a.accumulate && !a.out.half16 && (g + 1) * kGroup <= a.table.cols && a.out.ld % 4 == 0) {
+    float v[kGroup];
+    group_values<F>(group, [&](int i, float x) { v[i] = x * a.scale; });
+    float4* out = reinterpret_cast<float4*>(static_cast<float*>(a.out.data) + to + g * kGroup);
+#pragma unroll
+    for (int i = 0; i < kGroup / 4; ++i)
+      out[i] = make_float4(v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]);
+    return;
+  }
+  group_values<F>(group, [&](int i, float v) {
     int c = g * kGroup + i;
     if (c >= a.table.cols) return;
     set_matrix<H>(a.out, to + c,

@@ -60,7 +60,7 @@ QuantRows make_quant_rows(Plan& plan, int rows, int cols) {
   QuantRows q;
   q.groups = ceil_div(cols, 32);
   const size_t bytes = rows * QuantRows::row_bytes(q.groups);
-  const size_t squares = size_t{4} * rows * q.groups;
+  const size_t squares = size_t{4} * rows * 2 * q.groups;
   DeviceBuffer& memory = plan.memory.emplace_back(bytes + squares, "quantised activations");
   APUD_CUDA(cudaMemset(memory.as(), 0, bytes + squares));
   q.data = memory.as();

@@ -43,53 +43,69 @@ __global__ void __launch_bounds__(256) scan_kernel(const __grid_constant__ Sampl
   const uint64_t* allowed = !a.plain_greedy && a.row[row].allowed_begin >= 0
                                 ? a.allowed + a.row[row].allowed_begin
                                 : nullptr;
+  // Calls use(i, logit, allowed and finite), several loads in flight.
+  auto each = [&](auto use) {
+    constexpr int kAhead = 4;
+    for (int first = begin + threadIdx.x; first < end; first += 256 * kAhead) {
+      float x[kAhead];
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k)
+        x[k] = first + 256 * k < end ? ld_stream(logits + first + 256 * k) : -INFINITY;
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const int i = first + 256 * k;
+        if (i >= end) break;
+        use(i, x[k], isfinite(x[k]) && (!allowed || ((allowed[i / 64] >> (i % 64)) & 1)));
+      }
+    }
+  };
   Best best = {-INFINITY, -1};
-  for (int i = begin + threadIdx.x; i < end; i += 256) {
-    float x = ld_stream(logits + i);
-    bool ok = isfinite(x) && (!allowed || ((allowed[i / 64] >> (i % 64)) & 1));
+  each([&](int i, float x, bool ok) {
     if (ok) best = better_of(best, {x, i});
     if (!a.plain_greedy) a.work[int64_t{row} * a.vocab + i] = ok ? x : -INFINITY;
-  }
+  });
   best = warp_best(best);
   if ((threadIdx.x & 31) == 0) bests[threadIdx.x >> 5] = best;
   __syncthreads();
   best = bests[0];
   for (int w = 1; w < 8; ++w) best = better_of(best, bests[w]);
   float sum = 0;
-  for (int i = begin + threadIdx.x; i < end && best.id >= 0; i += 256) {
-    float x = ld_stream(logits + i);
-    bool ok = isfinite(x) && (!allowed || ((allowed[i / 64] >> (i % 64)) & 1));
+  each([&](int, float x, bool ok) {
     if (ok) sum += __expf(x - best.value);
-  }
+  });
   sum = block_sum(sum, sums);
   if (threadIdx.x == 0)
     a.partial[row * kSampleChunks + chunk] =
         make_float4(best.value, __int_as_float(best.id), sum, 0);
 }
 
+/// By a whole warp.
 __device__ float log_sum_exp(const float4* partial, Best* best) {
+  constexpr int kEach = kSampleChunks / 32;
+  const int lane = threadIdx.x & 31;
+  float4 chunk[kEach];
   Best b = {-INFINITY, -1};
-  for (int i = 0; i < kSampleChunks; ++i) {
-    float4 p = __ldcg(partial + i);
-    b = better_of(b, {p.x, __float_as_int(p.y)});
-  }
+#pragma unroll
+  for (int k = 0; k < kEach; ++k) chunk[k] = __ldcg(partial + k * 32 + lane);
+#pragma unroll
+  for (int k = 0; k < kEach; ++k) b = better_of(b, {chunk[k].x, __float_as_int(chunk[k].y)});
+  b = warp_best(b);
   float sum = 0;
-  for (int i = 0; i < kSampleChunks; ++i) {
-    float4 p = __ldcg(partial + i);
-    if (__float_as_int(p.y) >= 0) sum += p.z * __expf(p.x - b.value);
-  }
+#pragma unroll
+  for (int k = 0; k < kEach; ++k)
+    if (__float_as_int(chunk[k].y) >= 0) sum += chunk[k].z * __expf(chunk[k].x - b.value);
   *best = b;
-  return b.value + logf(sum);
+  return b.value + logf(warp_sum(sum));
 }
 
+/// A block of one warp a row.
 __global__ void greedy_kernel(const __grid_constant__ SampleArgs a) {
   grid_dependency_trigger();
   grid_dependency_wait();
-  int row = blockIdx.x * blockDim.x + threadIdx.x;
-  if (row >= a.rows) return;
+  const int row = blockIdx.x;
   Best best;
-  float lse = log_sum_exp(a.partial + row * kSampleChunks, &best);
-  a.out[row] = {best.id, best.id >= 0 ? best.value - lse : 0.f};
+  const float lse = log_sum_exp(a.partial + row * kSampleChunks, &best);
+  if (threadIdx.x == 0) a.out[row] = {best.id, best.id >= 0 ? best.value - lse : 0.f};
 }
 
 struct Shared {
@@ -241,7 +257,7 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(const __grid_constant__ 
 void sample(const SampleArgs& a, const Launch& where) {
   launch(where, scan_kernel, dim3(kSampleChunks, a.rows), dim3(256), 0, a);
   if (a.plain_greedy)
-    launch(where, greedy_kernel, dim3(ceil_div(a.rows, 32)), dim3(32), 0, a);
+    launch(where, greedy_kernel, dim3(a.rows), dim3(32), 0, a);
   else
     launch(where, draw_kernel, dim3(a.rows), dim3(kThreads), 0, a);
 }

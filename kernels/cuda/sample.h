@@ -34,7 +34,7 @@ struct SampleArgs {
   float4* partial = nullptr;    // (rows, kSampleChunks)
   SampledToken* out = nullptr;  // (rows); id -1: no finite logit
 };
-inline constexpr int kSampleChunks = 32;
+inline constexpr int kSampleChunks = 128;
 void sample(const SampleArgs& a, const Launch& where);
 
 }  // namespace apud::cuda

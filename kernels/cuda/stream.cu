@@ -46,10 +46,10 @@ bool run_together(StreamStage stage, int threads, const Launch& where) {
     launch(where, kernel, dim3(tiles), dim3(threads), shared, stage);
     left -= n;
     stage.x.data += n * QuantRows::row_bytes(groups);
-    stage.x.squares += int64_t{n} * groups;
+    stage.x.squares += int64_t{n} * 2 * groups;
     if (stage.next.data) {
       stage.next.data += n * QuantRows::row_bytes(stage.next.groups);
-      stage.next.squares += int64_t{n} * stage.next.groups;
+      stage.next.squares += int64_t{n} * 2 * stage.next.groups;
     }
     for (int i = 0; i < stage.segments; ++i) stage.segment[i].out += n * stage.segment[i].out_ld;
   }
@@ -73,20 +73,22 @@ __global__ void __launch_bounds__(256) quantise_kernel(const __grid_constant__ Q
 
 void stream(StreamStage stage, int multiprocessors, const Launch& where) {
   APUD_CHECK(stage.segments >= 1 && stage.segments <= StreamStage::kMaxSegments, "segments");
-  APUD_CHECK(
-      !stage.next.data || (stage.segments == 1 &&
-                           stage.next.groups == ceil_div(stage.segment[0].weight.rows, kTileRows)),
-      "a group of the next stage is a tile");
-  // Few tiles: two warps share a pair of rows. Chosen by the stage alone, so that a row's sum has
-  // one order however it is launched.
+  APUD_CHECK(!stage.next.data ||
+                 (stage.segments == 1 &&
+                  stage.next.groups == ceil_div(stage.segment[0].weight.rows, 2 * kTileRows)),
+             "half a group of the next stage is a tile");
+  // Few tiles of long rows: two warps share a pair of rows. Else small blocks, so that one's end is
+  // another's beginning; two planes of bytes leave room for one step of loads a warp, and gain by
+  // more warps. Chosen by the stage alone, so that a row's sum has one order however it is
+  // launched.
   int tiles = 0;
-  for (int i = 0; i < stage.segments; ++i)
+  bool wide = true;
+  for (int i = 0; i < stage.segments; ++i) {
     tiles += ceil_div(stage.segment[i].weight.rows, kTileRows);
-  const bool shared = stage.x.groups > 32 && tiles <= multiprocessors + multiprocessors / 4;
-  // Many tiles of short rows: small blocks, so that more of them are resident at once. Long rows
-  // gain alone but lose in the graph, where a block's end is the next stage's beginning.
-  const bool few = tiles <= multiprocessors + multiprocessors / 4;
-  const int threads = shared ? 1024 : few || stage.x.groups > 64 ? 512 : 256;
+    wide = wide && plane_bytes(stage.segment[i].weight.type).high == 16;
+  }
+  const bool few = tiles <= 5 * multiprocessors / 2;
+  const int threads = stage.x.groups > 32 && (few || wide) ? 512 : 256;
   // Two columns and more have no kernels for mixed types: same-type neighbours go together.
   for (int from = 0; from < stage.segments;) {
     int to = stage.segments;

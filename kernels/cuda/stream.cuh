@@ -1,5 +1,5 @@
-// The kernel of quantised products. A block makes 32 neighbouring outputs, so that it can quantise
-// them as one group: 8 warps two pairs of outputs each, 16 warps one pair, 32 warps half of a
+// The kernel of quantised products. A block makes 16 neighbouring outputs, so that it can quantise
+// them with one scale: 4 warps two pairs of outputs each, 8 warps one pair, 16 warps half of a
 // pair's columns each. Weights stream in 16-byte loads that are in flight before the stage waits
 // for the one before it.
 #pragma once
@@ -11,48 +11,41 @@
 
 namespace apud::cuda {
 
-inline constexpr int kTileRows = 32, kTileWarps = 16;
+inline constexpr int kTileRows = 16, kTilePairs = kTileRows / 2, kMaxWarps = 16;
 
-__host__ __device__ inline size_t stream_column_bytes(int groups) {
-  return (size_t{40} * groups + 15) / 16 * 16;
-}
 /// Behind the columns: sums of (warps, 4, NC).
 __host__ __device__ inline size_t stream_shared(int columns, int nc, int groups) {
-  return columns * stream_column_bytes(groups) + size_t{2} * kTileWarps * 4 * nc * 4;
+  return columns * QuantRows::row_bytes(groups) + size_t{kMaxWarps} * 4 * nc * 4;
 }
 
 /// Columns of activations to shared memory, scales in the form that the weight type takes.
 template <WeightType F>
 __device__ __forceinline__ void fetch_columns(const StreamStage& p, int count, uint8_t* columns) {
   const int groups = p.x.groups;
-  const size_t stride = stream_column_bytes(groups);
+  const size_t stride = QuantRows::row_bytes(groups);
+  constexpr bool kScaled = sum_kind(F) == SumKind::kScaledSum;
+  const int chunks = kScaled ? 2 * groups : 3 * groups;
   for (int m = 0; m < count; ++m) {
     uint8_t* to = columns + m * stride;
     const uint8_t* from = p.x.data + m * stride;
 #pragma unroll 1
-    for (int c = threadIdx.x; c < 2 * groups; c += blockDim.x)
+    for (int c = threadIdx.x; c < chunks; c += blockDim.x)
       copy_async16(to + c * 16, from + c * 16, true);
   }
   copy_commit();
-  for (int m = 0; m < count; ++m)
+  if constexpr (kScaled)
+    for (int m = 0; m < count; ++m)
 #pragma unroll 1
-    for (int g = threadIdx.x; g < groups; g += blockDim.x) {
-      const uint8_t* from = p.x.data + m * stride + 32 * groups + 8 * g;
-      float d;
-      uint32_t sums;
-      asm volatile("ld.global.cg.v2.b32 {%0,%1}, [%2];"
-                   : "=f"(d), "=r"(sums)
-                   : "l"(from)
-                   : "memory");
-      ActivationScale s = {d, static_cast<int>(sums)};
-      if constexpr (sum_kind(F) != SumKind::kSums16) {
-        const int sum = static_cast<int16_t>(sums & 0xffff) + (static_cast<int>(sums) >> 16);
-        s.sum = sum_kind(F) == SumKind::kScaledSum
-                    ? __float_as_int(__fmul_rn(d, static_cast<float>(sum)))
-                    : sum;
+      for (int g = threadIdx.x; g < groups; g += blockDim.x) {
+        const float4 raw =
+            ld_stream4(reinterpret_cast<const float*>(p.x.data + m * stride + 32 * groups) + 4 * g);
+        const int sums = __float_as_int(raw.z);
+        const float scaled =
+            __fmaf_rn(raw.y, static_cast<float>(sums >> 16),
+                      __fmul_rn(raw.x, static_cast<float>(static_cast<int16_t>(sums & 0xffff))));
+        reinterpret_cast<float4*>(columns + m * stride + 32 * groups)[g] =
+            make_float4(raw.x, raw.y, scaled, 0);
       }
-      reinterpret_cast<ActivationScale*>(columns + m * stride + 32 * groups)[g] = s;
-    }
   copy_wait<0>();
   __syncthreads();
 }
@@ -64,16 +57,15 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSe
   constexpr int kItemsPair = kPair ? 2 : 1;
   constexpr int kDepth = NC > 2 || plane_bytes(F).high == 16 ? 1 : 2;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  const int shift = blockDim.x > kTileWarps * 32, split = 1 << shift;
+  const int shift = blockDim.x > kTilePairs * 32, split = 1 << shift;
   const int part = warp & (split - 1), first_pair = warp >> shift;
-  const int items = blockDim.x < kTileWarps * 32 ? 2 * kItemsPair : kItemsPair;
+  const int items = blockDim.x < kTilePairs * 32 ? 2 * kItemsPair : kItemsPair;
   const int columns_count = NC == 1 ? 1 : p.columns;
   const PackedShape shape = s.weight.shape;
   const int groups = shape.groups, steps = (groups + 31) >> 5, rows = s.weight.rows;
   auto pair_of = [&](int item) {
-    return first_pair + (kPair ? item >> 1 : item) * (kTileWarps / 2);
+    return first_pair + (kPair ? item >> 1 : item) * (kTilePairs / 2);
   };
-
   const uint8_t *base = nullptr, *base1 = nullptr;
   auto set_base = [&](int item) {
     const int row = tile * kTileRows + 2 * pair_of(item) + (kPair ? item & 1 : 0);
@@ -102,7 +94,7 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSe
 
   // Constants of the epilogue, by the warp that will make column `warp`.
   const int row = tile * kTileRows + lane;
-  const bool mine = warp < columns_count, valid = row < rows;
+  const bool mine = warp < columns_count, valid = lane < kTileRows && row < rows;
   float bias = 0, pair_bias = 0, norm_weight = 1;
   if (mine && valid) {
     if (s.bias) bias = s.bias[row];
@@ -114,17 +106,21 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSe
   if (p.accumulate && mine && valid) residual = ld_stream(s.out + warp * s.out_ld + row);
 
   uint8_t* columns = shared;
-  const size_t column_bytes = stream_column_bytes(groups);
+  const size_t column_bytes = QuantRows::row_bytes(groups);
   float* sums = reinterpret_cast<float*>(shared + columns_count * column_bytes);
-  // Loaded beside the columns, added up at the end.
-  constexpr int kSquares = 4;
+  // Asked for beside the columns.
+  constexpr int kSquares = 8;
+  const int halves = 2 * groups;
   float squares[kSquares] = {};
   if (mine && p.normed)
 #pragma unroll
     for (int i = 0; i < kSquares; ++i)
-      if (i * 32 + lane < groups)
-        squares[i] = ld_stream(p.x.squares + int64_t{warp} * groups + i * 32 + lane);
+      if (i * 32 + lane < halves)
+        squares[i] = ld_stream(p.x.squares + int64_t{warp} * halves + i * 32 + lane);
   fetch_columns<F>(p, columns_count, columns);
+  float square_sum = 0;
+#pragma unroll
+  for (int i = 0; i < kSquares; ++i) square_sum += squares[i];
 
   float acc[2][NC];
 #pragma unroll
@@ -171,7 +167,7 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSe
   __syncthreads();
   if (!mine) return;
   // Output `lane` of the tile, column `warp`.
-  const int from = (lane >> 1) * split, which = lane & 1;
+  const int from = ((lane % kTileRows) >> 1) * split, which = lane & 1;
   float v = 0, up = 0;
   for (int k = 0; k < split; ++k) {
     const float* at = sums + (from + k) * 4 * NC + warp;
@@ -184,9 +180,9 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSe
   }
   float factor = 1;
   if (p.normed) {
-    float sum = (squares[0] + squares[1]) + (squares[2] + squares[3]);
-    for (int g = kSquares * 32 + lane; g < groups; g += 32)
-      sum += ld_stream(p.x.squares + int64_t{warp} * groups + g);
+    float sum = square_sum;
+    for (int g = kSquares * 32 + lane; g < halves; g += 32)
+      sum += ld_stream(p.x.squares + int64_t{warp} * halves + g);
     factor = rsqrtf(warp_sum(sum) / static_cast<float>(p.cols) + p.norm_eps);
   }
   v = __fmaf_rn(v, factor, bias);
@@ -195,14 +191,14 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSe
   if (valid) s.out[warp * s.out_ld + row] = v;
   if (p.next.data) {
     if (!valid) v = 0;
-    store_group(p.next, warp, tile, __fmul_rn(v, norm_weight), __fmul_rn(v, v));
+    store_half(p.next, warp, tile, lane < kTileRows, __fmul_rn(v, norm_weight), __fmul_rn(v, v));
   }
 }
 
-/// Segments of type A or B. PRECOND: blockDim 256, 512 or 1024 (the last with two steps a row at
-/// least); columns <= NC; stream_shared bytes.
+/// Segments of type A or B. PRECOND: blockDim 128 (with 4 columns at most), 256 or 512; columns <=
+/// NC; stream_shared bytes.
 template <WeightType A, WeightType B, int NC, bool kPair>
-__global__ void __launch_bounds__(1024, 1) stream_kernel(const __grid_constant__ StreamStage p) {
+__global__ void __launch_bounds__(512, 2) stream_kernel(const __grid_constant__ StreamStage p) {
   extern __shared__ __align__(16) uint8_t shared[];
   grid_dependency_trigger();
   int index = 0;

@@ -15,14 +15,15 @@ namespace apud::cuda {
 /// Rows of activations as int8 with a scale per group of 32.
 struct QuantRows {
   uint8_t* data = nullptr;   // per row: values 0-15 of each group, values 16-31, then GroupScale
-  float* squares = nullptr;  // (rows, groups): of the values before norm weights
+  float* squares = nullptr;  // (rows, 2 groups): of 16 values each before norm weights
   int groups = 0;
-  static size_t row_bytes(int groups) { return static_cast<size_t>(round_up(40 * groups, 16)); }
+  static constexpr size_t row_bytes(int groups) { return size_t{48} * groups; }
 };
-/// Of a group: value = d * byte; the sums of bytes 0-15 (low half) and 16-31, as int16.
+/// Of a group's halves (values 0-15 and 16-31): value = d * byte; the sum of the bytes.
 struct GroupScale {
-  float d;
-  uint32_t sums;
+  float d[2];
+  int16_t sum[2];
+  uint32_t unused;
 };
 
 /// One weight matrix of a stage. Several that read the same x run as one launch.

@@ -151,24 +151,24 @@ __device__ __forceinline__ void group_values(const Group& r, Out&& out) {
   }
 }
 
-/// What decode needs to know of 32 int8 activations besides the bytes: their scale and their sum,
-/// in the form that the weight type's formula takes.
+/// What decode needs to know of 32 int8 activations besides the bytes: the scales of values 0-15
+/// and 16-31, and their sums in the form that the weight type's formula takes.
 struct ActivationScale {
-  float d;
-  int sum;  // kSums16: int16 sums of values 0-15 and 16-31; kSum: int32; kScaledSum: float bits of
-            // d * sum
+  float d[2];
+  int sum;  // kSums16: int16 sums of the halves; kScaledSum: float bits of d[0] sum[0] + d[1]
+            // sum[1]
+  int unused;
 };
-enum class SumKind { kNone, kSum, kSums16, kScaledSum };
+enum class SumKind { kNone, kSums16, kScaledSum };
 constexpr SumKind sum_kind(WeightType type) {
   switch (type) {
-    case WeightType::kQ4_0:
-    case WeightType::kQ5_0:
-      return SumKind::kSum;
     case WeightType::kQ4_1:
     case WeightType::kQ5_1:
     case WeightType::kQ4_K:
     case WeightType::kQ5_K:
       return SumKind::kScaledSum;
+    case WeightType::kQ4_0:
+    case WeightType::kQ5_0:
     case WeightType::kQ2_K:
     case WeightType::kQ3_K:
     case WeightType::kQ6_K:
@@ -208,20 +208,20 @@ __device__ __forceinline__ float add_group_dot(float acc, const Group& r, const 
     }
   }
   if constexpr (kPlainNibbles) dot[1] >>= 4;
-  Affine a = group_affine<F>(r);
+  const Affine a = group_affine<F>(r);
   if constexpr (kSums == SumKind::kSums16) {
-    int s0 = static_cast<int16_t>(s.sum & 0xffff), s1 = s.sum >> 16;
-    float p = __fmul_rn(a.scale[0], static_cast<float>(dot[0] - a.zero * s0));
-    p = __fmaf_rn(a.scale[1], static_cast<float>(dot[1] - a.zero * s1), p);
+    const int s0 = static_cast<int16_t>(s.sum & 0xffff), s1 = s.sum >> 16;
+    float p0 = __fmul_rn(a.scale[0], static_cast<float>(dot[0] - a.zero * s0));
+    float p1 = __fmul_rn(a.scale[1], static_cast<float>(dot[1] - a.zero * s1));
     if constexpr (F == WeightType::kQ2_K) {
-      p = __fmaf_rn(-a.minus[0], static_cast<float>(s0), p);
-      p = __fmaf_rn(-a.minus[1], static_cast<float>(s1), p);
+      p0 = __fmaf_rn(-a.minus[0], static_cast<float>(s0), p0);
+      p1 = __fmaf_rn(-a.minus[1], static_cast<float>(s1), p1);
     }
-    return __fmaf_rn(s.d, p, acc);
+    return __fmaf_rn(s.d[1], p1, __fmaf_rn(s.d[0], p0, acc));
   } else {
-    int total = dot[0] + dot[1];
-    if constexpr (kSums == SumKind::kSum) total -= a.zero * s.sum;
-    acc = __fmaf_rn(__fmul_rn(a.scale[0], s.d), static_cast<float>(total), acc);
+    const float total = __fmaf_rn(s.d[1], static_cast<float>(dot[1]),
+                                  __fmul_rn(s.d[0], static_cast<float>(dot[0])));
+    acc = __fmaf_rn(a.scale[0], total, acc);
     if constexpr (kSums == SumKind::kScaledSum)
       acc = __fmaf_rn(-a.minus[0], __int_as_float(s.sum), acc);
     return acc;
