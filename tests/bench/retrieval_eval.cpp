@@ -2,11 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <set>
 #include <vector>
 
+#include "base/error.h"
 #include "base/file.h"
+#include "rag/chunker.h"
 #include "rag/eval.h"
 #include "rag/ingest.h"
 #include "rag/packer.h"
@@ -18,6 +21,22 @@ namespace {
 
 constexpr int kHits = 100;
 constexpr int kBudget = 2000;
+constexpr size_t kExcerpt = 600;  // bytes
+
+void ingest_corpus(Store& store, TextEmbedder& embedder, const EvalArguments& arguments) {
+  Path corpus = arguments.corpus;
+  IngestOptions options;
+  options.collection = arguments.collection;
+  IngestReport report =
+      ingest(store, embedder, std::span(&corpus, 1), options, [](const IngestProgress& p) {
+        if (p.event && p.files_done % 100 == 0) {
+          std::fprintf(stderr, "\r%ld/%ld files %ld chunks", static_cast<long>(p.files_done),
+                       static_cast<long>(p.files_total), static_cast<long>(p.chunks_done));
+        }
+      });
+  std::fprintf(stderr, "\n%ld chunks in %.1f s, embedder busy %.1f s\n",
+               static_cast<long>(report.chunks), report.seconds, report.embed_seconds);
+}
 
 std::string scores_json(std::span<const Judged> judged) {
   std::string out;
@@ -30,26 +49,81 @@ std::string scores_json(std::span<const Judged> judged) {
   return "{" + out + "}";
 }
 
+/// Share of the bytes of the gold document's beginning (its answer: the sentences within kExcerpt
+/// bytes) that packing `budget` tokens puts into the prompt.
+double excerpt_recall(Store& store, const CollectionInfo& info, const EvalQuestion& question,
+                      const Packed& packed) {
+  for (const DocumentInfo& d : store.documents(info.id)) {
+    if (!gold_matches(question.gold.at(0), d.path, "") || d.chunks == 0) continue;
+    std::string text = store.text(d.id).text;
+    size_t begin = text[0] == '#' ? text.find('\n') : 0;  // a heading that was kept is the question
+    std::string_view answer = std::string_view(text).substr(begin);
+    size_t end = begin;
+    for (const Sentence& s : split_sentences(answer)) {
+      if (end > begin && s.end > kExcerpt) break;
+      end = begin + s.end;
+    }
+    std::vector<bool> held(end, false);
+    for (const Passage& p : packed.passages) {
+      if (p.document != d.id) continue;
+      for (const TextRange& part : p.parts)
+        for (size_t i = part.begin; i < std::min(part.end, end); ++i) held[i] = true;
+    }
+    // White space between sentences is nobody's.
+    size_t all = 0, found = 0;
+    for (size_t i = begin; i < end; ++i) {
+      if (text[i] == ' ' || text[i] == '\n') continue;
+      ++all;
+      found += held[i];
+    }
+    return static_cast<double>(found) / static_cast<double>(std::max<size_t>(all, 1));
+  }
+  throw Error(ErrorKind::kBadData, "question " + question.id + ": its document is not there");
+}
+
 }  // namespace
+
+std::string evaluate_excerpts(TextEmbedder& embedder, const EvalArguments& arguments) {
+  Store store(arguments.store);
+  ingest_corpus(store, embedder, arguments);
+  CollectionInfo info = store.collection(arguments.collection);
+  auto questions = parse_eval_questions(read_file(arguments.questions));
+  Retriever retriever(store, &embedder);
+  EmbedderCounter counter(embedder);
+  std::vector<std::string> names = {arguments.collection};
+  double recall[2] = {0, 0}, found = 0;
+  int asked = 0;
+  for (size_t i = 0; i < questions.size(); i += arguments.excerpts, ++asked) {
+    Packer packer(store, &embedder);
+    RetrieveOptions options;
+    options.k = PackOptions{}.max_hits;
+    Retrieval hits = retriever.retrieve(questions[i].question, names, options);
+    found += std::any_of(hits.hits.begin(), hits.hits.end(), [&](const Hit& h) {
+      return gold_matches(questions[i].gold.at(0), h.path, "");
+    });
+    for (int b = 0; b < 2; ++b) {
+      PackOptions packing;
+      packing.budget = 1000 * (b + 1);
+      packing.sentence_vector_tokens = arguments.vector_tokens;
+      packing.whole_document = false;
+      recall[b] += excerpt_recall(store, info, questions[i],
+                                  packer.pack(hits.hits, questions[i].question, counter, packing));
+    }
+  }
+  return fmt::format(
+      R"({{"questions":{},"candidates hold it":{:.3f},"recall@1000":{:.3f},"recall@2000":{:.3f}}})",
+      asked, found / asked, recall[0] / asked, recall[1] / asked);
+}
 
 std::string evaluate_retrieval(TextEmbedder& embedder, const EvalArguments& arguments) {
   Store store(arguments.store);
-  Path corpus = arguments.corpus;
-  IngestReport report =
-      ingest(store, embedder, std::span(&corpus, 1), {}, [](const IngestProgress& p) {
-        if (p.event && p.files_done % 100 == 0) {
-          std::fprintf(stderr, "\r%ld/%ld files %ld chunks", static_cast<long>(p.files_done),
-                       static_cast<long>(p.files_total), static_cast<long>(p.chunks_done));
-        }
-      });
-  std::fprintf(stderr, "\n%ld chunks in %.1f s, embedder busy %.1f s\n",
-               static_cast<long>(report.chunks), report.seconds, report.embed_seconds);
-  CollectionInfo info = store.collection("default");
+  ingest_corpus(store, embedder, arguments);
+  CollectionInfo info = store.collection(arguments.collection);
   auto questions = parse_eval_questions(read_file(arguments.questions));
   Retriever retriever(store, &embedder);
   Packer packer(store, &embedder);
   EmbedderCounter counter(embedder);
-  std::vector<std::string> names = {"default"};
+  std::vector<std::string> names = {arguments.collection};
 
   std::string out = fmt::format(R"({{"questions":{},"chunks":{},"weight":{:.2f},"abstain":{:.3f})",
                                 questions.size(), info.chunks, info.calibration.dense_weight,

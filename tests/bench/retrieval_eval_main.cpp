@@ -2,7 +2,9 @@
 // it.
 //
 //   retrieval_eval --model FOLDER_OR_NAME --corpus DIR --questions FILE.jsonl --store FILE.db
+//                  [--collection NAME] [--excerpts N [--vector-tokens N]]
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 
@@ -54,6 +56,12 @@ int main(int argc, char** argv) {
       arguments.questions = argv[i + 1];
     } else if (option == "--store") {
       arguments.store = argv[i + 1];
+    } else if (option == "--collection") {
+      arguments.collection = argv[i + 1];
+    } else if (option == "--excerpts") {
+      arguments.excerpts = std::strtoul(argv[i + 1], nullptr, 10);
+    } else if (option == "--vector-tokens") {
+      arguments.vector_tokens = std::atoi(argv[i + 1]);
     } else {
       std::fprintf(stderr, "unknown option %s\n", argv[i]);
       return 2;
@@ -67,7 +75,10 @@ int main(int argc, char** argv) {
     apud::Path path =
         model.find('/') == std::string::npos ? apud::test::models_dir() / model : apud::Path(model);
     EngineEmbedder embedder(path);
-    std::printf("%s\n", apud::bench::evaluate_retrieval(embedder, arguments).c_str());
+    std::string scores = arguments.excerpts > 0
+                             ? apud::bench::evaluate_excerpts(embedder, arguments)
+                             : apud::bench::evaluate_retrieval(embedder, arguments);
+    std::printf("%s\n", scores.c_str());
   } catch (const apud::Error& e) {
     std::fprintf(stderr, "%s\n%s\n", e.what(), e.advice().c_str());
     return apud::exit_code(e.kind());
