@@ -3,8 +3,7 @@
 //  - a mark is put right when another passage bears its sentence as well or better and is more
 //    relevant to the question;
 //  - an answer that ends without any mark gets the one of the passage nearest to it; where it
-//  shares
-//    hardly a word with any, it stays without and is no answer from the passages.
+//    shares hardly a word with any, it stays without and is no answer from the passages.
 // Nothing else is changed: a sentence that no passage bears keeps what the model wrote, and is
 // reported by check_answer.
 //
