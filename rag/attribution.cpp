@@ -13,7 +13,7 @@ namespace {
 constexpr double kBorne = 0.6;     // share of a sentence's content words that its passage holds
 constexpr double kNearest = 0.25;  // the same for the one mark of an answer without any
 constexpr double kRelevanceWeight = 0.5;  // of a passage's score beside the share
-constexpr double kMarkWeight = 0.1;       // what the model's own choice counts
+constexpr double kMarkWeight = 0.05;      // what the model's own choice counts
 constexpr size_t kFewestWords = 2;        // fewer say nothing about where they come from
 constexpr size_t kLongestMark = 48;
 

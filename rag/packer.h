@@ -51,7 +51,7 @@ struct LeftOut {
   std::string heading_path;
   double score = 0;
   int tokens = 0;
-  std::string reason;  // "budget", "duplicate of [3]"
+  std::string reason;  // "budget", "duplicate of [3]", "far behind the best"
 };
 
 /// Stands in Passage::text where sentences were left out.

@@ -1,6 +1,7 @@
 #include "rag/pack/select.h"
 
 #include <algorithm>
+#include <functional>
 #include <map>
 
 #include "base/check.h"
@@ -11,6 +12,8 @@ namespace {
 constexpr double kNearDuplicate = 0.9;  // shared share of distinct terms
 constexpr size_t kFewTerms = 4;         // shorter sentences are only compared for equality
 constexpr int kTries = 24;              // sentences tried against the last free tokens
+constexpr double kNear = 0.7;           // of the best score: what a stretch's best sentence needs
+constexpr size_t kAlwaysNear = 4;       // stretches of the best scores: few do not distract
 
 class Selection {
  public:
@@ -23,6 +26,7 @@ class Selection {
 
   Packed run() {
     take_whole();
+    find_near();
     std::vector<size_t> order(input_.sentences.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
@@ -31,7 +35,7 @@ class Selection {
     int spent = exact();
     std::vector<size_t> passed;  // did not fit by estimate
     for (size_t i : order) {
-      if (taken_[i] || duplicate(i)) continue;
+      if (taken_[i] || !near_[at(i).region] || duplicate(i)) continue;
       int cost = at(i).sent > 0 ? tokens_of(i) : estimate(i);
       if (spent + cost > options_.budget) {
         if (at(i).sent == 0) passed.push_back(i);
@@ -61,6 +65,21 @@ class Selection {
   const PackSentence& at(size_t i) const { return input_.sentences[i]; }
   const PackSource& source(size_t region) const {
     return input_.sources[input_.regions[region].source];
+  }
+
+  /// Hits whose best sentence is far behind the best of all mostly distract: what they would take
+  /// goes to more of the near ones. Text that no search chose is all near.
+  void find_near() {
+    std::vector<double> best(input_.regions.size(), 0);
+    for (const PackSentence& s : input_.sentences)
+      best[s.region] = std::max(best[s.region], s.score);
+    std::vector<double> falling = best;
+    std::sort(falling.begin(), falling.end(), std::greater<>());
+    double least = 0;
+    if (falling.size() > kAlwaysNear)
+      least = std::min(kNear * falling[0], falling[kAlwaysNear - 1]);
+    for (size_t r = 0; r < best.size(); ++r)
+      near_.push_back(input_.regions[r].rank == 0 || best[r] >= least);
   }
 
   void take(size_t i) {
@@ -237,7 +256,9 @@ class Selection {
         const PackSentence& other = at(twin->second);
         copy_of = other.sent > 0 ? other.sent : id_of_region[other.region];
       }
-      out.reason = copy_of > 0 ? "duplicate of [" + std::to_string(copy_of) + "]" : "budget";
+      out.reason = copy_of > 0 ? "duplicate of [" + std::to_string(copy_of) + "]"
+                   : near_[r]  ? "budget"
+                               : "far behind the best";
       packed.left_out.push_back(std::move(out));
     }
     for (size_t i : present_) {
@@ -258,6 +279,7 @@ class Selection {
   const PackOptions& options_;
   int budget_;  // less what sentences in the prompt take of it
   std::vector<bool> taken_;
+  std::vector<bool> near_;  // by region
   std::vector<size_t> taken_order_;
   std::vector<size_t> present_;            // chosen, and in the prompt already
   std::map<size_t, size_t> duplicate_of_;  // region -> sentence that says the same

@@ -60,7 +60,7 @@ TEST(Attribution, TheMoreRelevantOfTheBearing) {
   two[0].score = 0.3, two[1].score = 0.8;
   EXPECT_EQ(attribute("Three weeks. [1]", two), "Three weeks. [2]");
   EXPECT_EQ(attribute("Three weeks.", two), "Three weeks. [2]");
-  two[0].score = 0.7;
+  two[0].score = 0.75;
   EXPECT_EQ(attribute("Three weeks. [1]", two), "Three weeks. [1]");
   // Relevance does not stand in for words.
   two[0].score = 0;
