@@ -11,6 +11,7 @@ namespace apud {
 namespace {
 
 constexpr double kBorne = 0.6;     // share of a sentence's content words that its passage holds
+constexpr double kSupports = 0.5;  // the least that check_answer takes as support
 constexpr double kNearest = 0.25;  // the same for the one mark of an answer without any
 constexpr double kRelevanceWeight = 0.5;  // of a passage's score beside the share
 constexpr double kMarkWeight = 0.05;      // what the model's own choice counts
@@ -126,7 +127,7 @@ std::string AttributionStream::resolve_mark(std::string_view mark) {
     }
     if (!words.empty()) {
       Best best = best_passage(words, share);
-      if (best.share >= kBorne && best.value > value) id = best.id;
+      if (best.share >= kSupports && best.value > value) id = best.id;
     }
     if (marked_.insert(id).second) out += "[" + std::to_string(id) + "]";
   }

@@ -62,6 +62,11 @@ TEST(Attribution, TheMoreRelevantOfTheBearing) {
   EXPECT_EQ(attribute("Three weeks.", two), "Three weeks. [2]");
   two[0].score = 0.75;
   EXPECT_EQ(attribute("Three weeks. [1]", two), "Three weeks. [1]");
+  // The model turned "three" into a 3, which stands elsewhere.
+  std::vector<Passage> figures = passages();
+  figures[1].source_text += " Room 3 is closed.";
+  figures[0].score = 0.9, figures[1].score = 0.3;
+  EXPECT_EQ(attribute("3 weeks [2]", figures), "3 weeks [1]");
   // Relevance does not stand in for words.
   two[0].score = 0;
   EXPECT_EQ(attribute("A late return costs 4.5 euros [1].", two),
