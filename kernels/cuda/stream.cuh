@@ -79,7 +79,7 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSe
   // Lanes beyond the row's end load its last group and do not use it.
   auto load = [&](Group(&slot)[2], auto pinned) {
     if (load_item < items) {
-      const int g = min(load_step * 32 + lane, groups - 1);
+      const uint32_t g = min(load_step * 32 + lane, groups - 1);
       slot[0] = load_group<F, pinned()>(base, shape, g);
       slot[1] = load_group<F, pinned()>(base1, shape, g);
     }
@@ -151,14 +151,17 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSe
       step += split;
       if (step >= steps) {
         float* to = sums + ((pair_of(item) * split + part) * 4 + (kPair ? (item & 1) * 2 : 0)) * NC;
+        // Both rows at once: a half of the warp each, in the order of warp_sum.
 #pragma unroll
-        for (int r = 0; r < 2; ++r)
+        for (int m = 0; m < NC; ++m) {
+          const bool low = lane < 16;
+          float v = (low ? acc[0][m] : acc[1][m]) +
+                    __shfl_xor_sync(0xffffffffu, low ? acc[1][m] : acc[0][m], 16);
 #pragma unroll
-          for (int m = 0; m < NC; ++m) {
-            const float v = warp_sum(acc[r][m]);
-            if (lane == 0) to[r * NC + m] = v;
-            acc[r][m] = 0;
-          }
+          for (int k = 8; k > 0; k >>= 1) v += __shfl_xor_sync(0xffffffffu, v, k);
+          if ((lane & 15) == 0) to[(lane >> 4) * NC + m] = v;
+          acc[0][m] = acc[1][m] = 0;
+        }
         step = part;
         ++item;
       }

@@ -12,7 +12,7 @@
 
 namespace apud::cuda {
 
-/// Rows of activations as int8 with a scale per group of 32.
+/// Rows of activations as int8 in groups of 32, with a scale for each half.
 struct QuantRows {
   uint8_t* data = nullptr;   // per row: values 0-15 of each group, values 16-31, then GroupScale
   float* squares = nullptr;  // (rows, 2 groups): of 16 values each before norm weights

@@ -39,9 +39,10 @@ __device__ __forceinline__ uint32_t ld_constant2(const void* p) {
   return v;
 }
 
-/// With kPinned the loads stay before the dependency wait that they are written before.
+/// With kPinned the loads stay before the dependency wait that they are written before. Offsets in
+/// a row are unsigned words: an address then takes two additions.
 template <WeightType F, bool kPinned = false>
-__device__ __forceinline__ Group load_group(const uint8_t* row, const PackedShape& p, int g) {
+__device__ __forceinline__ Group load_group(const uint8_t* row, const PackedShape& p, uint32_t g) {
   constexpr PlaneBytes b = plane_bytes(F);
   auto load16 = [](const uint8_t* at) { return kPinned ? ld_weight16(at) : ld_constant16(at); };
   auto load8 = [](const uint8_t* at) { return kPinned ? ld_weight8(at) : ld_constant8(at); };
@@ -55,17 +56,17 @@ __device__ __forceinline__ Group load_group(const uint8_t* row, const PackedShap
     r.low.x = v.x;
     r.low.y = v.y;
   }
-  if constexpr (b.high == 16) r.high = load16(row + p.high + g * 16);
+  if constexpr (b.high == 16) r.high = load16(row + (p.high + g * 16));
   if constexpr (b.high == 8) {
-    uint2 v = load8(row + p.high + g * 8);
+    uint2 v = load8(row + (p.high + g * 8));
     r.high.x = v.x;
     r.high.y = v.y;
   }
-  if constexpr (b.high == 4) r.high.x = load4(row + p.high + g * 4);
-  if constexpr (b.scale == 2) r.scale = load2(row + p.scale + g * 2);
-  if constexpr (b.scale == 4) r.scale = load4(row + p.scale + g * 4);
-  if constexpr (b.super == 2) r.super = load2(row + p.super + (g >> 3) * 2);
-  if constexpr (b.super == 4) r.super = load4(row + p.super + (g >> 3) * 4);
+  if constexpr (b.high == 4) r.high.x = load4(row + (p.high + g * 4));
+  if constexpr (b.scale == 2) r.scale = load2(row + (p.scale + g * 2));
+  if constexpr (b.scale == 4) r.scale = load4(row + (p.scale + g * 4));
+  if constexpr (b.super == 2) r.super = load2(row + (p.super + (g >> 3) * 2));
+  if constexpr (b.super == 4) r.super = load4(row + (p.super + (g >> 3) * 4));
   return r;
 }
 
