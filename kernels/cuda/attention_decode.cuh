@@ -69,6 +69,19 @@ __device__ __forceinline__ void cluster_sync() {
   cooperative_groups::this_cluster().sync();
 #endif
 }
+/// Two halves of a barrier that says only that every block of the cluster runs: before that, its
+/// shared memory is not there to be written.
+__device__ __forceinline__ void cluster_arrive() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+  __syncwarp();
+  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+#endif
+}
 /// The same place in the shared memory of another block of the cluster.
 template <typename T>
 __device__ __forceinline__ T* of_block(T* p, int rank) {
@@ -119,6 +132,7 @@ template <int D, typename H, bool kI8, int kGroups, int kStages, bool kCluster>
 __global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
     decode_kernel(const __grid_constant__ DecodeParams p) {
   grid_dependency_trigger();
+  if constexpr (kCluster) cluster_arrive();
   extern __shared__ __align__(16) uint8_t shared[];
   constexpr int kLd = D + 8, kWarps = kGroups * kPageWarps;
   H* q_shared = reinterpret_cast<H*>(shared);
@@ -170,7 +184,10 @@ __global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
   };
   if (split >= active) {
     grid_dependency_wait();
-    if (kCluster && active > 1) merge_inbox();
+    if constexpr (kCluster) {
+      cluster_wait();
+      if (active > 1) merge_inbox();
+    }
     return;
   }
   const int begin = page_begin + split * per_split, end = min(page_end, begin + per_split);
@@ -429,6 +446,7 @@ __global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
 
   const int splits = gridDim.x;
   const int64_t row_head = int64_t{row} * p.heads + first_head;
+  if constexpr (kCluster) cluster_wait();
   for (int first = warp * 32; first < outputs; first += kWarps * 32) {
     const int c = first + lane, h = min(dim == D ? c / D : c / dim, tile_heads - 1);
     const float* from = all + h * (D + 2) + min(c - h * dim, dim - 1);
