@@ -42,6 +42,7 @@ enum class Format {
   kText,
   kMarkdown,
   kHtml,
+  kSvg,
   kPdf,
   kDocx,
   kPptx,
@@ -114,6 +115,7 @@ Format choose(std::string_view extension, std::string_view bytes) {
   if (is(extension, {"md", "markdown", "mdown", "mkd", "mdx", "rmd", "qmd"}))
     return Format::kMarkdown;
   if (is(extension, {"html", "htm", "xhtml", "shtml"})) return Format::kHtml;
+  if (extension == "svg") return Format::kSvg;
   if (extension.empty() || is(extension, {"php", "asp", "aspx", "jsp"})) {
     std::string head = lowered(bytes.substr(0, 256));
     size_t first = std::min(head.find_first_not_of(" \t\r\n"), head.size());
@@ -207,6 +209,8 @@ Document load_bytes(std::string_view name, std::string_view bytes, const LoadOpt
       return load_markdown(bytes);
     case Format::kHtml:
       return load_html(bytes, options);
+    case Format::kSvg:
+      return load_svg(bytes);
     case Format::kDocx:
       return load_docx(bytes, options);
     case Format::kPptx:

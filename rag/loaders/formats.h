@@ -13,6 +13,7 @@ namespace apud {
 Document load_text(std::string_view bytes, std::string_view extension);
 Document load_markdown(std::string_view bytes);
 Document load_html(std::string_view bytes, const LoadOptions& options);
+Document load_svg(std::string_view bytes);
 Document load_csv(std::string_view bytes, std::string_view extension);
 Document load_json(std::string_view bytes, std::string_view extension);
 Document load_session(std::string_view bytes);

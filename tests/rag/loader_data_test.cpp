@@ -37,6 +37,23 @@ TEST(LoadCsv, HeaderIsRepeatedAndLinesKept) {
   EXPECT_EQ(load_bytes("x.csv", wide).status, LoadStatus::kEmpty);
 }
 
+TEST(LoadSvg, LetteringIsTextAndShapesAreNot) {
+  Document d =
+      load_bytes("x.svg",
+                 "<?xml version=\"1.0\"?>\n<svg xmlns=\"http://www.w3.org/2000/svg\">\n"
+                 "<title>Pump &amp; valve</title><style>.a{fill:red}</style>\n"
+                 "<g><path d=\"M 12.5,3 C 1,2 3,4 5,6\"/>\n"
+                 "<text x=\"3\"><tspan>inlet</tspan><tspan>40 mm</tspan></text></g></svg>");
+  EXPECT_EQ(d.status, LoadStatus::kOk);
+  EXPECT_EQ(blocks(d), (Strings{"Pump & valve", "inlet 40 mm"}));
+  EXPECT_EQ(lines(d), (Ints{3, 5}));
+  EXPECT_EQ(load_bytes("x.svg", "<svg><path d=\"M 1,2\"/></svg>").status, LoadStatus::kEmpty);
+  EXPECT_EQ(load_bytes("x.svg", "<svg><text>open").status, LoadStatus::kMalformed);
+  std::string deep;
+  for (int i = 0; i < 100000; ++i) deep += "<g>";
+  EXPECT_NE(load_bytes("x.svg", deep).status, LoadStatus::kOk);
+}
+
 TEST(LoadJson, RecordsWithPathsAndLines) {
   Document d = load_bytes("x.json",
                           "[\n {\"id\": 1, \"who\": {\"name\": \"Ann\"}},\n {\"id\": 2,\n  "
