@@ -77,7 +77,7 @@ Judged judge(Runtime& runtime, const EvalQuestion& question, const std::string& 
   restrict_citations(generate, *runtime.chat_model().model, passages);
   Finished finished;
   finished.evidence = evidence;
-  finished.answer = runtime.engine(1, false).generate(std::move(generate));
+  finished.answer = runtime.engine().generate(std::move(generate));
   check_finished(finished, finished.answer.best(), passages);
   for (const Citation& citation : finished.checked.citations) {
     for (const Passage& passage : passages) {

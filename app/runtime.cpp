@@ -10,6 +10,7 @@
 #include "app/load_report.h"
 #include "app/machine.h"
 #include "app/signals.h"
+#include "base/check.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "engine/disk_cache.h"
@@ -183,17 +184,17 @@ std::unique_ptr<Executor> Runtime::make_executor(const Program& program, const W
   return make_cpu_executor(program, weights, cpu);
 }
 
-std::unique_ptr<Engine> Runtime::build_engine(int sequences, bool save) {
+std::unique_ptr<Engine> Runtime::build_engine() {
   const ChosenModel& chosen = chat_model();
   EngineOptions engine;
   engine.context = context();
-  engine.max_batch_sequences = std::max(1, sequences);
+  engine.max_batch_sequences = sequences_;
   engine.kv_type = kv_type_of(options.settings.kv);
   std::unique_ptr<Executor> executor = make_executor(*chosen.model, 0);
   const KvType kv_type = engine.kv_type.value_or(executor->default_kv_type());
-  if (sequences > 2) {
+  if (sequences_ > 2) {
     engine.kv_bytes = kv_bytes_per_token(chosen.model->program(), kv_type) *
-                      static_cast<uint64_t>(engine.context) * static_cast<uint64_t>(sequences);
+                      static_cast<uint64_t>(engine.context) * static_cast<uint64_t>(sequences_);
   }
   if (gpu_plan_) {
     // As planned, and per conversation the page in which two of them part.
@@ -207,23 +208,27 @@ std::unique_ptr<Engine> Runtime::build_engine(int sequences, bool save) {
   if (options.settings.cache_gb > 0) {
     engine.disk.folder = default_kv_cache_dir();
     engine.disk.limit_bytes = static_cast<uint64_t>(options.settings.cache_gb * 1e9);
-    engine.disk.write = save;
+    engine.disk.write = save_engine_;
   }
   return std::make_unique<Engine>(chosen.model, std::move(executor), engine);
 }
 
-void Runtime::preload_engine(int sequences, bool save) {
-  if (engine_ || engine_future_.valid()) return;
+void Runtime::want_engine(int sequences, bool save) {
+  APUD_CHECK(!engine_ && !engine_future_.valid(), "the engine is not made yet");
   sequences_ = std::max(1, sequences);
-  chat_model();  // errors of the user come now, on this thread
-  context();
-  engine_future_ =
-      std::async(std::launch::async, [=, this] { return build_engine(sequences, save); });
+  save_engine_ = save;
 }
 
-Engine& Runtime::engine(int sequences, bool save) {
+void Runtime::preload_engine() {
+  if (engine_ || engine_future_.valid()) return;
+  chat_model();  // errors of the user come now, on this thread
+  context();
+  engine_future_ = std::async(std::launch::async, [this] { return build_engine(); });
+}
+
+Engine& Runtime::engine() {
   if (!engine_) {
-    preload_engine(sequences, save);
+    preload_engine();
     engine_ = engine_future_.get();
   }
   return *engine_;

@@ -75,9 +75,12 @@ class Runtime {
 
   /// The chat model (mapped, not yet run). Throws kUnavailable when none is installed.
   const ChosenModel& chat_model();
-  /// Starts making the engine on another thread. `sequences`: answers written at once.
-  void preload_engine(int sequences, bool save);
-  Engine& engine(int sequences = 1, bool save = true);
+  /// How the engine is made, whoever needs it first. `sequences`: answers written at once; `save`:
+  /// its cache may reach the disk. Before anything that makes it.
+  void want_engine(int sequences, bool save);
+  /// Starts making the engine on another thread.
+  void preload_engine();
+  Engine& engine();
   /// Context window of this run, from --ctx, the model and the device. On a GPU what fits is worked
   /// out (and refused with what would) before anything is loaded.
   int context();
@@ -118,7 +121,7 @@ class Runtime {
   void note_prefill_rate(const Receipt& receipt);
 
  private:
-  std::unique_ptr<Engine> build_engine(int sequences, bool save);
+  std::unique_ptr<Engine> build_engine();
   std::unique_ptr<EngineEmbedder> build_embedder(const std::string& id);
   /// The store, or an empty one in a temporary folder: packing a -f text needs its word rules only.
   Store& store_or_scratch();
@@ -129,7 +132,8 @@ class Runtime {
   const LoadPlan& gpu_plan();
 
   std::optional<ChosenModel> chat_;
-  int sequences_ = 1;  // answers written at once
+  int sequences_ = 1;        // answers written at once
+  bool save_engine_ = true;  // its cache may reach the disk
   std::optional<bool> on_gpu_;
   std::optional<LoadPlan> gpu_plan_;
   int planned_sequences_ = 0, planned_conversations_ = 0;

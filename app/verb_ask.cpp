@@ -139,13 +139,10 @@ int verb_ask(Runtime& runtime) {
   const ChosenModel& chosen = runtime.chat_model();
   finished.model = chosen.installed.id;
   bool needs_model = !o.ask.only_sources && !o.ask.show_prompt;
-  auto preload = [&] {
-    if (needs_model || o.settings.expand == "on")
-      runtime.preload_engine(o.ask.samples, !o.ask.no_save);
-  };
+  runtime.want_engine(o.ask.samples, !o.ask.no_save);
   // Two cores are busy with the search, and what it says first would wait for the weights.
-  const bool search_first = !collections.empty() && usable_cpus() <= 2;
-  if (!search_first) preload();
+  const bool search_first = !collections.empty() && usable_cpus() <= 2 && !runtime.on_gpu();
+  if (!search_first && (needs_model || o.settings.expand == "on")) runtime.preload_engine();
 
   EvidenceRequest request;
   request.question = finished.question;
@@ -162,7 +159,7 @@ int verb_ask(Runtime& runtime) {
   Conversation conversation = Conversation::start(chosen.model, opening.system, unix_now());
   finished.pinned = opening.pinned;
   if (reads_all(runtime, request, needs_model)) {
-    runtime.engine(o.ask.samples, !o.ask.no_save);
+    runtime.engine();
     finished.evidence =
         over_all_evidence(runtime, conversation, request, [&](const OverAllProgress& p) {
           terminal.progress(
@@ -173,7 +170,6 @@ int verb_ask(Runtime& runtime) {
   } else {
     finished.evidence = gather_evidence(runtime, conversation, request);
   }
-  if (search_first && !finished.evidence.abstained) preload();
   finished.warnings = opening.warnings;
   for (const std::string& warning : finished.evidence.warnings)
     finished.warnings.push_back(warning);
@@ -215,7 +211,7 @@ int verb_ask(Runtime& runtime) {
   bool stream = !o.common.json && o.ask.samples == 1;
   LiveAnswer live(terminal, passages, must_cite(finished), stream, o.settings.think == "show");
   live.attach(generate);
-  finished.answer = runtime.engine(o.ask.samples, !o.ask.no_save).generate(std::move(generate));
+  finished.answer = runtime.engine().generate(std::move(generate));
   live.finish();
   const Completion& best = finished.answer.best();
   check_finished(finished, best, passages);
@@ -245,7 +241,7 @@ int verb_ask(Runtime& runtime) {
         fmt::format("the answer was cut at {} tokens (--max-tokens)", request.answer_tokens));
   if (!o.ask.no_save) {
     // The answer is out; while its last pages are written, the receipt can still tell of a failure.
-    std::string problem = runtime.engine(o.ask.samples, true).save_pending(kSaveAfterAnswerMs);
+    std::string problem = runtime.engine().save_pending(kSaveAfterAnswerMs);
     if (!problem.empty()) finished.answer.receipt.not_saved = problem;
   }
   report_receipt(runtime, finished.answer.receipt);

@@ -398,7 +398,8 @@ int BatchRun::run() {
   runtime_.chat_model();
   open_output();
   std::map<std::string, int64_t> have = answered();
-  runtime_.preload_engine(jobs, !options_.batch.no_save);
+  runtime_.want_engine(jobs, !options_.batch.no_save);
+  runtime_.preload_engine();
   LineReader reader(fd, options_.batch.input == "-" ? "standard input" : options_.batch.input);
   auto started = std::chrono::steady_clock::now();
   int64_t index = -1;

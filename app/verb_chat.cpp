@@ -329,7 +329,7 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
   LiveAnswer live(terminal_, passages, must_cite(finished), true,
                   options_.settings.think == "show");
   live.attach(request);
-  finished.answer = runtime_.engine(1, session_.saving()).generate(std::move(request));
+  finished.answer = runtime_.engine().generate(std::move(request));
   complete_receipt(finished.answer.receipt, prepared.prompt);
   finished.answer.receipt.refined = prepared.refined;
   live.finish();
@@ -378,6 +378,7 @@ void Chat::turn(const std::string& question, bool again) {
 }
 
 int Chat::run() {
+  runtime_.want_engine(1, session_.saving());
   open_session();
   if (options_.chat.memory) {
     memory_.emplace(runtime_);
@@ -387,7 +388,7 @@ int Chat::run() {
     if (!warning.empty()) terminal_.warn(warning);
   }
   runtime_.preload_embedder(collections_);
-  runtime_.preload_engine(1, session_.saving());
+  runtime_.preload_engine();
   greet();
   bool terminal = terminal_.state().stdin_tty && terminal_.state().stderr_tty;
   Path history;
@@ -408,7 +409,7 @@ int Chat::run() {
     terminal_.out(terminal_.state().stdout_tty ? "\n" : "");
     terminal_.flush();
     if (last_receipt_ && session_.saving()) {
-      std::string problem = runtime_.engine(1, true).save_pending(kSaveBetweenTurnsMs);
+      std::string problem = runtime_.engine().save_pending(kSaveBetweenTurnsMs);
       if (!problem.empty()) last_receipt_->not_saved = problem;  // for /stats
     }
   }

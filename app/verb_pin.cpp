@@ -50,7 +50,7 @@ void read_pinned(Runtime& runtime, const std::string& collection) {
     tags.push_back(fmt::format("doc:{}", passage.document));
   std::vector<int32_t> tokens =
       opening_tokens(runtime.chat_model().model, opening.system, unix_now());
-  Engine& engine = runtime.engine(1, true);
+  Engine& engine = runtime.engine();
   int known = engine.reusable(tokens).total;
   terminal.progress(fmt::format("reading {} tokens once", tokens.size() - known), true);
   engine.pin(tokens, tags);

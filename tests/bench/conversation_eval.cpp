@@ -94,6 +94,7 @@ class Evaluation {
     options.settings.threads = a.threads;
     options.settings.evidence = 2000;  // on any machine
     runtime_ = std::make_unique<Runtime>(options, terminal_);
+    runtime_->want_engine(1, false);
   }
 
   void run(const ordered_json& script, std::ofstream& out) {
@@ -252,7 +253,7 @@ class Evaluation {
     request.max_tokens = a_.max_tokens;
     request.reasoning = prepared.prompt.reasoning;
     request.save = false;
-    finished.answer = runtime_->engine(1, false).generate(std::move(request));
+    finished.answer = runtime_->engine().generate(std::move(request));
     return finished.answer.best();
   }
 
