@@ -138,6 +138,10 @@ class ShardStatements {
   std::unordered_map<int64_t, std::unique_ptr<Statement>> made_;
 };
 
+void run_with(Statement& statement, const KeywordRow& row) {
+  statement.add(row.chunk).add(row.heading).add(row.body).add(row.path).run();
+}
+
 }  // namespace
 
 void register_tokenizer(Database& db) {
@@ -177,25 +181,18 @@ void add_keywords(Database& db, int64_t collection, std::span<const KeywordRow> 
   ShardStatements inserts;
   for (const KeywordRow& row : rows) {
     int64_t shard = shard_of(row.chunk);
-    inserts
-        .of(db, shard,
-            [&] {
-              std::string name = table(collection, shard);
-              Statement known(
-                  db,
-                  "INSERT OR IGNORE INTO keyword_tables(collection, shard, stale) VALUES(?,?,0)");
-              known.add(collection).add(shard).run();
-              if (sqlite3_changes(db.get()) > 0) {
-                db.exec("CREATE VIRTUAL TABLE " + name +
-                        " USING fts5(heading, body, path, content='', tokenize='porter apud')");
-              }
-              return "INSERT INTO " + name + "(rowid, heading, body, path) VALUES(?,?,?,?)";
-            })
-        .add(row.chunk)
-        .add(row.heading)
-        .add(row.body)
-        .add(row.path)
-        .run();
+    Statement& insert = inserts.of(db, shard, [&] {
+      std::string name = table(collection, shard);
+      Statement known(
+          db, "INSERT OR IGNORE INTO keyword_tables(collection, shard, stale) VALUES(?,?,0)");
+      known.add(collection).add(shard).run();
+      if (sqlite3_changes(db.get()) > 0) {
+        db.exec("CREATE VIRTUAL TABLE " + name +
+                " USING fts5(heading, body, path, content='', tokenize='porter apud')");
+      }
+      return "INSERT INTO " + name + "(rowid, heading, body, path) VALUES(?,?,?,?)";
+    });
+    run_with(insert, row);
   }
 }
 
@@ -203,23 +200,16 @@ void remove_keywords(Database& db, int64_t collection, std::span<const KeywordRo
   ShardStatements deletes;
   for (const KeywordRow& row : rows) {
     int64_t shard = shard_of(row.chunk);
-    deletes
-        .of(db, shard,
-            [&] {
-              Statement(db,
-                        "UPDATE keyword_tables SET stale = 1 WHERE collection = ? AND shard = ?")
-                  .add(collection)
-                  .add(shard)
-                  .run();
-              std::string name = table(collection, shard);
-              return "INSERT INTO " + name + "(" + name +
-                     ", rowid, heading, body, path) VALUES('delete',?,?,?,?)";
-            })
-        .add(row.chunk)
-        .add(row.heading)
-        .add(row.body)
-        .add(row.path)
-        .run();
+    Statement& forget = deletes.of(db, shard, [&] {
+      Statement(db, "UPDATE keyword_tables SET stale = 1 WHERE collection = ? AND shard = ?")
+          .add(collection)
+          .add(shard)
+          .run();
+      std::string name = table(collection, shard);
+      return "INSERT INTO " + name + "(" + name +
+             ", rowid, heading, body, path) VALUES('delete',?,?,?,?)";
+    });
+    run_with(forget, row);
   }
 }
 
