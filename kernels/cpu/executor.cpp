@@ -231,8 +231,9 @@ void CpuExecutor::run_rows(const Stage& stage, std::atomic<int>& next) {
   }
 }
 
-// Pieces of work: (layer, run of strips, run of rows). With many rows a piece is two strips, whose
-// unpacked panel serves all of its rows; rows are cut only where there would be too few pieces.
+// Pieces of work: (layer, run of strips, run of rows). With many rows a piece is two to eight
+// strips, whose unpacked panels serve all of its rows; rows are cut only where there would be too
+// few pieces.
 void CpuExecutor::run_linear(const Stage& stage, std::atomic<int>& next, int worker) {
   int rows = row_count(stage.rows);
   if (rows == 0) return;
@@ -244,6 +245,8 @@ void CpuExecutor::run_linear(const Stage& stage, std::atomic<int>& next, int wor
   } else {
     auto wanted = static_cast<int64_t>(pool_.threads()) * 6;
     while (cuts < 64 && strips / 2 * cuts < wanted && rows / (cuts * 2) >= 48) cuts *= 2;
+    // More strips a piece, while there are pieces enough, find its rows in cache.
+    while (run < 8 && strips / (run * 2) >= wanted * 2) run *= 2;
   }
   int row_run = ((rows + cuts - 1) / cuts + 11) / 12 * 12;
   cuts = (rows + row_run - 1) / row_run;

@@ -91,7 +91,7 @@ struct Kernels {
 };
 
 /// Bytes of scratch that `linear` needs for a matrix of `cols` inputs: unpacked panels of two
-/// strips and sums of rows, in the largest of the paths' forms.
+/// strips, their minima and sums of rows, in the largest of the paths' forms.
 constexpr size_t linear_scratch_bytes(int64_t cols) {
   return static_cast<size_t>(cols + 64) * 4 * kStripRows + (192 << 10);
 }

@@ -68,7 +68,7 @@ void bench_linear(const cpu::Kernels& kernels, WeightType type, int rows, int n,
     }
   }
   uint8_t* scratch = aligned(scratch_bytes, cpu::linear_scratch_bytes(k));
-  int step = rows <= 8 ? 8 : 2;  // strips a call, as the executor hands them out
+  int step = 8;  // strips a call, as the executor hands them out
   double t = best_seconds(0.2, [&] {
     for (int s = 0; s < packed.strips(); s += step)
       kernels.linear(args, s, std::min(packed.strips(), s + step), scratch);
