@@ -43,9 +43,7 @@ RetrieveOptions retrieve_options(const Settings& settings) {
 Evidence search_evidence(Runtime& runtime, const EvidenceRequest& request) {
   Evidence evidence;
   evidence.budget = request.evidence_tokens;
-  if (std::string note = runtime.evidence_note();
-      !note.empty() && evidence.budget == runtime.evidence_tokens())
-    evidence.warnings.push_back(note);
+  if (evidence.budget == runtime.evidence_tokens()) evidence.why_less = runtime.evidence_note();
   bool nothing = true;
   if (!request.collections.empty()) {
     RetrieveOptions retrieve = retrieve_options(runtime.options.settings);
@@ -87,6 +85,7 @@ void pack_evidence(Runtime& runtime, const Conversation& conversation,
   pack.first_id = request.ledger ? request.ledger->next_id() : 1;
   if (request.ledger) pack.sent = request.ledger->sent();
   pack.sentence_vector_tokens = kSentenceVectorTokens;
+  pack.imagined = evidence.imagined;
   // The frame and the joints between the parts cost tokens that packing cannot see; what the whole
   // turn really takes is measured, and packing repeated with the difference taken off.
   evidence.budget = budget;
@@ -138,8 +137,8 @@ void warn_left_out(Evidence& evidence) {
   }
   if (tokens > 0) {
     evidence.warnings.push_back(
-        fmt::format("{} tokens of lesser passages left out (budget {}); --evidence raises it",
-                    tokens, evidence.budget));
+        fmt::format("{} tokens of lesser passages left out (budget {}{}); --evidence raises it",
+                    tokens, evidence.budget, evidence.why_less));
   }
 }
 

@@ -40,6 +40,7 @@ struct Evidence {
   Packed packed;                       // new passages; empty where nothing was found or needed
   std::string frame;                   // evidence_frame of them, "" for none
   int budget = 0;                      // tokens that were allowed
+  std::string why_less;                // than the default, as Runtime::evidence_note() says it
   bool abstained = false;              // searched, and the best score stays under the line
   std::optional<OverAllSummary> over_all;
   std::string imagined;              // with --expand: what was searched beside the question

@@ -376,10 +376,7 @@ const ReadingSpeed& Runtime::reading_speed() {
 
 std::string Runtime::evidence_note() const {
   if (!reading_ || reading_->evidence >= kMostEvidence) return {};
-  return fmt::format(
-      "evidence limited to {} tokens: this machine reads {:.0f} tokens/s (--evidence "
-      "asks for more)",
-      reading_->evidence, reading_->rate);
+  return fmt::format(": this machine reads {:.0f} tokens/s", reading_->rate);
 }
 
 void Runtime::note_prefill_rate(const Receipt& receipt) {

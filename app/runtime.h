@@ -115,7 +115,7 @@ class Runtime {
   int evidence_tokens();
   /// Prompt tokens a second, measured as for evidence_tokens().
   double reading_rate() { return reading_speed().rate; }
-  /// Why evidence_tokens() is below the default; empty where it is not.
+  /// Why evidence_tokens() is below the default, to follow the number; empty where it is not.
   std::string evidence_note() const;
   /// An answer's speed, so that a decision that no longer holds is taken anew (and said).
   void note_prefill_rate(const Receipt& receipt);

@@ -23,6 +23,8 @@ struct Weights {
 constexpr Weights kByChunk = {0.5, 0.5, 0.5};
 constexpr Weights kBySentence = {0.5, 0.25, 0.25};
 constexpr double kRankScale = 5;
+// Of the imagined answer's cosine beside the question's (docs/performance.md, "Retrieval").
+constexpr double kImaginedShare = 0.4;
 
 constexpr size_t kSentenceBytes = 1500;      // a longer "sentence" is a list or a table gone wrong
 constexpr size_t kTextRegionSentences = 12;  // of text that has no chunks
@@ -70,16 +72,19 @@ struct Packer::Impl {
   TextEmbedder* embedder;
   // Cosines of sentences with the last question: a turn is packed more than once, to fit its
   // window.
-  std::string cached_question;
+  std::string cached_question;                     // and what was imagined for it
   std::unordered_map<std::string, double> cached;  // by text_key()
 
   /// Cosine of each sentence with the question, scaled to 0..1, for the sentences of the highest
   /// score so far, up to `limit` tokens (the others count 0); empty where none is made. Sentences
   /// that no hit brought are scored by their words alone, so there it is all or none.
-  std::vector<double> cosines(const PackInput& input, std::string_view question, int limit) {
+  std::vector<double> cosines(const PackInput& input, std::string_view question,
+                              const PackOptions& options) {
+    const int limit = options.sentence_vector_tokens;
     if (!embedder || limit <= 0 || input.sentences.empty()) return {};
-    if (question != cached_question) {
-      cached_question = question;
+    std::string asked = std::string(question) + '\n' + options.imagined;
+    if (asked != cached_question) {
+      cached_question = std::move(asked);
       cached.clear();
     }
     std::vector<size_t> order(input.sentences.size());
@@ -118,7 +123,8 @@ struct Packer::Impl {
       texts.push_back(std::move(text));
       text_keys.push_back(std::move(key));
     }
-    embed_cosines(question, most, texts, text_keys);
+    if (!texts.empty())
+      embed_cosines(query_vector(question, options.imagined, most), texts, text_keys);
     std::vector<double> out(order.size(), 0), known;
     for (const std::string& key : keys) {
       if (!key.empty()) known.push_back(cached[key]);
@@ -131,19 +137,34 @@ struct Packer::Impl {
     return out;
   }
 
-  /// Puts the texts' cosines into the cache; sorted by length, so that batches waste little.
-  void embed_cosines(std::string_view question, int most, const std::vector<std::string>& texts,
-                     const std::vector<std::string>& keys) {
-    if (texts.empty()) return;
-    std::string asked(question);
-    while (embedder->count_tokens(asked) > most) {
-      size_t cut = asked.size() / 2;
-      while (cut < asked.size() && (static_cast<unsigned char>(asked[cut]) & 0xC0) == 0x80) ++cut;
-      asked.erase(0, cut);
+  /// The question's vector, mixed with that of the imagined answer where there is one.
+  std::vector<float> query_vector(std::string_view question, const std::string& imagined,
+                                  int most) {
+    const size_t dimension = static_cast<size_t>(embedder->dimension());
+    std::vector<std::string> texts = {std::string(question)};
+    if (!imagined.empty()) texts.push_back(imagined);
+    for (std::string& text : texts) {
+      while (embedder->count_tokens(text) > most) {
+        size_t cut = text.size() / 2;
+        while (cut < text.size() && (static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) ++cut;
+        text.erase(0, cut);
+      }
     }
-    size_t dimension = static_cast<size_t>(embedder->dimension());
-    std::vector<float> query(dimension), rows(kEmbedCall * dimension);
-    embedder->embed(std::span(&asked, 1), EmbedKind::kQuery, query);
+    std::vector<float> vectors(texts.size() * dimension);
+    embedder->embed(texts, EmbedKind::kQuery, vectors);
+    std::vector<float> query(vectors.begin(), vectors.begin() + dimension);
+    for (size_t d = 0; d < dimension && texts.size() > 1; ++d) {
+      query[d] = static_cast<float>((1 - kImaginedShare) * query[d] +
+                                    kImaginedShare * vectors[dimension + d]);
+    }
+    return query;
+  }
+
+  /// Puts the texts' cosines into the cache; sorted by length, so that batches waste little.
+  void embed_cosines(const std::vector<float>& query, const std::vector<std::string>& texts,
+                     const std::vector<std::string>& keys) {
+    const size_t dimension = query.size();
+    std::vector<float> rows(kEmbedCall * dimension);
     std::vector<size_t> order(texts.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
     std::stable_sort(order.begin(), order.end(),
@@ -223,7 +244,7 @@ struct Packer::Impl {
                      .substr(s.begin, s.end - s.begin));
       s.score = weighed(s, kByChunk, region_cosine[s.region]);
     }
-    std::vector<double> cosine = cosines(input, question, options.sentence_vector_tokens);
+    std::vector<double> cosine = cosines(input, question, options);
     for (size_t i = 0; i < cosine.size(); ++i)
       input.sentences[i].score = weighed(input.sentences[i], kBySentence, cosine[i]);
   }
