@@ -71,7 +71,7 @@ void CpuExecutor::pack_weights() {
       PackedMatrix& m = packed_[at(linear->weight)];
       const WeightView& view = weights_[at(linear->weight)];
       if (m.cols == 0) {
-        m = packed_layout(view.type, view.rows, view.cols);
+        m = packed_layout(view.type, packing_of(program_, view.type), view.rows, view.cols);
         total += m.bytes();
       }
       load_vector(linear->bias, 0);
@@ -269,7 +269,7 @@ void CpuExecutor::run_linear(const Stage& stage, std::atomic<int>& next, int wor
     args.weight = &m;
     if (l.act_buffer != kNone) {
       args.acts = reinterpret_cast<const uint8_t*>(acts_[at(l.act_buffer)].data());
-      args.act_layout = act_layout(act_kind(m.type), m.cols);
+      args.act_layout = act_layout(act_kind(m.type, m.packing), m.cols);
       plane = args.act_layout.stride;
       args.act_layout.stride *= static_cast<size_t>(l.act_planes);
     }

@@ -22,6 +22,7 @@ namespace {
 #include "kernels/cpu/simd_avx512.inc"
 #include "kernels/cpu/linear_shared.inc"
 #include "kernels/cpu/linear_dot.inc"
+#include "kernels/cpu/linear_words.inc"
 #include "kernels/cpu/linear_float.inc"
 #include "kernels/cpu/rowwise.inc"
 #include "kernels/cpu/attention.inc"

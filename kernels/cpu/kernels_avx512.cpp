@@ -15,6 +15,7 @@ namespace {
 #include "kernels/cpu/simd_avx512.inc"
 #include "kernels/cpu/linear_shared.inc"
 #include "kernels/cpu/linear_pairs.inc"
+#include "kernels/cpu/linear_words.inc"
 #include "kernels/cpu/linear_float.inc"
 #include "kernels/cpu/rowwise.inc"
 #include "kernels/cpu/attention.inc"

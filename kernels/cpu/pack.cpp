@@ -1,7 +1,12 @@
+#include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <span>
+#include <vector>
 
 #include "base/check.h"
 #include "kernels/cpu/packed.h"
+#include "kernels/quant.h"
 
 // Repacking is bound by memory; plain loops over 16 rows are enough (the compiler vectorises them).
 
@@ -272,18 +277,47 @@ void pack_float(const WeightView& w, const PackedMatrix& m, int strip) {
   }
 }
 
+void pack_words(const WeightView& w, const PackedMatrix& m, int strip) {
+  uint8_t* out = m.data + static_cast<size_t>(strip) * m.strip_bytes;
+  std::memset(out, 0, m.strip_bytes);
+  std::vector<float> values(static_cast<size_t>(w.cols));
+  for (int r = 0; r < kStripRows; ++r) {
+    int64_t row = static_cast<int64_t>(strip) * kStripRows + r;
+    if (row >= w.rows) return;
+    dequantize_row(w, row, values.data());
+    for (int64_t begin = 0; begin < w.cols; begin += kWordChunk) {
+      uint8_t* chunk = out + static_cast<size_t>(begin / kWordChunk) * kWordChunkBytes;
+      auto* words = reinterpret_cast<int16_t*>(chunk + kStripRows * sizeof(float));
+      std::span<const float> x(values.data() + begin,
+                               static_cast<size_t>(std::min(kWordChunk, w.cols - begin)));
+      float top = 0;
+      for (float v : x) top = std::max(top, std::fabs(v));
+      float scale = top / kWordMost, inverse = top > 0 ? kWordMost / top : 0;
+      std::memcpy(chunk + static_cast<size_t>(r) * sizeof(float), &scale, sizeof scale);
+      for (size_t c = 0; c < x.size(); ++c) {
+        words[c / 2 * 2 * kStripRows + static_cast<size_t>(r) * 2 + c % 2] =
+            static_cast<int16_t>(std::nearbyint(x[c] * inverse));
+      }
+    }
+  }
+}
+
 size_t align64(size_t x) { return (x + 63) / 64 * 64; }
 
 }  // namespace
 
-PackedMatrix packed_layout(WeightType type, int64_t rows, int64_t cols) {
+PackedMatrix packed_layout(WeightType type, Packing packing, int64_t rows, int64_t cols) {
   FormatTraits f = format_traits(type);
   PackedMatrix m;
   m.type = type;
+  m.packing = packing;
   m.rows = rows;
   m.cols = cols;
   size_t n = static_cast<size_t>(cols);
-  if (f.quantised) {
+  if (packing == Packing::kWords) {
+    size_t chunks = (n - 1) / kWordChunk, left = n - chunks * kWordChunk;
+    m.strip_bytes = chunks * kWordChunkBytes + kStripRows * (sizeof(float) + (left + 1) / 2 * 4);
+  } else if (f.quantised) {
     APUD_CHECK(cols % block_values(type) == 0, "whole blocks in a row");
     m.strip_bytes = quants_at(f, cols / 32 - 1) + quant_bytes32(f);
   } else {
@@ -295,6 +329,10 @@ PackedMatrix packed_layout(WeightType type, int64_t rows, int64_t cols) {
 
 void pack_strips(const WeightView& weight, const PackedMatrix& packed, int begin, int end) {
   for (int s = begin; s < end; ++s) {
+    if (packed.packing == Packing::kWords) {
+      pack_words(weight, packed, s);
+      continue;
+    }
     switch (packed.type) {
       case WeightType::kF32:
       case WeightType::kF16:

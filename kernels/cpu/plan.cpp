@@ -145,8 +145,12 @@ class Planner {
     writes(op.out);
   }
 
+  WeightType type_of(WeightId w) const { return weights_[static_cast<size_t>(w)].type; }
   bool quantised(WeightId w) const {
-    return format_traits(weights_[static_cast<size_t>(w)].type).quantised;
+    return takes_acts(type_of(w), packing_of(program_, type_of(w)));
+  }
+  ActKind kind_for(WeightId w) const {
+    return act_kind(type_of(w), packing_of(program_, type_of(w)));
   }
 
   // Queries, keys and values take two planes of activations: errors there pass through the softmax
@@ -173,8 +177,9 @@ class Planner {
     for (size_t i = at_; i < program_.ops.size(); ++i) {
       if (auto* linear = std::get_if<LinearOp>(&program_.ops[i])) {
         if (linear->x == x && quantised(linear->weight)) {
-          int& planes = kinds[act_kind(weights_[static_cast<size_t>(linear->weight)].type)];
-          planes = std::max(planes, feeds_attention(i) ? 2 : 1);
+          ActKind kind = kind_for(linear->weight);
+          int& planes = kinds[kind];
+          planes = std::max(planes, kind != ActKind::kWords && feeds_attention(i) ? 2 : 1);
         }
       }
       if (i > at_ && writes_value(program_.ops[i], x)) break;
@@ -202,7 +207,7 @@ class Planner {
   void add(const LinearOp& op) {
     PlannedLinear planned{op, kNone};
     if (quantised(op.weight)) {
-      auto key = std::pair{op.x, act_kind(weights_[static_cast<size_t>(op.weight)].type)};
+      auto key = std::pair{op.x, kind_for(op.weight)};
       if (!quantised_.contains(key)) quantise_for(op.x);
       std::tie(planned.act_buffer, planned.act_planes) = quantised_.at(key);
     }
@@ -286,6 +291,11 @@ class Planner {
 };
 
 }  // namespace
+
+Packing packing_of(const Program& program, WeightType type) {
+  bool wide = type == WeightType::kF32 || type == WeightType::kF16;
+  return wide && program.is_encoder() ? Packing::kWords : Packing::kExact;
+}
 
 Plan make_plan(const Program& program, const Weights& weights) {
   return Planner(program, weights).run();

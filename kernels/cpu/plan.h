@@ -12,6 +12,9 @@
 
 namespace apud::cpu {
 
+/// How `program`'s matrices of `type` are held: an encoder's F32 and F16 as 16-bit integers.
+Packing packing_of(const Program& program, WeightType type);
+
 /// Row-wise: quantises a row of x for the linear layers that read it. Two planes: the second holds
 /// what the first left over, quantised the same way, so that the sum of both products has the
 /// precision of about 15 bits.

@@ -37,11 +37,12 @@ T* aligned(std::vector<T>& v, size_t count) {
   return reinterpret_cast<T*>((p + 63) / 64 * 64);
 }
 
-void bench_linear(const cpu::Kernels& kernels, WeightType type, int rows, int n, int k) {
+void bench_linear(const cpu::Kernels& kernels, WeightType type, cpu::Packing packing, int rows,
+                  int n, int k) {
   test::Synthetic made(7);
   WeightId id = made.weight("w", n, k, type);
   const WeightView& view = made.weights[static_cast<size_t>(id)];
-  cpu::PackedMatrix packed = cpu::packed_layout(type, n, k);
+  cpu::PackedMatrix packed = cpu::packed_layout(type, packing, n, k);
   std::vector<uint8_t> packed_bytes, act_bytes, scratch_bytes;
   packed.data = aligned(packed_bytes, packed.bytes());
   cpu::pack_strips(view, packed, 0, packed.strips());
@@ -56,13 +57,13 @@ void bench_linear(const cpu::Kernels& kernels, WeightType type, int rows, int n,
   args.out = out.data();
   args.out_stride = n;
   args.row_end = rows;
-  if (cpu::format_traits(type).quantised) {
-    args.act_layout = cpu::act_layout(cpu::act_kind(type), k);
+  if (cpu::takes_acts(type, packing)) {
+    args.act_layout = cpu::act_layout(cpu::act_kind(type, packing), k);
     uint8_t* acts =
         aligned(act_bytes, static_cast<size_t>(rows + cpu::kActSlackRows) * args.act_layout.stride);
     args.acts = acts;
     for (int r = 0; r < rows; ++r) {
-      kernels.quantize(cpu::act_kind(type),
+      kernels.quantize(cpu::act_kind(type, packing),
                        x.data() + static_cast<size_t>(r) * static_cast<size_t>(k), args.act_layout,
                        acts + static_cast<size_t>(r) * args.act_layout.stride);
     }
@@ -73,8 +74,9 @@ void bench_linear(const cpu::Kernels& kernels, WeightType type, int rows, int n,
     for (int s = 0; s < packed.strips(); s += step)
       kernels.linear(args, s, std::min(packed.strips(), s + step), scratch);
   });
-  std::printf("%-10s %-5s rows %4d  %dx%d  %8.1f GOP/s", kernels.name, weight_type_name(type), rows,
-              n, k, 2.0 * rows * n * k / t / 1e9);
+  std::printf("%-10s %-5s rows %4d  %dx%d  %8.1f GOP/s", kernels.name,
+              packing == cpu::Packing::kWords ? "words" : weight_type_name(type), rows, n, k,
+              2.0 * rows * n * k / t / 1e9);
   if (rows <= 4) std::printf("  %6.1f GB/s", static_cast<double>(packed.bytes()) / t / 1e9);
   std::printf("\n");
 }
@@ -153,7 +155,12 @@ int main(int argc, char** argv) {
     for (int i = 0; i <= static_cast<int>(WeightType::kQ6_K); ++i) {
       auto type = static_cast<WeightType>(i);
       if (std::find(types.begin(), types.end(), weight_type_name(type)) == types.end()) continue;
-      for (const std::string& r : rows) bench_linear(kernels, type, std::atoi(r.c_str()), n, k);
+      for (const std::string& r : rows)
+        bench_linear(kernels, type, cpu::Packing::kExact, std::atoi(r.c_str()), n, k);
+    }
+    if (std::find(types.begin(), types.end(), "words") != types.end()) {  // an encoder's F32
+      for (const std::string& r : rows)
+        bench_linear(kernels, WeightType::kF32, cpu::Packing::kWords, std::atoi(r.c_str()), n, k);
     }
     if (std::find(types.begin(), types.end(), "attention") != types.end()) {
       for (int heads : {7, 6}) {

@@ -109,7 +109,8 @@ TEST_P(CpuPath, LinearEqualsTheReferenceWhereInt8IsExact) {
       auto want = c.run(*make_reference_executor(c.m->program, c.m->weights), 0, tokens);
       auto fast = cpu(*c.m, GetParam());
       auto got = c.run(*fast, 0, tokens);
-      EXPECT_LT(test::relative_error(got, want), test::kExactSums)
+      bool words = type == WeightType::kF32 || type == WeightType::kF16;
+      EXPECT_LT(test::relative_error(got, want), words ? test::kWords : test::kExactSums)
           << weight_type_name(type) << " " << rows << "x" << width;
     }
   }
@@ -128,9 +129,10 @@ TEST_P(CpuPath, LinearStaysWithinTheErrorOfInt8Activations) {
     LinearCase c(type, 80, 1024, x, true, false);
     auto want = c.run(*make_reference_executor(c.m->program, c.m->weights), 0, 7);
     bool tiles = GetParam() == CpuIsa::kAmx && type == WeightType::kBF16;
-    double limit = tiles                     ? test::kActBf16
-                   : block_values(type) == 1 ? test::kFloat
-                                             : test::kActBlock32;
+    double limit = tiles                       ? test::kActBf16
+                   : type == WeightType::kBF16 ? test::kFloat
+                   : block_values(type) == 1   ? test::kWords
+                                               : test::kActBlock32;
     double error = test::relative_error(c.run(*cpu(*c.m, GetParam()), 0, 7), want);
     EXPECT_LT(error, limit) << weight_type_name(type);
     EXPECT_GT(error, 0) << "the fast path must not be the reference";
@@ -189,7 +191,7 @@ std::vector<float> decode(Executor& e, const std::vector<int32_t>& ids, int chun
 
 std::vector<test::DecoderShape> decoder_shapes() {
   std::vector<test::DecoderShape> shapes(5);
-  shapes[0].types = {WeightType::kF32};
+  shapes[0].types = {WeightType::kF32, WeightType::kF16};
   shapes[1].types = {WeightType::kQ4_K, WeightType::kQ6_K, WeightType::kQ5_0};
   shapes[1].heads = {7, 1, 64};
   shapes[2].types = {WeightType::kQ8_0, WeightType::kBF16};
@@ -273,8 +275,9 @@ std::vector<float> encode(Executor& e, const std::vector<std::vector<int32_t>>& 
 
 TEST_P(CpuPath, EncoderEqualsTheReferenceAloneAndInABatch) {
   for (int window : {0, 20}) {
-    for (auto [type, limit] : {std::pair{WeightType::kF32, test::kFloat},
-                               {WeightType::kF16, test::kFloat},
+    for (auto [type, limit] : {std::pair{WeightType::kF32, test::kWords},
+                               {WeightType::kF16, test::kWords},
+                               {WeightType::kBF16, test::kFloat},
                                {WeightType::kQ8_0, 0.04}}) {
       test::EncoderShape shape;
       shape.window = window;

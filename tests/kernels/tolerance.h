@@ -11,6 +11,9 @@ inline constexpr double kExactSums = 3e-6;
 inline constexpr double kActBlock32 = 0.012;
 /// Activations rounded to bfloat16 (AMX tiles with BF16 weights): 8 bits, at most 1/256 each.
 inline constexpr double kActBf16 = 4e-3;
+/// An encoder's F32 and F16 weights, and their activations, rounded to 1/4095 of the largest of
+/// 128.
+inline constexpr double kWords = 5e-4;
 /// Float arithmetic throughout (norms, attention over F32 KV, float weights).
 inline constexpr double kFloat = 2e-5;
 /// KV stored in half, in bfloat16, or in int8 with one scale per token and head.
