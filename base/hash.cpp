@@ -66,6 +66,20 @@ uint64_t xxh3_64(const void* data, size_t size, uint64_t seed) {
   return XXH3_64bits_withSeed(data, size, seed);
 }
 
+struct Xxh3::Impl {
+  XXH3_state_t* state = XXH3_createState();
+  ~Impl() { XXH3_freeState(state); }
+};
+Xxh3::Xxh3(uint64_t seed) : impl_(std::make_unique<Impl>()) {
+  if (!impl_->state) throw std::bad_alloc();
+  XXH3_64bits_reset_withSeed(impl_->state, seed);
+}
+Xxh3::~Xxh3() = default;
+void Xxh3::update(std::span<const std::byte> data) {
+  XXH3_64bits_update(impl_->state, data.data(), data.size());
+}
+uint64_t Xxh3::finish() const { return XXH3_64bits_digest(impl_->state); }
+
 std::string xxh3_128_hex(std::string_view data) {
   XXH128_canonical_t canonical;
   XXH128_canonicalFromHash(&canonical, XXH3_128bits(data.data(), data.size()));

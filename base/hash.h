@@ -36,6 +36,20 @@ uint64_t xxh3_64(const void* data, size_t size, uint64_t seed = 0);
 inline uint64_t xxh3_64(std::string_view text, uint64_t seed = 0) {
   return xxh3_64(text.data(), text.size(), seed);
 }
+/// The same, of data that comes in pieces.
+class Xxh3 {
+ public:
+  explicit Xxh3(uint64_t seed = 0);
+  ~Xxh3();
+  Xxh3(const Xxh3&) = delete;
+  Xxh3& operator=(const Xxh3&) = delete;
+  void update(std::span<const std::byte> data);
+  uint64_t finish() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
 /// XXH3-128 as 32 hex digits.
 std::string xxh3_128_hex(std::string_view data);
 

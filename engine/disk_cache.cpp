@@ -257,8 +257,7 @@ int DiskCache::match_length(std::span<const int32_t> tokens) {
   return length;
 }
 
-int DiskCache::read(std::span<const int32_t> tokens, int block, std::span<std::byte> out) {
-  APUD_CHECK(out.size() == impl_->page_bytes, "room for a page");
+int DiskCache::read(std::span<const int32_t> tokens, int block, PageSink& out) {
   auto start = Clock::now();
   std::string parent;
   std::span<const int32_t> wanted = block_tokens(tokens, block);
@@ -271,7 +270,7 @@ int DiskCache::read(std::span<const int32_t> tokens, int block, std::span<std::b
     if (!page) return 0;
     path = impl_->key_folder / page->name.str();
   }
-  std::optional<KvFileHead> head = read_kv_file(path, out);
+  std::optional<KvFileHead> head = read_kv_file(path, impl_->page_bytes, out);
   bool gone = !head && !std::filesystem::exists(path);
   int valid = 0;
   if (head) {

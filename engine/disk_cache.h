@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "kernels/backend.h"
 
 namespace apud {
 
@@ -60,7 +61,7 @@ class DiskCache {
   /// Reads the page for tokens[block*64 ...] into `page` (page_bytes), verified as a whole. Returns
   /// the leading tokens of the block that are those asked for; 0: not there or not sound, and what
   /// is in `page` then is of no use. Several threads may read pages of the same tokens at once.
-  int read(std::span<const int32_t> tokens, int block, std::span<std::byte> page);
+  int read(std::span<const int32_t> tokens, int block, PageSink& page);
 
   /// Whether a page whose tokens begin with those of block `block` of `tokens` is there or queued.
   bool has(std::span<const int32_t> tokens, int block);

@@ -1,5 +1,10 @@
 #include "kernels/backend.h"
 
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <thread>
+
 #include "base/check.h"
 #include "base/error.h"
 
@@ -16,6 +21,8 @@ class PlainHostMemory : public HostMemory {
   std::vector<std::byte> memory_;
 };
 
+constexpr int kReaders = 6;  // one thread neither reads nor verifies as fast as memory takes
+
 }  // namespace
 
 std::unique_ptr<HostMemory> KvStore::host_memory(size_t bytes) {
@@ -28,6 +35,36 @@ void KvStore::import_pages(std::span<const PageTransfer> transfers) {
 
 void KvStore::export_pages(std::span<const PageTransfer> transfers) {
   for (const PageTransfer& t : transfers) export_page(t.group, t.page, t.host);
+}
+
+int KvStore::read_pages(std::span<const int32_t> pages, int groups, const PageReader& reader) {
+  size_t bytes = 0;
+  for (int g = 0; g < groups; ++g) bytes += page_bytes(g);
+  const int count = static_cast<int>(pages.size());
+  std::atomic<int> next{0}, good{count};
+  std::mutex importing;
+  auto work = [&] {
+    std::vector<std::byte> page(bytes);
+    for (int i; (i = next.fetch_add(1)) < good;) {
+      MemorySink sink(page);
+      const bool sound = reader(i, sink);
+      std::lock_guard lock(importing);
+      if (!sound) {
+        good = std::min<int>(good, i);
+        continue;
+      }
+      std::span<const std::byte> rest = page;
+      for (int g = 0; g < groups; ++g) {
+        import_page(g, pages[static_cast<size_t>(i)], rest.first(page_bytes(g)));
+        rest = rest.subspan(page_bytes(g));
+      }
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int t = 1; t < std::min(kReaders, count); ++t) threads.emplace_back(work);
+  work();
+  for (std::thread& thread : threads) thread.join();
+  return good;
 }
 
 const char* kv_type_name(KvType type) {

@@ -4,8 +4,10 @@
 // Threads: an Executor and its KvStores belong to one thread at a time. Weights are shared, const.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -52,6 +54,31 @@ struct PageTransfer {
   std::span<std::byte> host;  // page_bytes(group) of HostMemory
 };
 
+/// Takes a page's bytes in order, piece by piece.
+class PageSink {
+ public:
+  virtual ~PageSink() = default;
+  /// Memory for the page's next bytes, 1 to `most` (more than 0) of them; none at the page's end.
+  /// What the call before gave must be filled by then.
+  virtual std::span<std::byte> next(size_t most) = 0;
+};
+/// The plain one.
+class MemorySink : public PageSink {
+ public:
+  explicit MemorySink(std::span<std::byte> memory) : left_(memory) {}
+  std::span<std::byte> next(size_t most) override {
+    std::span<std::byte> piece = left_.first(std::min(most, left_.size()));
+    left_ = left_.subspan(piece.size());
+    return piece;
+  }
+
+ private:
+  std::span<std::byte> left_;
+};
+/// Reads page `index` of a list into `sink`, all of it; false where its bytes are of no use.
+/// Several threads call it at once.
+using PageReader = std::function<bool(int index, PageSink& sink)>;
+
 /// Device memory for KV pages, taken whole at construction. Pages are opaque to everyone but the
 /// executor; export and import move them as bytes for the host and disk tiers.
 class KvStore {
@@ -79,6 +106,10 @@ class KvStore {
   /// Moves pages out to host memory, whose bytes are good after finish_transfers(). The pages may
   /// be written by a run() that follows at once.
   virtual void export_pages(std::span<const PageTransfer> transfers);
+  /// Fills pages[i] of `groups` groups, one behind another, from reader(i), several at once.
+  /// Returns how many are good from the first on; what the others hold is of no use. All is there
+  /// when it returns.
+  virtual int read_pages(std::span<const int32_t> pages, int groups, const PageReader& reader);
   /// Waits for all transfers. Returns the seconds that imports took since the last call, 0 where
   /// they were done within import_pages().
   virtual double finish_transfers() { return 0; }

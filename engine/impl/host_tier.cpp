@@ -23,9 +23,8 @@ HostTier::HostTier(KvStore& store, size_t page_bytes, uint64_t limit_bytes,
   for (size_t i = pages; i-- > 0;) free_.push_back(static_cast<int>(i));
 }
 
-bool HostTier::has_memory(int slot, bool grow) {
+bool HostTier::has_memory(int slot) {
   while (static_cast<size_t>(slot / chunk_pages_) >= memory_.size()) {
-    if (!grow) return false;
     const int first = static_cast<int>(memory_.size()) * chunk_pages_;
     const int pages = std::min(chunk_pages_, page_count() - first);
     try {
@@ -88,7 +87,7 @@ int HostTier::match_length(std::span<const int32_t> tokens, int from) {
   return end;
 }
 
-int HostTier::put(std::span<const int32_t> tokens, int block, bool grow) {
+int HostTier::put(std::span<const int32_t> tokens, int block) {
   std::string parent = chain_.before(tokens, block);
   std::span<const int32_t> mine = block_tokens(tokens, block);
   if (auto found = by_parent_.find(parent); found != by_parent_.end()) {
@@ -114,7 +113,7 @@ int HostTier::put(std::span<const int32_t> tokens, int block, bool grow) {
     drop(victim->second);
   }
   int slot = free_.back();
-  if (!has_memory(slot, grow)) return -1;
+  if (!has_memory(slot)) return -1;
   free_.pop_back();
   Slot& s = slots_[static_cast<size_t>(slot)];
   s.parent = std::move(parent);
@@ -123,12 +122,6 @@ int HostTier::put(std::span<const int32_t> tokens, int block, bool grow) {
   by_parent_[s.parent].push_back(slot);
   use(slot);
   return slot;
-}
-
-void HostTier::filled(int slot, int tokens) {
-  Slot& s = slots_[static_cast<size_t>(slot)];
-  if (tokens == 0) return drop(slot);
-  if (tokens < static_cast<int>(s.tokens.size())) s.tokens.resize(static_cast<size_t>(tokens));
 }
 
 void HostTier::release_held() {

@@ -40,14 +40,11 @@ class HostTier {
   Page find(std::span<const int32_t> tokens, int block);
   /// A page for the tokens of block `block` (those of `tokens` that lie in it), to be filled; -1
   /// where one with these tokens, or more of them, is there already, every page is held or there is
-  /// no memory for it; without `grow`, also where memory would have to be taken first.
-  int put(std::span<const int32_t> tokens, int block, bool grow = true);
+  /// no memory for it.
+  int put(std::span<const int32_t> tokens, int block);
   std::span<std::byte> bytes(int slot);
   void hold(int slot) { ++slots_[static_cast<size_t>(slot)].holds; }
   void release_held();
-  /// Only the first `tokens` of a put page's tokens were filled in; 0: none, the page is free
-  /// again.
-  void filled(int slot, int tokens);
   void clear();
 
  private:
@@ -61,7 +58,7 @@ class HostTier {
   };
   void use(int slot);
   void drop(int slot);
-  bool has_memory(int slot, bool grow);
+  bool has_memory(int slot);
 
   TokenChain chain_;
   KvStore& store_;

@@ -25,8 +25,9 @@ constexpr size_t kFixedBytes = 8 + 4 * 4 + 8 + 32 + 32;  // magic, four counts, 
 constexpr uint32_t kMaxTagBytes = 64 << 10;
 constexpr uint64_t kMaxPayload = 1ull << 30;
 constexpr size_t kHeadRead = 4096;
-const std::string kTemporary = ".tmp-";  // PID-SERIAL
-constexpr int64_t kStaleSeconds = 3600;  // a page takes far less to write
+constexpr size_t kPiece = size_t{1} << 20;  // read and verified while it is in cache
+const std::string kTemporary = ".tmp-";     // PID-SERIAL
+constexpr int64_t kStaleSeconds = 3600;     // a page takes far less to write
 
 bool is_hex(std::string_view text) {
   return std::all_of(text.begin(), text.end(),
@@ -180,18 +181,32 @@ std::optional<KvFileHead> read_kv_head(const Path& path) {
   return read_head(*opened);
 }
 
-std::optional<KvFileHead> read_kv_file(const Path& path, std::span<std::byte> payload) {
+std::optional<KvFileHead> read_kv_file(const Path& path, size_t payload_bytes, PageSink& sink) {
   std::optional<Opened> opened = open_page(path);
   if (!opened) return {};
   std::optional<KvFileHead> head = read_head(*opened);
-  if (!head || head->payload_bytes != payload.size()) return {};
+  if (!head || head->payload_bytes != payload_bytes) return {};
+  Xxh3 hash(head->checksum);
+  for (size_t done = 0; done < payload_bytes;) {
+    std::span<std::byte> piece = sink.next(std::min(kPiece, payload_bytes - done));
+    if (piece.empty() ||
+        !read_at(opened->fd.get(), piece.data(), piece.size(), head->head_bytes + done)) {
+      return {};
+    }
+    hash.update(piece);
+    done += piece.size();
+  }
   uint64_t checksum = 0;
-  if (!read_at(opened->fd.get(), payload.data(), payload.size(), head->head_bytes) ||
-      !read_at(opened->fd.get(), &checksum, 8, head->head_bytes + payload.size()) ||
-      xxh3_64(payload.data(), payload.size(), head->checksum) != checksum) {
+  if (!read_at(opened->fd.get(), &checksum, 8, head->head_bytes + payload_bytes) ||
+      hash.finish() != checksum) {
     return {};
   }
   return head;
+}
+
+std::optional<KvFileHead> read_kv_file(const Path& path, std::span<std::byte> payload) {
+  MemorySink sink(payload);
+  return read_kv_file(path, payload.size(), sink);
 }
 
 std::string write_kv_file(const Path& path, const KvFileHead& head,

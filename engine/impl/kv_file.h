@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "kernels/backend.h"
 
 namespace apud {
 
@@ -41,8 +42,10 @@ std::string encode_kv_head(const KvFileHead& head);
 std::optional<KvFileHead> decode_kv_head(std::span<const std::byte> data, uint64_t file_bytes);
 /// Head of a file; absent when there is no such file or it is not sound.
 std::optional<KvFileHead> read_kv_head(const Path& path);
-/// Reads and verifies a whole page file into `payload`, whose size is the payload's; absent where
-/// the file is not sound or of another size.
+/// Reads a whole page file into `sink` and verifies it as it comes; absent where the file is not
+/// sound or its payload is not of `payload_bytes`: what `sink` then has is of no use.
+std::optional<KvFileHead> read_kv_file(const Path& path, size_t payload_bytes, PageSink& sink);
+/// The same into memory of the payload's size.
 std::optional<KvFileHead> read_kv_file(const Path& path, std::span<std::byte> payload);
 /// Writes a page file under a temporary name and renames it. Not synced: a file torn by a crash
 /// does not verify and is ignored. Returns an error text, empty on success.

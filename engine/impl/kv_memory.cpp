@@ -1,7 +1,6 @@
 #include "engine/impl/kv_memory.h"
 
 #include <algorithm>
-#include <future>
 #include <utility>
 
 #include "base/check.h"
@@ -13,8 +12,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kPagesAhead = 6;     // read from the disk at once
-constexpr size_t kPagesAMove = 8;  // read from disk before the next move to the device begins
+constexpr int kMeasuredPages = 12;  // read from the disk to learn how fast that is
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -201,76 +199,6 @@ void KvMemory::restore_host(KvSequence& sequence, std::span<const int32_t> token
     host_rate_ = result.host / std::max(seconds_since(start), 1e-6);
 }
 
-/// Reads pages [block, end) of a prompt from the disk, some ahead of what was asked for; through
-/// the host tier where there is one. What was begun is finished before it goes.
-class KvMemory::Readings {
- public:
-  Readings(KvMemory& memory, std::span<const int32_t> tokens, int block, int end)
-      : memory_(memory), tokens_(tokens), next_(block), end_(end) {}
-  ~Readings() {
-    for (Reading& r : begun_) r.valid.wait();
-    while (!begun_.empty()) take();
-  }
-  struct Page {
-    int block = 0, valid_tokens = 0;
-    std::span<std::byte> bytes;
-    bool in_host = false;
-  };
-  /// The next page; its bytes stay, where not in the host tier, until the next call.
-  std::optional<Page> next() {
-    for (; next_ < end_ && static_cast<int>(begun_.size()) < kPagesAhead; ++next_) begin(next_);
-    if (begun_.empty()) return {};
-    return take();
-  }
-
- private:
-  struct Reading {
-    int block = 0, slot = -1;
-    std::span<std::byte> bytes;
-    std::future<int> valid;
-  };
-  void begin(int block) {
-    Reading r;
-    r.block = block;
-    HostTier* host = memory_.host_.get();
-    // Not into memory that is still to be pinned: that takes longer than the move.
-    r.slot = host ? host->put(tokens_, block, false) : -1;
-    if (r.slot >= 0) {
-      host->hold(r.slot);
-      memory_.in_flight_ = true;
-      r.bytes = host->bytes(r.slot);
-    } else {
-      // One more than are begun: the page taken last is still in use.
-      auto& buffers = memory_.page_buffers_;
-      buffers.resize(kPagesAhead + 1);
-      auto& buffer = buffers[static_cast<size_t>(block) % buffers.size()];
-      buffer.resize(memory_.page_bytes_);
-      r.bytes = buffer;
-    }
-    r.valid = std::async(std::launch::async,
-                         [disk = memory_.disk_.get(), tokens = tokens_, block, bytes = r.bytes] {
-                           return disk->read(tokens, block, bytes);
-                         });
-    begun_.push_back(std::move(r));
-  }
-  Page take() {
-    Reading r = std::move(begun_.front());
-    begun_.pop_front();
-    int valid = 0;
-    try {
-      valid = r.valid.get();
-    } catch (const Error&) {  // as a page that is not there: it is computed
-    }
-    if (r.slot >= 0) memory_.host_->filled(r.slot, valid);
-    return {r.block, valid, r.bytes, r.slot >= 0};
-  }
-
-  KvMemory& memory_;
-  std::span<const int32_t> tokens_;
-  int next_, end_;
-  std::deque<Reading> begun_;
-};
-
 void KvMemory::restore_disk(KvSequence& sequence, std::span<const int32_t> tokens,
                             Restored& result) {
   int from = sequence.computed;
@@ -279,27 +207,32 @@ void KvMemory::restore_disk(KvSequence& sequence, std::span<const int32_t> token
   result.tiers.push_back(choose("disk", sequence, found, rates_.restore_tokens_per_second));
   if (!result.tiers.back().used) return;
   // A speed that is not known yet is taken from the first pages: the rest may be faster computed.
-  int unmeasured = result.tiers.back().restore_seconds > 0 ? 0 : kPagesAhead;
+  int some = result.tiers.back().restore_seconds > 0 ? kv_blocks(found) : kMeasuredPages;
   auto start = Clock::now();
-  // Several pages are read at once: one thread neither copies nor verifies as fast as a device's
-  // link moves.
-  Readings readings(*this, tokens, from / kKvPageTokens, kv_blocks(found));
-  std::vector<PageTransfer> moves;
-  while (std::optional<Readings::Page> read = readings.next()) {
-    if (read->block * kKvPageTokens + read->valid_tokens <= sequence.computed) break;
-    int page = alloc();
-    if (read->in_host) {  // kept there, and moved from there
-      for (const PageTransfer& move : transfers(page, read->bytes)) moves.push_back(move);
-      if (moves.size() >= kPagesAMove) {
-        store_->import_pages(moves);
-        moves.clear();
+  for (int block = from / kKvPageTokens; block < kv_blocks(found); some = kv_blocks(found)) {
+    const int begin = block, end = std::min(begin + some, kv_blocks(found));
+    std::vector<int32_t> pages;
+    while (begin + static_cast<int>(pages.size()) < end) pages.push_back(alloc());
+    std::vector<int> valid(pages.size());
+    int good = store_->read_pages(pages, groups_, [&](int index, PageSink& sink) {
+      int& tokens_read = valid[static_cast<size_t>(index)];
+      tokens_read = disk_->read(tokens, begin + index, sink);
+      return tokens_read > 0;
+    });
+    bool whole = good == static_cast<int>(pages.size());
+    for (int i = 0; i < static_cast<int>(pages.size()); ++i) {
+      const int32_t page = pages[static_cast<size_t>(i)];
+      const int reached = block * kKvPageTokens + valid[static_cast<size_t>(i)];
+      if (i < good && block == begin + i && reached > sequence.computed) {
+        place(sequence, block, page, valid[static_cast<size_t>(i)]);
+        if (valid[static_cast<size_t>(i)] == kKvPageTokens) ++block;
+      } else {
+        pool_.release(page);
+        whole = false;
       }
-    } else {
-      import_page(page, read->bytes);
     }
-    place(sequence, read->block, page, read->valid_tokens);
-    if (read->valid_tokens < kKvPageTokens) break;
-    if (unmeasured > 0 && --unmeasured == 0 && sequence.computed < found) {
+    if (!whole || block < end) break;
+    if (end < kv_blocks(found)) {
       double rate = (sequence.computed - from) / std::max(seconds_since(start), 1e-6);
       TierChoice rest = choose("disk", sequence, found, rate);
       if (!rest.used) {
@@ -309,7 +242,6 @@ void KvMemory::restore_disk(KvSequence& sequence, std::span<const int32_t> token
       }
     }
   }
-  if (!moves.empty()) store_->import_pages(moves);
   result.disk = sequence.computed - from;
   if (result.disk >= kKvPageTokens) {
     rates_.restore_tokens_per_second = result.disk / std::max(seconds_since(start), 1e-6);
@@ -415,13 +347,6 @@ void KvMemory::drop_save() {
   }
   for (int32_t page : save.pages) pool_.release(page);
   saves_.pop_front();
-}
-
-void KvMemory::import_page(int page, std::span<const std::byte> bytes) {
-  for (int g = 0; g < groups_; ++g) {
-    store_->import_page(g, page, bytes.first(store_->page_bytes(g)));
-    bytes = bytes.subspan(store_->page_bytes(g));
-  }
 }
 
 std::vector<std::byte> KvMemory::export_page(int page) {

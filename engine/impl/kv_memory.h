@@ -102,11 +102,9 @@ class KvMemory {
     int block = 0;
     std::vector<std::string> tags;
   };
-  class Readings;
   int alloc();
   void drop_save();
   std::vector<std::byte> export_page(int page);
-  void import_page(int page, std::span<const std::byte> bytes);
   std::vector<PageTransfer> transfers(int page, std::span<std::byte> host) const;
   void keep_in_host(std::span<const int32_t> tokens, int page);
   /// Waits for transfers and lets go of the host pages they held.
@@ -129,7 +127,6 @@ class KvMemory {
   double host_rate_ = 0;    // measured tokens a second from host memory; 0: not yet
   bool in_flight_ = false;  // transfers that settle() must wait for
   std::unique_ptr<DiskCache> disk_;
-  std::vector<std::vector<std::byte>> page_buffers_;  // of pages read past the host tier
   std::deque<Save> saves_;
   std::string save_problem_;
   DiskCache::Rates rates_;

@@ -196,46 +196,41 @@ __global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
   H* warp_stages = reinterpret_cast<H*>(stage_base) + warp * (kStages * 2 * 16 * kLd);
   auto tile_at = [&](int stage, int which) { return warp_stages + (stage * 2 + which) * 16 * kLd; };
 
-  // Loads this warp's quarter of page index i into a stage.
-  auto load = [&](int i, int stage) {
+  // Loads K (which = 0) or V of this warp's quarter of page index i into a stage.
+  auto load = [&](int i, int stage, int which) {
     if (i < end) {
-      const uint8_t* block = p.kv.base + pages[i] * p.kv.page_bytes + kv_head * p.kv.head_bytes;
+      const uint8_t* block = p.kv.base + pages[i] * p.kv.page_bytes + kv_head * p.kv.head_bytes +
+                             which * p.kv.v_offset;
       int token0 = i * kKvPageTokens + quarter * 16;
+      H* to = tile_at(stage, which);
+      constexpr int kChunks = D / 8;
       if constexpr (!kI8) {
-        constexpr int kChunks = D / 8;
         if (dim == D) {  // 16 whole rows lie one behind another
           const uint8_t* from = block + quarter * 16 * D * 2 + lane * 16;
           const int left = (cached - token0) * kChunks;
 #pragma unroll
-          for (int which = 0; which < 2; ++which) {
-            H* to = tile_at(stage, which);
-#pragma unroll
-            for (int c0 = 0; c0 < 16 * kChunks; c0 += 32) {
-              int c = c0 + lane;
-              copy_async16(to + c / kChunks * kLd + c % kChunks * 8,
-                           from + which * p.kv.v_offset + c0 * 16, c < left);
-            }
+          for (int c0 = 0; c0 < 16 * kChunks; c0 += 32) {
+            int c = c0 + lane;
+            copy_async16(to + c / kChunks * kLd + c % kChunks * 8, from + c0 * 16, c < left);
           }
         } else {
 #pragma unroll 1
-          for (int c = lane; c < 2 * 16 * kChunks; c += 32) {
-            int which = c / (16 * kChunks), t = (c / kChunks) % 16, d8 = c % kChunks;
+          for (int c = lane; c < 16 * kChunks; c += 32) {
+            int t = c / kChunks, d8 = c % kChunks;
             bool valid = token0 + t < cached && d8 * 8 < dim;
-            const uint8_t* from = block + which * p.kv.v_offset +
-                                  (valid ? (int64_t{quarter * 16 + t} * dim + d8 * 8) * 2 : 0);
-            copy_async16(tile_at(stage, which) + t * kLd + d8 * 8, from, valid);
+            const uint8_t* from =
+                block + (valid ? (int64_t{quarter * 16 + t} * dim + d8 * 8) * 2 : 0);
+            copy_async16(to + t * kLd + d8 * 8, from, valid);
           }
         }
       } else {
-        constexpr int kChunks = D / 8;
-        for (int c = lane; c < 2 * 16 * kChunks; c += 32) {
-          int which = c / (16 * kChunks), t = (c / kChunks) % 16, d8 = c % kChunks;
+        for (int c = lane; c < 16 * kChunks; c += 32) {
+          int t = c / kChunks, d8 = c % kChunks;
           uint4 packed = make_uint4(0, 0, 0, 0);
           if (token0 + t < cached && d8 * 8 < dim) {
-            const uint8_t* at = block + which * p.kv.v_offset;
-            float scale = reinterpret_cast<const float*>(at + 64 * dim)[quarter * 16 + t];
+            float scale = reinterpret_cast<const float*>(block + 64 * dim)[quarter * 16 + t];
             uint2 bytes =
-                *reinterpret_cast<const uint2*>(at + int64_t{quarter * 16 + t} * dim + d8 * 8);
+                *reinterpret_cast<const uint2*>(block + int64_t{quarter * 16 + t} * dim + d8 * 8);
             uint32_t words[4];
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
@@ -245,7 +240,7 @@ __global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
             }
             packed = make_uint4(words[0], words[1], words[2], words[3]);
           }
-          *reinterpret_cast<uint4*>(tile_at(stage, which) + t * kLd + d8 * 8) = packed;
+          *reinterpret_cast<uint4*>(to + t * kLd + d8 * 8) = packed;
         }
       }
     }
@@ -259,7 +254,10 @@ __global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
       angles[i] = rotation_of(p.rotation, i, position);
   if (!p.fused) grid_dependency_wait();
 #pragma unroll
-  for (int s = 0; s < kStages; ++s) load(begin + group + s * kGroups, s);
+  for (int s = 0; s < kStages; ++s)
+#pragma unroll
+    for (int which = 0; which < 2; ++which) load(begin + group + s * kGroups, s, which);
+  __syncwarp();  // the barrier takes whole warps
   __syncthreads();
   if (p.fused) grid_dependency_wait();
 
@@ -335,8 +333,22 @@ __global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
     for (int i = 0; i < 4; ++i) o[n][i] = 0;
   float m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0};  // of heads 2 (lane % 4) and the next
 
-  // Adds 16 tokens lying in shared memory; tokens outside [low, high) do not count.
-  auto attend = [&](const H* k_tile, const H* v_tile, int token0, int low, int high) {
+  // A page at a time. K of the next one comes as soon as this one's scores are made, V when its
+  // sums are: half of a page's way is behind the work on the other half.
+  constexpr int kPending = 2 * kStages - 1;
+  const bool owns_fresh = has_fresh && quarter == position % kKvPageTokens / 16;
+  for (int i = begin + group, stage = 0; i < end; i += kGroups) {
+    auto arrived = [&](int which) {
+      copy_wait<kPending>();
+      __syncwarp();
+      if (owns_fresh && i == end - 1) {
+        for (int c = lane; c < dim; c += 32)
+          tile_at(stage, which)[position % 16 * kLd + c] = to_h16<H>(fresh[which * D + c]);
+        __syncwarp();
+      }
+    };
+    arrived(0);
+    const H* k_tile = tile_at(stage, 0);
     float even[4] = {}, odd[4] = {};
 #pragma unroll
     for (int kk = 0; kk < D / 16; ++kk) {
@@ -344,14 +356,17 @@ __global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
       load_matrix4(a, k_tile + (lane & 15) * kLd + kk * 16 + (lane >> 4) * 8);
       mma_16816<H>(kk & 1 ? odd : even, a, q_frag[kk][0], q_frag[kk][1]);
     }
+    __syncwarp();
+    load(i + kStages * kGroups, stage, 0);
+    const int token0 = i * kKvPageTokens + quarter * 16;
     float s[4], top[2] = {m[0], m[1]};
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int token = token0 + (lane >> 2) + 8 * (i >> 1);
-      float x = (even[i] + odd[i]) * p.scale;
+    for (int n = 0; n < 4; ++n) {
+      const int token = token0 + (lane >> 2) + 8 * (n >> 1);
+      float x = (even[n] + odd[n]) * p.scale;
       if (p.softcap > 0) x = p.softcap * tanhf(x / p.softcap);
-      s[i] = token >= low && token < high ? x * kLog2e : -INFINITY;
-      top[i & 1] = fmaxf(top[i & 1], s[i]);
+      s[n] = token >= from_token && token <= position ? x * kLog2e : -INFINITY;
+      top[n & 1] = fmaxf(top[n & 1], s[n]);
     }
     float base[2], shrink[2];
 #pragma unroll
@@ -365,39 +380,25 @@ __global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
       l[r] *= shrink[r];
     }
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      s[i] = exp2f(s[i] - base[i & 1]);
-      l[i & 1] += s[i];
+    for (int n = 0; n < 4; ++n) {
+      s[n] = exp2f(s[n] - base[n & 1]);
+      l[n & 1] += s[n];
     }
     const uint32_t p0 = transposed8x8(pack2<H>(s[0], s[1])),
                    p1 = transposed8x8(pack2<H>(s[2], s[3]));
+    arrived(1);
+    const H* v_tile = tile_at(stage, 1);
 #pragma unroll
     for (int n = 0; n < D / 16; ++n) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) o[n][i] *= shrink[i & 1];
+      for (int k = 0; k < 4; ++k) o[n][k] *= shrink[k & 1];
       uint32_t a[4];
       load_matrix4_transposed(
           a, v_tile + ((lane & 7) + ((lane >> 4) << 3)) * kLd + n * 16 + ((lane >> 3) & 1) * 8);
       mma_16816<H>(o[n], a, p0, p1);
     }
-  };
-
-  const bool owns_fresh = has_fresh && quarter == position % kKvPageTokens / 16;
-  for (int i = begin + group, stage = 0; i < end; i += kGroups) {
-    copy_wait<kStages - 1>();
     __syncwarp();
-    if (owns_fresh && i == end - 1) {
-      const int t = position % 16 * kLd;
-      for (int c = lane; c < dim; c += 32) {
-        tile_at(stage, 0)[t + c] = to_h16<H>(fresh[c]);
-        tile_at(stage, 1)[t + c] = to_h16<H>(fresh[D + c]);
-      }
-      __syncwarp();
-    }
-    attend(tile_at(stage, 0), tile_at(stage, 1), i * kKvPageTokens + quarter * 16, from_token,
-           position + 1);
-    __syncwarp();
-    load(i + kStages * kGroups, stage);
+    load(i + kStages * kGroups, stage, 1);
     stage = stage + 1 == kStages ? 0 : stage + 1;
   }
   copy_wait<0>();

@@ -105,6 +105,7 @@ CudaExecutor::CudaExecutor(const Program& program, const Weights& weights,
   programmatic_ = major >= 9;
   options_.max_step_tokens = std::max(options.max_step_tokens, kSmallRows);
   APUD_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  if (!program_.is_encoder()) lanes_ = std::make_unique<PageLanes>(options.device);
 
   groups_ = linear_groups(program_);
   size_t free_bytes = 0, device_bytes = 0;
@@ -213,7 +214,10 @@ CudaExecutor::CudaExecutor(const Program& program, const Weights& weights,
   APUD_CUDA(cudaHostAlloc(&logits_host_, size_t{kOutputChunk} * columns * 4, cudaHostAllocDefault));
   if (!program_.is_encoder()) {
     vocab_ = columns;
-    APUD_CUDA(cudaHostAlloc(&drawn_, kOutputChunk * sizeof(SampledToken), cudaHostAllocMapped));
+    static_assert(kOutputChunk <= kMostDrawn);
+    APUD_CUDA(cudaHostAlloc(&drawn_, 2 * kMostDrawn * sizeof(SampledToken), cudaHostAllocMapped));
+    for (cudaEvent_t& e : ahead_.done)
+      APUD_CUDA(cudaEventCreateWithFlags(&e, cudaEventDisableTiming));
     size_t work = pad(size_t{kOutputChunk} * vocab_ * 4);
     sample_memory_ =
         DeviceBuffer(2 * work + kOutputChunk * kSampleChunks * sizeof(float4), "sampling");
@@ -234,6 +238,8 @@ CudaExecutor::~CudaExecutor() {
   if (stream_) cudaStreamSynchronize(stream_);
   for (auto& [key, captured] : graphs_)
     if (captured.graph) cudaGraphExecDestroy(captured.graph);
+  for (cudaEvent_t e : ahead_.done)
+    if (e) cudaEventDestroy(e);
   cudaFreeHost(small_meta_.host);
   cudaFreeHost(large_meta_.host);
   cudaFreeHost(sample_host_);
@@ -258,10 +264,12 @@ std::unique_ptr<KvStore> CudaExecutor::make_kv(std::span<const int> pages_per_gr
                 "use --kv f16, or --device cpu for f32");
   APUD_CUDA(cudaSetDevice(options_.device));
   // A graph holds addresses of its KV store; a new store may get a freed one's address.
+  ahead_.forget();
+  APUD_CUDA(cudaStreamSynchronize(stream_));
   for (auto& [key, captured] : graphs_)
     if (captured.graph) cudaGraphExecDestroy(captured.graph);
   graphs_.clear();
-  return std::make_unique<CudaKv>(program_, pages_per_group, type, stream_);
+  return std::make_unique<CudaKv>(program_, pages_per_group, type, stream_, *lanes_);
 }
 
 void CudaExecutor::make_meta(Meta& m, int tokens, int capacity, size_t pages) {
@@ -391,18 +399,16 @@ void CudaExecutor::enqueue_greedy(const Step& step) {
   a.ld = result_ld();
   a.rows = step.out_rows;
   a.plain_greedy = true;
+  if (advances(step)) {
+    auto meta = [](const int32_t* p) { return const_cast<int32_t*>(p); };
+    a.advance = {meta(step.batch.tokens), meta(step.batch.positions), meta(step.batch.position)};
+  }
   sample(a, step.where);
 }
 
 /// The first step of a kind runs plainly (kernels load), the second is captured, later ones replay.
-void CudaExecutor::run_graph(const Step& step, bool greedy) {
-  auto all = [&] {
-    enqueue(small_.body, step);
-    if (step.out_rows > 0) enqueue(small_.outputs, step);
-    if (greedy) enqueue_greedy(step);
-  };
-  Captured& c =
-      graphs_[GraphKey{step.tokens, step.out_rows, step.single, step.identity, greedy, step.kv}];
+void CudaExecutor::replay(const GraphKey& key, const std::function<void()>& all) {
+  Captured& c = graphs_[key];
   if (c.graph) {
     APUD_CUDA(cudaGraphLaunch(c.graph, stream_));
     return;
@@ -422,6 +428,25 @@ void CudaExecutor::run_graph(const Step& step, bool greedy) {
   cudaGraphDestroy(graph);
   check(status, "cudaGraphInstantiate");
   APUD_CUDA(cudaGraphLaunch(c.graph, stream_));
+}
+
+void CudaExecutor::run_graph(const Step& step, bool greedy) {
+  replay(GraphKey{step.tokens, step.out_rows, step.single, step.identity, greedy, step.kv}, [&] {
+    enqueue(small_.body, step);
+    if (step.out_rows > 0) enqueue(small_.outputs, step);
+    if (greedy) enqueue_greedy(step);
+  });
+}
+
+/// A short text's hundred kernels take longer to launch than to run: its step is a graph, too.
+void CudaExecutor::run_encoder(const Step& step) {
+  constexpr int kShort = 64;
+  auto all = [&] {
+    enqueue(large_.body, step);
+    enqueue(large_.outputs, step);
+  };
+  if (step.sequences != 1 || step.tokens > kShort) return all();
+  replay(GraphKey{step.tokens, 1, true, false, false, nullptr}, all);
 }
 
 bool CudaExecutor::use_small(const Batch& batch) const {
@@ -454,13 +479,13 @@ void CudaExecutor::pass(const Batch& batch, CudaKv* kv, bool greedy, Sink&& sink
     return;
   }
   Step step = prepare(large_meta_, batch, kv);
-  enqueue(large_.body, step);
   if (program_.is_encoder()) {
-    enqueue(large_.outputs, step);
+    run_encoder(step);
     step.out_rows = rows;
     sink(step, 0);
     return;
   }
+  enqueue(large_.body, step);
   for (int first = 0; first < rows; first += kOutputChunk) {
     step.out_first = first;
     step.out_rows = std::min(kOutputChunk, rows - first);
@@ -506,6 +531,7 @@ void CudaExecutor::run_rows(const Batch& batch, KvStore* kv,
 
 void CudaExecutor::run(const Batch& batch, KvStore* kv, std::span<float> out) {
   APUD_CUDA(cudaSetDevice(options_.device));
+  ahead_.forget();
   const int columns = program_.values[program_.result].cols;
   run_rows(batch, kv, [&](const Batch& part, int base) {
     pass(part, static_cast<CudaKv*>(kv), false, [&](const Step& step, int first) {
@@ -594,23 +620,27 @@ void CudaExecutor::run_sampled(const Batch& batch, KvStore* kv, std::span<const 
     return !(r.temperature > 0) && r.allowed.empty() && !penalties;
   });
   run_rows(batch, kv, [&](const Batch& part, int base) {
-    pass(part, static_cast<CudaKv*>(kv), greedy, [&](const Step& step, int first) {
+    auto* store = static_cast<CudaKv*>(kv);
+    const bool continuing = greedy && continues(part, store);
+    if (continuing && take_ahead(part, store, out.subspan(base))) return;
+    ahead_.forget();
+    pass(part, store, greedy, [&](const Step& step, int first) {
+      if (greedy && advances(step)) {
+        run_ahead(step, part, continuing);
+        read_drawn(part, out.subspan(base));
+        return;
+      }
       if (!greedy) sample_rows(step, rows.subspan(base + first, step.out_rows));
       APUD_CUDA(cudaStreamSynchronize(stream_));
-      for (int r = 0; r < step.out_rows; ++r) {
-        out[base + first + r] = drawn_[r];
-        if (drawn_[r].id < 0)
-          throw Error(ErrorKind::kBadData,
-                      "all " + std::to_string(vocab_) + " logits are NaN or infinite",
-                      "the model file is damaged or its weights overflow");
-      }
+      for (int r = 0; r < step.out_rows; ++r) out[base + first + r] = checked(drawn_[r], vocab_);
     });
-    APUD_CUDA(cudaStreamSynchronize(stream_));
+    if (!ahead_.step.kv) APUD_CUDA(cudaStreamSynchronize(stream_));
   });
 }
 
 std::vector<StageTime> CudaExecutor::profile(const Batch& batch, KvStore* kv) {
   APUD_CUDA(cudaSetDevice(options_.device));
+  ahead_.forget();
   check_batch(batch, kv);
   bool small = use_small(batch);
   Step step = prepare(small ? small_meta_ : large_meta_, batch, static_cast<CudaKv*>(kv));

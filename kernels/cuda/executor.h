@@ -4,6 +4,7 @@
 // Threads: one thread at a time.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <tuple>
@@ -62,9 +63,21 @@ class CudaExecutor : public Executor {
   void run_rows(const Batch& batch, KvStore* kv,
                 const std::function<void(const Batch&, int)>& one) const;
   void enqueue(const std::vector<Stage>& stages, const Step& step);
+  using GraphKey = std::tuple<int, int, bool, bool, bool, const CudaKv*>;
+  void replay(const GraphKey& key, const std::function<void()>& all);
   void run_graph(const Step& step, bool greedy);
+  void run_encoder(const Step& step);
   void enqueue_greedy(const Step& step);
   void sample_rows(const Step& step, std::span<const SamplingRow> rows);
+  /// Whether greedy drawing leaves the device ready for the next step.
+  static bool advances(const Step& step) {
+    return step.small && step.single && step.identity && step.out_rows == step.tokens;
+  }
+  // run_ahead.cu
+  bool continues(const Batch& batch, const CudaKv* kv) const;
+  bool take_ahead(const Batch& batch, CudaKv* kv, std::span<SampledToken> out);
+  void run_ahead(const Step& step, const Batch& batch, bool continuing);
+  void read_drawn(const Batch& batch, std::span<SampledToken> out);
   const float* result(const Step& step) const;
   int64_t result_ld() const;
 
@@ -72,6 +85,7 @@ class CudaExecutor : public Executor {
   CudaOptions options_;
   std::string name_;
   cudaStream_t stream_ = nullptr;
+  std::unique_ptr<PageLanes> lanes_;  // of decoders' KV stores
   bool programmatic_ = false;
   std::vector<LinearGroup> groups_;
   std::unique_ptr<DeviceWeights> weights_;
@@ -91,11 +105,24 @@ class CudaExecutor : public Executor {
   DeviceBuffer sample_inputs_;
   SampledToken* drawn_ = nullptr;  // pinned, written by the device
   float* logits_host_ = nullptr;   // pinned (kOutputChunk, result columns)
+  /// Greedy decoding runs one step ahead of its caller: when a step continues the one before, the
+  /// next is enqueued before its tokens are known to the host.
+  struct Ahead {
+    Step step;                    // the last that advanced; kv null: none
+    std::vector<int> positions;   // of the step that would continue it,
+    std::vector<int32_t> tokens;  //   and its tokens, once they have been read
+    bool running = false;         // that step is enqueued
+    cudaEvent_t done[2] = {};     // of steps in turns
+    int turn = 0;                 // of the last step that the caller asked for
+    void forget() {
+      step.kv = nullptr;
+      running = false;
+    }
+  } ahead_;
   struct Captured {
     int seen = 0;
     cudaGraphExec_t graph = nullptr;
   };
-  using GraphKey = std::tuple<int, int, bool, bool, bool, const CudaKv*>;
   std::map<GraphKey, Captured> graphs_;
   uint64_t kv_serial_ = 0;
 };

@@ -1,24 +1,23 @@
 #include "kernels/cuda/kv_store.h"
 
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <thread>
+
 namespace apud::cuda {
 namespace {
 
 class PinnedMemory : public HostMemory {
  public:
-  explicit PinnedMemory(size_t bytes) : bytes_(bytes) {
-    const cudaError_t status = cudaHostAlloc(&data_, bytes, cudaHostAllocDefault);
-    if (status == cudaSuccess) return;
-    cudaGetLastError();
-    throw Error(ErrorKind::kBusy,
-                "GPU: no " + std::to_string(bytes >> 20) + " MiB of pinned memory for KV pages",
-                "free host memory or run with --no-save");
+  explicit PinnedMemory(size_t bytes) : memory_(bytes) {}
+  std::span<std::byte> bytes() override {
+    return {reinterpret_cast<std::byte*>(memory_.data()), memory_.bytes()};
   }
-  ~PinnedMemory() override { cudaFreeHost(data_); }
-  std::span<std::byte> bytes() override { return {static_cast<std::byte*>(data_), bytes_}; }
 
  private:
-  void* data_ = nullptr;
-  size_t bytes_;
+  PinnedBuffer memory_;
 };
 
 size_t value_bytes(KvType type) { return type == KvType::kI8 ? 1 : 2; }
@@ -33,9 +32,55 @@ size_t kv_page_bytes(const KvGroup& g, KvType type) {
   return size_t{2} * g.layers * g.kv_heads * head_block_bytes(g, type);
 }
 
+/// A reader's page on its way to the device, by its lane.
+class CudaKv::Sink : public PageSink {
+ public:
+  Sink(CudaKv& kv, PageLane& lane) : kv_(kv), lane_(lane) {}
+  void begin(int page) {
+    page_ = page;
+    group_ = 0;
+    done_ = filled_ = 0;
+  }
+  std::span<std::byte> next(size_t most) override {
+    send();
+    while (group_ < kv_.groups_.size() && done_ == kv_.groups_[group_].page_bytes) {
+      ++group_;
+      done_ = 0;
+    }
+    if (group_ == kv_.groups_.size()) return {};
+    filled_ = std::min({most, PageLane::kPieceBytes, kv_.groups_[group_].page_bytes - done_});
+    APUD_CUDA(cudaEventSynchronize(lane_.free[slot_]));
+    return {reinterpret_cast<std::byte*>(piece()), filled_};
+  }
+  /// The piece given out last is full.
+  void send() {
+    if (filled_ == 0) return;
+    const Group& g = kv_.groups_[group_];
+    APUD_CUDA(cudaMemcpyAsync(g.data + page_ * g.page_bytes + done_, piece(), filled_,
+                              cudaMemcpyHostToDevice, lane_.stream));
+    APUD_CUDA(cudaEventRecord(lane_.free[slot_], lane_.stream));
+    done_ += filled_;
+    filled_ = 0;
+    slot_ = (slot_ + 1) % PageLane::kPieces;
+  }
+  /// Attention reads whole pages and masks what it does not use: that must be numbers.
+  void clear() {
+    filled_ = 0;
+    for (const Group& g : kv_.groups_)
+      APUD_CUDA(cudaMemsetAsync(g.data + page_ * g.page_bytes, 0, g.page_bytes, lane_.stream));
+  }
+
+ private:
+  uint8_t* piece() const { return lane_.memory + slot_ * PageLane::kPieceBytes; }
+  CudaKv& kv_;
+  PageLane& lane_;
+  int slot_ = 0;
+  size_t group_ = 0, page_ = 0, done_ = 0, filled_ = 0;  // bytes of the group sent, of the piece
+};
+
 CudaKv::CudaKv(const Program& program, std::span<const int> pages_per_group, KvType type,
-               cudaStream_t stream)
-    : type_(type), stream_(stream), layers_(program.kv_layers) {
+               cudaStream_t stream, PageLanes& lanes)
+    : type_(type), stream_(stream), layers_(program.kv_layers), lanes_(lanes) {
   APUD_CHECK(pages_per_group.size() == program.kv_groups.size(), "pages for every KV group");
   for (size_t i = 0; i < program.kv_groups.size(); ++i) {
     Group g;
@@ -165,6 +210,54 @@ void CudaKv::export_pages(std::span<const PageTransfer> transfers) {
   }
   APUD_CUDA(cudaEventRecord(exported_, copies_));
   exporting_ = true;
+}
+
+int CudaKv::read_pages(std::span<const int32_t> pages, int groups, const PageReader& reader) {
+  if (pages.empty()) return 0;
+  APUD_CHECK(groups == static_cast<int>(groups_.size()), "pages of every group");
+  for (int32_t page : pages)
+    for (int g = 0; g < groups; ++g) check_page(g, page);
+  std::vector<PageLane>& lanes = lanes_.get();
+  if (lanes.empty()) return KvStore::read_pages(pages, groups, reader);
+  const int count = static_cast<int>(pages.size());
+  const int readers = std::min(static_cast<int>(lanes.size()), count);
+  // What the pages held may still be read by a step, or be on its way out.
+  APUD_CUDA(cudaEventRecord(computed_, stream_));
+  APUD_CUDA(cudaStreamWaitEvent(copies_, computed_));
+  APUD_CUDA(cudaEventRecord(computed_, copies_));
+  for (cudaStream_t s : lanes_.streams()) APUD_CUDA(cudaStreamWaitEvent(s, computed_));
+  int device = 0;
+  APUD_CUDA(cudaGetDevice(&device));
+  std::atomic<int> next{0}, good{count};
+  std::exception_ptr failure;
+  std::mutex lock;
+  auto work = [&](int lane) {
+    try {
+      APUD_CUDA(cudaSetDevice(device));
+      Sink sink(*this, lanes[lane]);
+      for (int i; (i = next.fetch_add(1)) < good;) {
+        sink.begin(pages[i]);
+        if (reader(i, sink)) {
+          sink.send();
+          continue;
+        }
+        sink.clear();
+        std::lock_guard<std::mutex> hold(lock);
+        good = std::min<int>(good, i);
+      }
+    } catch (...) {
+      std::lock_guard<std::mutex> hold(lock);
+      if (!failure) failure = std::current_exception();
+      good = 0;
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int t = 1; t < readers; ++t) threads.emplace_back(work, t);
+  work(0);
+  for (std::thread& t : threads) t.join();
+  for (cudaStream_t s : lanes_.streams()) APUD_CUDA(cudaStreamSynchronize(s));
+  if (failure) std::rethrow_exception(failure);
+  return good;
 }
 
 double CudaKv::finish_transfers() {

@@ -11,6 +11,7 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/batch.h"
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/page_lanes.h"
 
 namespace apud::cuda {
 
@@ -21,7 +22,7 @@ class CudaKv : public KvStore {
  public:
   /// Throws kBusy when the memory cannot be had.
   CudaKv(const Program& program, std::span<const int> pages_per_group, KvType type,
-         cudaStream_t stream);
+         cudaStream_t stream, PageLanes& lanes);
   ~CudaKv() override;
   CudaKv(const CudaKv&) = delete;
   CudaKv& operator=(const CudaKv&) = delete;
@@ -37,6 +38,7 @@ class CudaKv : public KvStore {
   std::unique_ptr<HostMemory> host_memory(size_t bytes) override;
   void import_pages(std::span<const PageTransfer> transfers) override;
   void export_pages(std::span<const PageTransfer> transfers) override;
+  int read_pages(std::span<const int32_t> pages, int groups, const PageReader& reader) override;
   double finish_transfers() override;
 
   /// Before a step: the stream waits until what export_pages reads may be overwritten, and, with
@@ -68,6 +70,9 @@ class CudaKv : public KvStore {
   cudaEvent_t computed_ = nullptr, exported_ = nullptr, first_ = nullptr, part_[kParts] = {};
   bool importing_ = false, exporting_ = false;
   int waited_ = 0;
+
+  class Sink;  // of read_pages
+  PageLanes& lanes_;
 };
 
 }  // namespace apud::cuda

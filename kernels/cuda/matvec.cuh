@@ -13,7 +13,9 @@ inline constexpr int kMatvecWarps = kMatvecThreads / 32;
 
 /// Shared memory of one column: planes of 16 bytes a group.
 __host__ __device__ inline size_t matvec_column_bytes(int groups) { return size_t{32} * groups; }
-inline constexpr size_t kMatvecScratch = (40 + 2 * kMatvecWarps * 16) * sizeof(float);
+/// Sums of a block, or of squares by (column, warp); then sums of split rows.
+inline constexpr int kMatvecSums = 8 * kMatvecWarps;
+inline constexpr size_t kMatvecScratch = (kMatvecSums + 2 * kMatvecWarps * 16) * sizeof(float);
 
 __device__ __forceinline__ float4 load4(const float* x, int c, int cols) {
   if (4 * c + 3 < cols) return ld_stream4(x + 4 * c);
@@ -32,6 +34,10 @@ __device__ __forceinline__ void put_activation(uint8_t* column, int groups, int 
 
 __device__ __forceinline__ float sum_of_squares(const float4& v) {
   return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+}
+__device__ __forceinline__ float4 times(const float4& v, const float4& weight, float offset) {
+  return make_float4(v.x * (weight.x + offset), v.y * (weight.y + offset),
+                     v.z * (weight.z + offset), v.w * (weight.w + offset));
 }
 __device__ __forceinline__ float4 apply_norm(const float4& v, const float4& weight, float factor,
                                              float offset) {
@@ -81,17 +87,20 @@ inline __device__ __noinline__ void ragged_prologue(const MatvecStage& p, int gr
   __syncthreads();
 }
 
-__device__ __forceinline__ void matvec_prologue(const MatvecStage& p, const NormAhead& ahead,
-                                                int groups, uint8_t* columns, size_t column_bytes,
-                                                float* scratch) {
-  const int count = 2 * groups;
+/// Columns to shared memory, times the norm's weights. Returns 1 / rms of column `lane`, which the
+/// results are still to be multiplied with: so nothing waits for the sum of squares.
+__device__ __forceinline__ float matvec_prologue(const MatvecStage& p, const NormAhead& ahead,
+                                                 int groups, uint8_t* columns, size_t column_bytes,
+                                                 float* scratch) {
+  const int count = 2 * groups, lane = threadIdx.x & 31;
   if (p.cols & 7) {
     ragged_prologue(p, groups, columns, column_bytes, scratch);
-    return;
+    return 1;
   }
   for (int m = 0; m < p.columns; ++m) {
     const float* x = p.x + m * p.x_ld;
     uint8_t* column = columns + m * column_bytes;
+    float squares = 0;
     float4 v[kNormAhead];
 #pragma unroll
     for (int i = 0; i < kNormAhead; ++i) {
@@ -99,21 +108,13 @@ __device__ __forceinline__ void matvec_prologue(const MatvecStage& p, const Norm
       v[i] = make_float4(0, 0, 0, 0);
       if (c < count) v[i] = ld_stream4(x + 4 * c);
     }
-    float factor = 1;
-    if (p.norm_weight) {
-      float ss = 0;
-#pragma unroll
-      for (int i = 0; i < kNormAhead; ++i) ss += sum_of_squares(v[i]);
-#pragma unroll 4
-      for (int c = threadIdx.x + kNormAhead * kMatvecThreads; c < count; c += kMatvecThreads)
-        ss += sum_of_squares(ld_stream4(x + 4 * c));
-      ss = block_sum(ss, scratch);
-      factor = rsqrtf(ss / static_cast<float>(p.cols) + p.norm_eps);
-    }
 #pragma unroll
     for (int i = 0; i < kNormAhead; ++i) {
       if (i * kMatvecThreads < count) {
-        if (p.norm_weight) v[i] = apply_norm(v[i], ahead.weight[i], factor, p.norm_offset);
+        if (p.norm_weight) {
+          squares += sum_of_squares(v[i]);
+          v[i] = times(v[i], ahead.weight[i], p.norm_offset);
+        }
         put_activation(column, groups, threadIdx.x + i * kMatvecThreads, count, v[i]);
       }
     }
@@ -126,9 +127,11 @@ __device__ __forceinline__ void matvec_prologue(const MatvecStage& p, const Norm
         w[i] = make_float4(0, 0, 0, 0);
         if (c < count) {
           w[i] = ld_stream4(x + 4 * c);
-          if (p.norm_weight)
-            w[i] = apply_norm(w[i], *reinterpret_cast<const float4*>(p.norm_weight + 4 * c), factor,
-                              p.norm_offset);
+          if (p.norm_weight) {
+            squares += sum_of_squares(w[i]);
+            w[i] =
+                times(w[i], *reinterpret_cast<const float4*>(p.norm_weight + 4 * c), p.norm_offset);
+          }
         }
       }
 #pragma unroll
@@ -136,8 +139,17 @@ __device__ __forceinline__ void matvec_prologue(const MatvecStage& p, const Norm
         if (start + i * kMatvecThreads < count)
           put_activation(column, groups, start + i * kMatvecThreads + threadIdx.x, count, w[i]);
     }
+    if (p.norm_weight) {
+      squares = warp_sum(squares);
+      if (lane == 0) scratch[m * kMatvecWarps + (threadIdx.x >> 5)] = squares;
+    }
   }
   __syncthreads();
+  if (!p.norm_weight || lane >= p.columns) return 1;
+  float sum = 0;
+#pragma unroll
+  for (int k = 0; k < kMatvecWarps; ++k) sum += scratch[lane * kMatvecWarps + k];
+  return rsqrtf(sum / static_cast<float>(p.cols) + p.norm_eps);
 }
 
 template <WeightType F, int NC>
@@ -203,8 +215,17 @@ __device__ __forceinline__ void matvec_body(const MatvecStage& p, const MatvecSe
   float* scratch = reinterpret_cast<float*>(shared);
   uint8_t* columns = shared + kMatvecScratch;
   const size_t column_bytes = matvec_column_bytes(groups);
-  matvec_prologue(p, ahead, groups, columns, column_bytes, scratch);
-  float* partial = scratch + 40;
+  // What a row's end needs is asked for at its beginning, by the lane of the column.
+  float bias = 0, pair_bias = 0, residual = 0;
+  auto begin_row = [&] {
+    if (part != 0 || lane >= p.columns || row >= rows) return;
+    if (p.accumulate) residual = ld_stream(s.out + lane * s.out_ld + row);
+    if (s.bias) bias = s.bias[row];
+    if (R == 2 && s.pair_bias) pair_bias = s.pair_bias[row];
+  };
+  begin_row();
+  const float factor = matvec_prologue(p, ahead, groups, columns, column_bytes, scratch);
+  float* partial = scratch + kMatvecSums;
 
   float acc[R][NC];
 #pragma unroll
@@ -241,12 +262,10 @@ __device__ __forceinline__ void matvec_body(const MatvecStage& p, const MatvecSe
 #pragma unroll
       for (int m = 0; m < NC; ++m) {
         if (lane == m && m < p.columns) {
-          float v = acc[0][m] + (s.bias ? s.bias[row] : 0.f);
+          float v = __fmaf_rn(acc[0][m], factor, bias);
           if constexpr (R == 2)
-            v = activate(p.activation, v) * (acc[1][m] + (s.pair_bias ? s.pair_bias[row] : 0.f));
-          float* out = s.out + m * s.out_ld + row;
-          if (p.accumulate) v += ld_stream(out);
-          *out = v;
+            v = activate(p.activation, v) * __fmaf_rn(acc[1][m], factor, pair_bias);
+          s.out[m * s.out_ld + row] = v + residual;
         }
       }
     }
@@ -273,6 +292,7 @@ __device__ __forceinline__ void matvec_body(const MatvecStage& p, const MatvecSe
           finish_row();
           step = part;
           row += teams;
+          begin_row();
         }
       }
     }

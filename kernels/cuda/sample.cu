@@ -105,7 +105,17 @@ __global__ void greedy_kernel(const __grid_constant__ SampleArgs a) {
   const int row = blockIdx.x;
   Best best;
   const float lse = log_sum_exp(a.partial + row * kSampleChunks, &best);
-  if (threadIdx.x == 0) a.out[row] = {best.id, best.id >= 0 ? best.value - lse : 0.f};
+  if (threadIdx.x != 0) return;
+  const SampledToken drawn = {best.id, best.id >= 0 ? best.value - lse : 0.f};
+  if (!a.advance.tokens) {
+    a.out[row] = drawn;
+    return;
+  }
+  const int position = a.advance.positions[row];
+  a.out[advanced_slot(row, position)] = drawn;
+  a.advance.tokens[row] = max(best.id, 0);
+  a.advance.positions[row] = position + 1;
+  a.advance.starts[row] += 1;
 }
 
 struct Shared {
@@ -253,6 +263,13 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(const __grid_constant__ 
 }
 
 }  // namespace
+
+SampledToken checked(const SampledToken& drawn, int vocab) {
+  if (drawn.id < 0)
+    throw Error(ErrorKind::kBadData, "all " + std::to_string(vocab) + " logits are NaN or infinite",
+                "the model file is damaged or its weights overflow");
+  return drawn;
+}
 
 void sample(const SampleArgs& a, const Launch& where) {
   launch(where, scan_kernel, dim3(kSampleChunks, a.rows), dim3(256), 0, a);

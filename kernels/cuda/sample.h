@@ -20,6 +20,12 @@ struct SampleRow {
   double uniform;              // of (seed, counter)
 };
 
+/// A decode step that leaves the device ready for the next one: the drawn tokens are its tokens.
+struct SampleAdvance {
+  int32_t* tokens = nullptr;     // (rows); null: not wanted
+  int32_t* positions = nullptr;  // (rows), each one more afterwards
+  int32_t* starts = nullptr;     // of sequences, likewise
+};
 struct SampleArgs {
   const float* logits = nullptr;  // (rows, vocab), leading dimension ld
   int64_t ld = 0;
@@ -28,13 +34,20 @@ struct SampleArgs {
   const SampleRow* row = nullptr;  // (rows), device
   const int32_t* seen = nullptr;
   const uint64_t* allowed = nullptr;
-  bool plain_greedy = false;    // every row: greedy, no mask, no penalties
-  float* work = nullptr;        // (rows, vocab)
-  int* counts = nullptr;        // (rows, vocab), zero between launches
-  float4* partial = nullptr;    // (rows, kSampleChunks)
-  SampledToken* out = nullptr;  // (rows); id -1: no finite logit
+  bool plain_greedy = false;  // every row: greedy, no mask, no penalties
+  float* work = nullptr;      // (rows, vocab)
+  int* counts = nullptr;      // (rows, vocab), zero between launches
+  float4* partial = nullptr;  // (rows, kSampleChunks)
+  /// (rows); id -1: no finite logit. With `advance`, row r of position p is in advanced_slot(r, p):
+  /// the next step may be drawn before this one has been read.
+  SampledToken* out = nullptr;
+  SampleAdvance advance;  // plain greedy alone
 };
 inline constexpr int kSampleChunks = 128;
+inline constexpr int kMostDrawn = 64;  // rows of `out`, twice
+constexpr int advanced_slot(int row, int position) { return row + kMostDrawn * (position & 1); }
 void sample(const SampleArgs& a, const Launch& where);
+/// The token, or kBadData where its row of `vocab` logits had no finite one.
+SampledToken checked(const SampledToken& drawn, int vocab);
 
 }  // namespace apud::cuda

@@ -9,6 +9,7 @@
 
 #include "base/thread_pool.h"
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/pinned.h"
 #include "kernels/cuda/repack.h"
 
 namespace apud::cuda {
@@ -25,7 +26,7 @@ struct Piece {
 /// One thread's pinned and device buffers.
 struct Lane {
   cudaStream_t stream = nullptr;
-  uint8_t* host = nullptr;
+  PinnedBuffer host;
   uint8_t* device = nullptr;
   cudaEvent_t free[kBuffers] = {};
   size_t buffer = 0;
@@ -33,7 +34,7 @@ struct Lane {
   void make(size_t bytes) {
     buffer = bytes;
     APUD_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    APUD_CUDA(cudaHostAlloc(&host, bytes * kBuffers, cudaHostAllocDefault));
+    host = PinnedBuffer(bytes * kBuffers);
     APUD_CUDA(cudaMalloc(&device, bytes * kBuffers));
     for (cudaEvent_t& e : free) APUD_CUDA(cudaEventCreateWithFlags(&e, cudaEventDisableTiming));
   }
@@ -41,7 +42,6 @@ struct Lane {
     if (stream) cudaStreamSynchronize(stream);
     for (cudaEvent_t e : free)
       if (e) cudaEventDestroy(e);
-    cudaFreeHost(host);
     cudaFree(device);
     if (stream) cudaStreamDestroy(stream);
   }
@@ -76,7 +76,7 @@ void upload(const std::vector<UploadItem>& items, int device) {
         const Piece& piece = pieces[n];
         const UploadItem& item = items[piece.item];
         size_t row = row_bytes(item.from.type, item.from.cols), bytes = row * piece.rows;
-        uint8_t* host = lane.host + slot * lane.buffer;
+        uint8_t* host = lane.host.data() + slot * lane.buffer;
         uint8_t* staged = lane.device + slot * lane.buffer;
         APUD_CUDA(cudaEventSynchronize(lane.free[slot]));
         std::memcpy(host, item.from.data + piece.first * row, bytes);

@@ -8,14 +8,19 @@
 
 #include "base/error.h"
 #include "kernels/backend.h"
+#include "tests/kernels/cuda_support.h"
 #include "tests/kernels/synthetic.h"
 #include "tests/kernels/tolerance.h"
 
 namespace apud {
 namespace {
 
+using test::Cuda;
 using test::DecoderShape;
 using test::EncoderShape;
+using test::gpu;
+using test::ids;
+using test::Runner;
 using test::Synthetic;
 
 /// Decode multiplies float weights in floats and quantised ones with int8 activations; prefill
@@ -23,24 +28,6 @@ using test::Synthetic;
 /// each factor.
 constexpr double kFp16Product = 1.5e-3;
 constexpr double kBf16Product = 1.2e-2;
-
-class Cuda : public ::testing::Test {
- protected:
-  void SetUp() override {
-    std::string reason = cuda_unavailable_reason();
-    if (!reason.empty()) GTEST_SKIP() << "no CUDA device: " << reason;
-  }
-};
-
-std::unique_ptr<Executor> gpu(const Synthetic& m, bool deterministic = false,
-                              int max_tokens = 512) {
-  CudaOptions options;
-  options.deterministic = deterministic;
-  options.max_step_tokens = max_tokens;
-  auto e = make_cuda_executor(m.program, m.weights, options);
-  EXPECT_EQ(e->name().substr(0, 7), "cuda-sm");
-  return e;
-}
 
 constexpr WeightType kAllTypes[] = {
     WeightType::kF32,  WeightType::kF16,  WeightType::kBF16, WeightType::kQ4_0, WeightType::kQ4_1,
@@ -162,60 +149,6 @@ TEST_F(Cuda, RotaryRowOrder) {
     std::vector<float> part(want.begin(), want.begin() + 64);
     EXPECT_LT(test::relative_error(c.run(*e, 0, 1), part), test::kActBlock32);
   }
-}
-
-/// Runs sequences through an executor: each entry of `steps` gives the tokens that every sequence
-/// adds.
-struct Runner {
-  Executor& e;
-  std::unique_ptr<KvStore> kv;
-  std::vector<std::vector<int32_t>> pages;  // by sequence; scattered
-  std::vector<int> position;
-  Runner(Executor& executor, int sequences, int max_tokens, KvType type) : e(executor) {
-    const Program& p = e.program();
-    int blocks = (max_tokens + 63) / 64;
-    std::vector<int> count(p.kv_groups.size(), sequences * blocks);
-    kv = e.make_kv(count, type);
-    for (int s = 0; s < sequences; ++s) {
-      std::vector<int32_t> list;
-      for (int b = 0; b < blocks; ++b)
-        list.push_back((b * sequences + s) * 7 % (sequences * blocks));
-      pages.push_back(list);
-      position.push_back(0);
-    }
-    // A permutation however the numbers fall.
-    std::vector<int32_t> all(sequences * blocks);
-    std::iota(all.begin(), all.end(), 0);
-    std::mt19937 g(9);
-    std::shuffle(all.begin(), all.end(), g);
-    for (int s = 0; s < sequences; ++s)
-      for (int b = 0; b < blocks; ++b) pages[s][b] = all[s * blocks + b];
-  }
-  /// Logits of the last token of each listed sequence.
-  std::vector<float> step(const std::vector<std::pair<int, std::vector<int32_t>>>& parts) {
-    std::vector<int32_t> tokens, rows;
-    std::vector<SequenceSlice> slices;
-    for (auto& [s, ids] : parts) {
-      SequenceSlice slice{
-          static_cast<int>(tokens.size()), static_cast<int>(ids.size()), position[s], {}};
-      for (size_t g = 0; g < e.program().kv_groups.size(); ++g) slice.pages[g] = pages[s];
-      slices.push_back(slice);
-      tokens.insert(tokens.end(), ids.begin(), ids.end());
-      rows.push_back(static_cast<int>(tokens.size()) - 1);
-      position[s] += static_cast<int>(ids.size());
-    }
-    int vocab = e.program().values[e.program().result].cols;
-    std::vector<float> out(rows.size() * vocab);
-    e.run({tokens, slices, rows}, kv.get(), out);
-    return out;
-  }
-};
-
-std::vector<int32_t> ids(int n, int seed) {
-  std::mt19937 g(seed);
-  std::vector<int32_t> v(n);
-  for (int32_t& t : v) t = static_cast<int32_t>(g() % 300);
-  return v;
 }
 
 /// Prefill of 150 tokens, a chunk of 70 on top, seven decode steps, a chunk of 5.
@@ -435,74 +368,28 @@ TEST_F(Cuda, Encoders) {
         }
         std::vector<float> want(5 * s.width), got(want.size());
         make_reference_executor(m->program, m->weights)->run({tokens, slices, {}}, nullptr, want);
-        gpu(*m)->run({tokens, slices, {}}, nullptr, got);
+        auto e = gpu(*m);
+        e->run({tokens, slices, {}}, nullptr, got);
         EXPECT_LT(test::relative_error(got, want), type == WeightType::kBF16 ? 2e-2 : 3e-3)
             << weight_type_name(type) << " " << heads << "x" << dim;
+        // A short text's step is run, then captured, then replayed.
+        std::vector<float> plain[2], one(s.width);
+        for (int round = 0; round < 4; ++round) {
+          auto text = ids(33, round % 2);
+          SequenceSlice slice{0, 33, 0, {}};
+          e->run({text, std::span(&slice, 1), {}}, nullptr, one);
+          if (round == 0) plain[0] = one;
+          if (round == 1) {
+            plain[1].resize(s.width);
+            gpu(*m)->run({text, std::span(&slice, 1), {}}, nullptr, plain[1]);
+          }
+          EXPECT_TRUE(one == plain[round % 2]) << "round " << round;
+        }
       }
-}
-
-TEST_F(Cuda, PagesCopyExportAndImport) {
-  for (KvType type : {KvType::kF16, KvType::kI8}) {
-    DecoderShape s;
-    s.types = {WeightType::kF16};
-    auto m = test::synthetic_decoder(s);
-    auto e = gpu(*m);
-    Runner r(*e, 2, 128, type);
-    r.step({{0, ids(100, 3)}});
-    // Sequence 1 becomes a fork of sequence 0: its whole page by way of the host, its partial one
-    // copied.
-    std::vector<std::byte> page(r.kv->page_bytes(0));
-    r.kv->export_page(0, r.pages[0][0], page);
-    r.kv->import_page(0, r.pages[1][0], page);
-    r.kv->copy_page(0, r.pages[0][1], r.pages[1][1], 36);
-    r.position[1] = 100;
-    auto a = r.step({{0, {9}}}), b = r.step({{1, {9}}});
-    EXPECT_TRUE(a == b) << kv_type_name(type);
-  }
 }
 
 /// Lists of pages go out while a step follows at once, and come in while steps of both kinds use
 /// them.
-TEST_F(Cuda, ListsOfPagesMoveBesideSteps) {
-  DecoderShape s;
-  s.layers = 11;  // no multiple of the parts that layers move in
-  s.window = 90;  // two KV groups
-  s.types = {WeightType::kF16};
-  auto m = test::synthetic_decoder(s);
-  auto e = gpu(*m);
-  const int groups = static_cast<int>(m->program.kv_groups.size());
-  Runner r(*e, 2, 256, KvType::kF16);
-  r.step({{0, ids(150, 3)}});
-  size_t bytes = 0;
-  for (int g = 0; g < groups; ++g) bytes += 3 * r.kv->page_bytes(g);
-  auto host = r.kv->host_memory(bytes);
-  ASSERT_EQ(host->bytes().size(), bytes);
-  auto moves = [&](int sequence) {
-    std::vector<PageTransfer> list;
-    auto rest = host->bytes();
-    for (int block = 0; block < 3; ++block)
-      for (int g = 0; g < groups; ++g) {
-        list.push_back({g, r.pages[sequence][block], rest.first(r.kv->page_bytes(g))});
-        rest = rest.subspan(r.kv->page_bytes(g));
-      }
-    return list;
-  };
-  r.kv->export_pages(moves(0));
-  auto first = r.step({{0, {9}}});  // writes into the last page on its way out
-  r.kv->finish_transfers();
-  for (bool one : {true, false}) {
-    std::vector<int32_t> next = one ? std::vector<int32_t>{9} : ids(20, 5);
-    r.position[0] = r.position[1] = 150;
-    auto want = r.step({{0, next}});
-    r.step({{1, ids(5, 8)}});  // reads and writes what is replaced now
-    r.kv->import_pages(moves(1));
-    r.position[1] = 150;
-    EXPECT_TRUE(r.step({{1, next}}) == want) << next.size() << " tokens";
-    EXPECT_GT(r.kv->finish_transfers(), 0);
-    EXPECT_EQ(r.kv->finish_transfers(), 0);
-  }
-}
-
 TEST_F(Cuda, SamplingDrawsWhatTheHostDraws) {
   DecoderShape s;
   s.vocab = 5000;
