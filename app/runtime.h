@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "app/engine_embedder.h"
 #include "app/evidence_budget.h"
 #include "app/options.h"
 #include "app/terminal.h"
@@ -31,27 +32,6 @@ namespace apud {
 struct ChosenModel {
   InstalledModel installed;
   std::shared_ptr<const Model> model;
-};
-
-/// rag's view of an embedding model.
-class EngineEmbedder : public TextEmbedder {
- public:
-  EngineEmbedder(std::string id, Embedding embedding)
-      : id_(std::move(id)), embedding_(std::move(embedding)) {}
-  std::string fingerprint() const override { return embedding_.fingerprint(); }
-  std::string name() const override { return id_; }
-  int dimension() const override { return embedding_.dimension(); }
-  int max_tokens() const override { return embedding_.max_tokens() - embedding_.overhead_tokens(); }
-  int count_tokens(std::string_view text) const override { return embedding_.count_tokens(text); }
-  bool multilingual() const override { return embedding_.multilingual(); }
-  void embed(std::span<const std::string> texts, EmbedKind kind, std::span<float> out) override {
-    embedding_.embed(
-        texts, kind == EmbedKind::kQuery ? EmbeddingKind::kQuery : EmbeddingKind::kPassage, out);
-  }
-
- private:
-  std::string id_;
-  Embedding embedding_;
 };
 
 class ModelTokenCounter : public TokenCounter {

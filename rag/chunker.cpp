@@ -13,6 +13,10 @@ constexpr size_t kMaxPiece = 2048;     // bytes: longer sentences are cut before
 constexpr int kMaxHeadingTokens = 40;  // of the chunk's budget
 constexpr size_t kMaxHeadingBytes = 200;
 constexpr size_t kMaxPathBytes = 1000;
+constexpr int kFewestTokens = 32;
+// What an embedder takes and a chunk leaves: a chunk's tokens are the sum over its sentences, which
+// differs from the whole's count by a token here and there.
+constexpr int kCountSlack = 8;
 
 // A block's sentences, rows or code pieces, as a range of the sentence table.
 struct Unit {
@@ -249,9 +253,8 @@ class Chunker {
 
 ChunkOptions chunk_options_for(int max_tokens) {
   ChunkOptions options;
-  // 16 tokens of room: prompt ("passage: "), special tokens, and sums over sentences that differ
-  // from the whole by a token.
-  options.max_tokens = max_tokens >= 512 ? 400 : std::max(32, std::min(240, max_tokens - 16));
+  const int most = max_tokens - kCountSlack;
+  options.max_tokens = most >= 400 ? 400 : std::max(kFewestTokens, std::min(240, most));
   options.target_tokens = std::min(220, options.max_tokens);
   return options;
 }
@@ -259,8 +262,8 @@ ChunkOptions chunk_options_for(int max_tokens) {
 ChunkOptions chunk_options_for(int max_tokens, int chunk_tokens) {
   const ChunkOptions standard;
   if (chunk_tokens == 0) return chunk_options_for(max_tokens);
-  int most = std::max(32, max_tokens - 16);
-  if (chunk_tokens < 32 || chunk_tokens > most) {
+  int most = std::max(kFewestTokens, max_tokens - kCountSlack);
+  if (chunk_tokens < kFewestTokens || chunk_tokens > most) {
     throw Error(
         ErrorKind::kUsage, "chunks of " + std::to_string(chunk_tokens) + " tokens",
         "this embedder takes chunks of 32 to " + std::to_string(most) + " tokens (setting: chunk)");

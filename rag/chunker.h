@@ -25,7 +25,8 @@ struct ChunkOptions {
   int overlap_tokens = 40;  // repeated where a cut falls inside a paragraph
 };
 
-/// Defaults for an embedder that takes `max_tokens` tokens: max 240 for 256, 400 for 512 and more.
+/// Defaults for an embedder that takes texts of `max_tokens` tokens (TextEmbedder::max_tokens()):
+/// at most 400 where it takes as many, else 240 or what it takes.
 ChunkOptions chunk_options_for(int max_tokens);
 /// For chunks of at most `chunk_tokens` tokens, the rest in proportion; 0: the defaults. Throws
 /// kUsage where the embedder cannot take as many, or for fewer than 32.

@@ -19,7 +19,7 @@ class TextEmbedder {
   virtual std::string fingerprint() const = 0;
   virtual std::string name() const = 0;
   virtual int dimension() const = 0;
-  /// Tokens of input that the model takes, its prompt and special tokens included.
+  /// Tokens of a text that the model takes beside its own prompt and special tokens.
   virtual int max_tokens() const = 0;
   /// Tokens of `text` alone.
   virtual int count_tokens(std::string_view text) const = 0;

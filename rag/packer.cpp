@@ -93,7 +93,7 @@ struct Packer::Impl {
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
       return input.sentences[a].score > input.sentences[b].score;
     });
-    const int most = embedder->max_tokens() - 16;
+    const int most = embedder->max_tokens();
     std::vector<std::string> keys(order.size());  // by sentence; empty: beyond the limit
     std::vector<std::string> texts, text_keys;    // to embed
     int64_t tokens = 0;

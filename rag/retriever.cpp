@@ -53,8 +53,7 @@ class MinMax {
 
 /// The end of a text that fits the embedder (of a follow-up the question is at the end).
 std::string fit_to_embedder(const TextEmbedder& embedder, std::string text) {
-  constexpr int kPromptReserve = 16;  // prompt and special tokens
-  int limit = embedder.max_tokens() - kPromptReserve;
+  const int limit = embedder.max_tokens();
   for (int count; (count = embedder.count_tokens(text)) > limit;) {
     size_t cut = std::max<size_t>(1, text.size() - text.size() * limit / count);
     while (cut < text.size() && (static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) ++cut;

@@ -22,10 +22,15 @@ enum class SearchMode { kHybrid, kDense, kBm25 };
 SearchMode parse_search_mode(std::string_view name);
 const char* search_mode_name(SearchMode mode);
 
+/// Hits taken from each side before they are fused. The scale of each side ends at the last of
+/// them, so their number says how much of a lead the best one has; 300 to 600 do equally well, 100
+/// worse (docs/performance.md, "Retrieval").
+inline constexpr int kSideCandidates = 400;
+
 struct RetrieveOptions {
   SearchMode mode = SearchMode::kHybrid;
-  int k = 10;                     // hits to return
-  int candidates = 100;           // taken from each side
+  int k = 10;  // hits to return
+  int candidates = kSideCandidates;
   std::string previous_question;  // user turn before this one: follow-ups; empty: none
   /// Texts searched beside the question and fused with it as equals, such as an answer that a model
   /// imagines (HyDE, Gao et al. 2022). The abstain line looks at the question alone: what a model

@@ -34,7 +34,7 @@ struct EmbedderIdentity {
 
 /// What ingest measured about a collection with its own headings and foreign questions.
 struct Calibration {
-  double dense_weight = 0.6;  // share of the dense score in the fused one
+  double dense_weight = 0.7;  // share of the dense score in the fused one
   double abstain_line = 0.0;  // relevance (rag/relevance.h) below which it has no evidence
   int queries = 0;            // questions it rests on; 0: not calibrated, line not in force
   int64_t chunks = 0;         // of the collection when it was measured

@@ -9,6 +9,7 @@
 #include <unordered_set>
 
 #include "rag/relevance.h"
+#include "rag/retriever.h"
 #include "rag/text/query.h"
 #include "rag/text/terms.h"
 
@@ -17,7 +18,6 @@ namespace {
 
 constexpr size_t kQueries = 64;     // headings asked; each costs about one chunk of embedding
 constexpr size_t kFewest = 20;      // headings; below, quantiles mean nothing
-constexpr int kCandidates = 100;    // as retrieval takes
 constexpr double kQuantile = 0.05;  // questions of the collection that the line may refuse
 
 constexpr double kForeignQuantile = 0.95;  // foreign questions that the line must refuse, at least
@@ -148,10 +148,10 @@ class Candidates {
     if (extra) found[extra->first] = {extra->first, extra->second, extra->second, -HUGE_VAL};
     auto own = [&](int64_t chunk) { return extra && chunk == extra->first; };
     auto others = [&](int64_t chunk) { return !own(chunk) && (!keep || keep(chunk)); };
-    for (const VectorHit& h : index_.search(query, kCandidates, others))
+    for (const VectorHit& h : index_.search(query, kSideCandidates, others))
       found[h.chunk] = {h.chunk, h.score, h.score, -HUGE_VAL};
     std::vector<int64_t> unscored;
-    for (const KeywordHit& h : store_.keyword_search(collection_.id, match, kCandidates)) {
+    for (const KeywordHit& h : store_.keyword_search(collection_.id, match, kSideCandidates)) {
       if (!own(h.chunk) && !others(h.chunk)) continue;
       auto [at, fresh] = found.try_emplace(h.chunk, Ranked{h.chunk, 0, -HUGE_VAL, -HUGE_VAL});
       at->second.bm25 = h.score;
@@ -302,9 +302,9 @@ Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo
   }
   std::vector<std::vector<Ranked>> lists = search_headings(embedder, candidates, questions, cancel);
   if (lists.empty()) return result;
-  // The weight nearest to the general .6 among those within one standard error of the best (Breiman
-  // et al. 1984): with some dozen questions smaller differences are chance, and headings favour
-  // keywords more than people's questions do.
+  // The weight nearest to the general one among those within one standard error of the best
+  // (Breiman et al. 1984): with some dozen questions smaller differences are chance, and headings
+  // favour keywords more than people's questions do.
   struct Point {
     double weight;
     double mean;
@@ -326,7 +326,7 @@ Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo
       curve.begin(), curve.end(), [](const Point& a, const Point& b) { return a.mean < b.mean; });
   double chosen = result.dense_weight, away = HUGE_VAL;
   for (const Point& p : curve) {
-    double d = std::fabs(p.weight - 0.6);
+    double d = std::fabs(p.weight - Calibration{}.dense_weight);
     if (p.mean >= top_point.mean - top_point.error && d < away) {
       away = d;
       chosen = p.weight;

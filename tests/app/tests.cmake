@@ -2,6 +2,8 @@ apud_test(NAME app_test SOURCES app/settings_test.cpp app/cli_test.cpp app/promp
           app/machine_test.cpp app/evidence_budget_test.cpp app/citation_mask_test.cpp
           app/answer_test.cpp app/rewording_test.cpp app/rerank_test.cpp app/load_report_test.cpp LIBS apud_app
           LABELS unit)
+# Apart: app_test's tests change the data home that models are found by.
+apud_test(NAME engine_embedder_test SOURCES app/engine_embedder_test.cpp LIBS apud_app LABELS unit)
 # Driven by scripts/eval-conversations.
 find_package(nlohmann_json REQUIRED)
 add_executable(conversation_eval bench/conversation_eval.cpp)

@@ -55,7 +55,8 @@ int main(int argc, char** argv) {
     auto model = apud::load_model(apud::test::models_dir() / argv[2]);
     apud::Embedding embedding(model,
                               apud::make_cpu_executor(model->program(), model->weights(), {}));
-    const apud::ChunkOptions chunking = apud::chunk_options_for(embedding.max_tokens());
+    const apud::ChunkOptions chunking =
+        apud::chunk_options_for(embedding.max_tokens() - embedding.overhead_tokens());
     auto count = [&](std::string_view text) { return embedding.count_tokens(text); };
     std::vector<apud::Path> paths;
     for (int i = 3; i < argc; ++i)

@@ -8,39 +8,14 @@
 #include <cstring>
 #include <string>
 
+#include "app/engine_embedder.h"
 #include "base/child.h"
 #include "base/error.h"
 #include "base/thread_pool.h"
-#include "engine/embedding.h"
+#include "kernels/backend.h"
+#include "models/model.h"
 #include "tests/bench/retrieval_eval.h"
 #include "tests/support/models.h"
-
-namespace {
-
-class EngineEmbedder : public apud::TextEmbedder {
- public:
-  explicit EngineEmbedder(const apud::Path& path) : EngineEmbedder(apud::load_model(path)) {}
-  std::string fingerprint() const override { return embedding_.fingerprint(); }
-  std::string name() const override { return embedding_.name(); }
-  int dimension() const override { return embedding_.dimension(); }
-  int max_tokens() const override { return embedding_.max_tokens(); }
-  int count_tokens(std::string_view text) const override { return embedding_.count_tokens(text); }
-  bool multilingual() const override { return embedding_.multilingual(); }
-  void embed(std::span<const std::string> texts, apud::EmbedKind kind,
-             std::span<float> out) override {
-    embedding_.embed(texts,
-                     kind == apud::EmbedKind::kQuery ? apud::EmbeddingKind::kQuery
-                                                     : apud::EmbeddingKind::kPassage,
-                     out);
-  }
-
- private:
-  explicit EngineEmbedder(std::shared_ptr<const apud::Model> model)
-      : embedding_(model, apud::make_cpu_executor(model->program(), model->weights(), {})) {}
-  apud::Embedding embedding_;
-};
-
-}  // namespace
 
 int main(int argc, char** argv) {
   apud::child_main(argc, argv);
@@ -74,7 +49,10 @@ int main(int argc, char** argv) {
   try {
     apud::Path path =
         model.find('/') == std::string::npos ? apud::test::models_dir() / model : apud::Path(model);
-    EngineEmbedder embedder(path);
+    auto loaded = apud::load_model(path);
+    apud::EngineEmbedder embedder(
+        model,
+        apud::Embedding(loaded, apud::make_cpu_executor(loaded->program(), loaded->weights(), {})));
     std::string scores = arguments.excerpts > 0
                              ? apud::bench::evaluate_excerpts(embedder, arguments)
                              : apud::bench::evaluate_retrieval(embedder, arguments);

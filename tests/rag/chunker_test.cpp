@@ -4,6 +4,7 @@
 
 #include <chrono>
 
+#include "base/error.h"
 #include "base/utf8.h"
 #include "rag/loader.h"
 
@@ -156,6 +157,18 @@ TEST(Chunker, TableRowsAndCodeStayWhole) {
     EXPECT_TRUE(chunk.begin == 0 || d.text[chunk.begin - 1] == '\n');
     EXPECT_TRUE(chunk.end == d.text.size() || d.text[chunk.end] == '\n');
   }
+}
+
+// TextEmbedder::max_tokens() of MiniLM is 254, of e5-small 506 and of EmbeddingGemma 2,034: what is
+// left beside special tokens and prompt.
+TEST(Chunker, SizesThatSuitAnEmbedder) {
+  EXPECT_EQ(chunk_options_for(254).max_tokens, 240);
+  EXPECT_EQ(chunk_options_for(506).max_tokens, 400);
+  EXPECT_EQ(chunk_options_for(2034).max_tokens, 400);
+  EXPECT_EQ(chunk_options_for(126).max_tokens, 118);
+  EXPECT_EQ(chunk_options_for(506, 498).max_tokens, 498);
+  EXPECT_THROW(chunk_options_for(506, 499), Error);
+  EXPECT_THROW(chunk_options_for(506, 31), Error);
 }
 
 TEST(Chunker, LongHeadingsAndSmallBudgets) {

@@ -5,7 +5,7 @@ apud_test(NAME rag_packer_test SOURCES rag/packer_test.cpp LIBS apud_rag)
 # Driven by scripts/eval-retrieval.
 add_executable(retrieval_eval bench/retrieval_eval_main.cpp bench/retrieval_eval.cpp)
 target_include_directories(retrieval_eval PRIVATE ${PROJECT_SOURCE_DIR})
-target_link_libraries(retrieval_eval PRIVATE apud_rag apud_engine fmt::fmt)
+target_link_libraries(retrieval_eval PRIVATE apud_app fmt::fmt)
 apud_test(NAME rag_ledger_test SOURCES rag/ledger_test.cpp rag/refine_test.cpp LIBS apud_rag)
 add_executable(rag_crash_driver rag/crash_driver.cpp)
 target_include_directories(rag_crash_driver PRIVATE ${PROJECT_SOURCE_DIR})
