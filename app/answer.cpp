@@ -36,6 +36,7 @@ std::string place_of(const std::string& path, const Anchor& from) {
 
 RetrieveOptions retrieve_options(const Settings& settings) {
   RetrieveOptions options;
+  options.match_tokens = kMatchTokens;
   if (settings.dense_weight >= 0) options.dense_weight = settings.dense_weight;
   return options;
 }
@@ -85,7 +86,6 @@ void pack_evidence(Runtime& runtime, const Conversation& conversation,
   pack.first_id = request.ledger ? request.ledger->next_id() : 1;
   if (request.ledger) pack.sent = request.ledger->sent();
   pack.sentence_vector_tokens = kSentenceVectorTokens;
-  pack.imagined = evidence.imagined;
   // The frame and the joints between the parts cost tokens that packing cannot see; what the whole
   // turn really takes is measured, and packing repeated with the difference taken off.
   evidence.budget = budget;
@@ -306,6 +306,7 @@ ordered_json hit_json(const Hit& hit) {
                       {"score", hit.score}};
   out["dense"] = hit.dense ? ordered_json(*hit.dense) : ordered_json();
   out["bm25"] = hit.bm25 ? ordered_json(*hit.bm25) : ordered_json();
+  if (hit.match) out["match"] = *hit.match;
   if (hit.odds) out["odds"] = *hit.odds;
   return out;
 }

@@ -52,6 +52,8 @@ struct Evidence {
 /// Tokens of candidate sentences that get vectors for a question: a fifth of a second of two CPU
 /// cores. 4,000 and 10,000 packed no more of the answers (docs/performance.md).
 inline constexpr int kSentenceVectorTokens = 2500;
+/// The same for the hits that are read beside the question instead, where the embedder can.
+inline constexpr int kMatchTokens = kSentenceVectorTokens;
 
 struct EvidenceRequest {
   std::string question;

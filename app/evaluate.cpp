@@ -48,7 +48,6 @@ Judged judge(Runtime& runtime, const EvalQuestion& question, const std::string& 
     PackOptions pack;
     pack.budget = request.evidence_tokens;
     pack.sentence_vector_tokens = kSentenceVectorTokens;
-    pack.imagined = evidence.imagined;
     evidence.packed = runtime.packer(request.collections)
                           .pack(evidence.retrieval->hits, question.question, counter, pack);
   }

@@ -411,16 +411,16 @@ int verb_explain(Runtime& runtime) {
                        retrieval.value("evidence_tokens", 0), retrieval.value("budget", 0),
                        retrieval.value("passages", 0));
   }
-  out += "\ncandidates (rank, fused, dense, bm25, rerank)\n";
+  out += "\ncandidates (rank, fused, dense, bm25, tokens, rerank)\n";
   for (const auto& hit : trace["candidates"]) {
     auto number = [&](const char* key) {
       return hit.contains(key) && hit[key].is_number()
                  ? fmt::format("{:.3f}", hit[key].get<double>())
                  : std::string("-");
     };
-    out += fmt::format("  {:>3}  {:>6} {:>6} {:>7} {:>6}  {}:{}\n", hit.value("rank", 0),
-                       number("score"), number("dense"), number("bm25"), number("odds"),
-                       hit.value("path", ""), hit.value("line", 0));
+    out += fmt::format("  {:>3}  {:>6} {:>6} {:>7} {:>6} {:>6}  {}:{}\n", hit.value("rank", 0),
+                       number("score"), number("dense"), number("bm25"), number("match"),
+                       number("odds"), hit.value("path", ""), hit.value("line", 0));
   }
   out += "\npassages in the prompt\n";
   for (const auto& p : trace["passages"]) {

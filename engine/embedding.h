@@ -26,6 +26,14 @@ struct EmbeddingOptions {
   int dimension = 0;  // 0: the model's own; else one of its matryoshka sizes (cut and renormalised)
 };
 
+/// A passage beside a question, by the vectors of their single tokens.
+struct TokenMatch {
+  float passage =
+      0;  // mean over the question's tokens of the highest cosine with one of the passage's
+  std::vector<float>
+      parts;  // cosine of the question with the mean of the part's tokens, read in the passage
+};
+
 class Embedding {
  public:
   /// Throws apud::Error: kUsage when the model is no encoder or has no such dimension, kBadData
@@ -52,11 +60,23 @@ class Embedding {
   int embed(std::span<const std::string> texts, EmbeddingKind kind, std::span<float> out,
             const CancelFlag* cancel = nullptr);
 
+  /// What match() runs: `tokens` executes unpooled() of the model's program.
+  void add_token_executor(std::unique_ptr<Executor> tokens);
+  bool matches_tokens() const { return tokens_ != nullptr; }
+  /// Late interaction without training (ColBERT's MaxSim, Khattab & Zaharia, SIGIR 2020) and late
+  /// chunking (Guenther et al., arXiv 2409.04701) from one forward pass of each passage. A passage
+  /// comes in parts, its heading first; one longer than max_tokens() is cut, and a part beyond the
+  /// cut is as far as can be (-1). Of several questions the mean. REQUIRES: matches_tokens().
+  std::vector<TokenMatch> match(std::span<const std::string> questions,
+                                std::span<const std::vector<std::string>> passages);
+
  private:
   std::vector<int32_t> encode(std::string_view text, EmbeddingKind kind, bool* cut) const;
+  std::vector<std::vector<float>> token_rows(std::span<const std::vector<int32_t>> texts);
 
   std::shared_ptr<const Model> model_;
   std::unique_ptr<Executor> executor_;
+  std::unique_ptr<Executor> tokens_;  // of match(); null: without
   std::string fingerprint_;
   int dimension_ = 0;
   int max_tokens_ = 0;

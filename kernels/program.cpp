@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -25,7 +26,7 @@ class Validator {
     op_ = program_.ops.size();
     read(program_.result, "result");
     Rows rows = value(program_.result).rows;
-    require(rows == (program_.is_encoder() ? Rows::kSequences : Rows::kOutputs),
+    require(program_.is_encoder() ? rows != Rows::kTokens : rows == Rows::kOutputs,
             "the result has the wrong kind of rows");
   }
 
@@ -286,6 +287,22 @@ class Validator {
 
 void validate_program(const Program& program, const Weights& weights) {
   Validator(program, weights).run();
+}
+
+std::optional<Program> unpooled(const Program& encoder) {
+  auto pool = std::find_if(encoder.ops.begin(), encoder.ops.end(),
+                           [](const Op& op) { return std::holds_alternative<PoolOp>(op); });
+  if (pool == encoder.ops.end() || std::get<PoolOp>(*pool).kind != PoolKind::kMean) return {};
+  if (!std::all_of(pool + 1, encoder.ops.end(),
+                   [](const Op& op) { return std::holds_alternative<L2NormalizeOp>(op); }))
+    return {};
+  Program out = encoder;
+  out.ops.erase(out.ops.begin() + (pool - encoder.ops.begin()), out.ops.end());
+  const ValueId x = std::get<PoolOp>(*pool).x;
+  out.values.push_back({"rows", Rows::kOutputs, out.values[static_cast<size_t>(x)].cols});
+  out.result = static_cast<ValueId>(out.values.size()) - 1;
+  out.ops.push_back(SelectOp{x, out.result});
+  return out;
 }
 
 }  // namespace apud

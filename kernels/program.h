@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -192,6 +193,11 @@ struct Program {
 
   bool is_encoder() const { return kv_groups.empty(); }
 };
+
+/// An encoder's program up to its pooling, with the rows named by Batch::output_rows as its result:
+/// vectors of single tokens. Nothing where the pooled vector is not these rows' mean (another
+/// pooling, or layers after it).
+std::optional<Program> unpooled(const Program& encoder);
 
 /// Bytes of weights by slot, same order as Program::weights; shapes equal the slots'.
 using Weights = std::vector<WeightView>;

@@ -12,6 +12,7 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "rag/document.h"
@@ -77,5 +78,8 @@ std::string embedded_text(const Document& document, const Chunks& chunks, const 
 /// Ranges of the sentences of `text`, relative to it, in order, white space around them left out.
 /// English and Chinese punctuation; a newline ends one before a list marker and after a short line.
 std::vector<Sentence> split_sentences(std::string_view text);
+/// The same as ranges [begin, end) moved by `base`, with over-long ones (lists and tables gone
+/// wrong) cut at spaces: what packing chooses from.
+std::vector<std::pair<size_t, size_t>> sentence_ranges(std::string_view text, size_t base);
 
 }  // namespace apud

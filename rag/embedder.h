@@ -7,10 +7,17 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace apud {
 
 enum class EmbedKind { kQuery, kPassage };
+
+/// A passage beside questions, by the vectors of their single tokens.
+struct PassageMatch {
+  float passage = 0;         // how well its tokens hold the questions' (MaxSim)
+  std::vector<float> parts;  // cosine of each part, read in the passage, with the questions
+};
 
 class TextEmbedder {
  public:
@@ -28,6 +35,12 @@ class TextEmbedder {
   /// out (texts.size(), dimension): unit vectors. A vector does not depend on its batch neighbours.
   /// Texts longer than max_tokens() are a bug of the caller (CHECK).
   virtual void embed(std::span<const std::string> texts, EmbedKind kind, std::span<float> out) = 0;
+  /// Passages in parts, the heading first, beside the questions. Empty where the model has no
+  /// vectors of single tokens that mean anything on their own.
+  virtual std::vector<PassageMatch> match(std::span<const std::string> /*questions*/,
+                                          std::span<const std::vector<std::string>> /*passages*/) {
+    return {};
+  }
 };
 
 /// Counts tokens as the chat model's tokenizer does, for packing.

@@ -23,10 +23,7 @@ struct Weights {
 constexpr Weights kByChunk = {0.5, 0.5, 0.5};
 constexpr Weights kBySentence = {0.5, 0.25, 0.25};
 constexpr double kRankScale = 5;
-// Of the imagined answer's cosine beside the question's (docs/performance.md, "Retrieval").
-constexpr double kImaginedShare = 0.4;
 
-constexpr size_t kSentenceBytes = 1500;      // a longer "sentence" is a list or a table gone wrong
 constexpr size_t kTextRegionSentences = 12;  // of text that has no chunks
 constexpr size_t kEmbedCall = 32;
 
@@ -35,26 +32,6 @@ void scale_to_unit(std::vector<double>& values) {
   auto [low, high] = std::minmax_element(values.begin(), values.end());
   double from = *low, span = *high - *low;
   for (double& v : values) v = span > 0 ? (v - from) / span : 0;
-}
-
-/// split_sentences with over-long ones cut at spaces.
-std::vector<std::pair<size_t, size_t>> sentence_ranges(std::string_view text, size_t base) {
-  std::vector<std::pair<size_t, size_t>> ranges;
-  for (const Sentence& s : split_sentences(text)) {
-    size_t begin = s.begin;
-    while (s.end - begin > kSentenceBytes) {
-      size_t cut = text.rfind(' ', begin + kSentenceBytes);
-      if (cut == std::string_view::npos || cut <= begin) {
-        cut = begin + kSentenceBytes;
-        while (cut > begin + 1 && (static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) --cut;
-      }
-      ranges.emplace_back(base + begin, base + cut);
-      begin = cut;
-      while (begin < s.end && text[begin] == ' ') ++begin;
-    }
-    if (begin < s.end) ranges.emplace_back(base + begin, base + s.end);
-  }
-  return ranges;
 }
 
 bool contains_name(std::string_view question, std::string_view path) {
@@ -72,19 +49,33 @@ struct Packer::Impl {
   TextEmbedder* embedder;
   // Cosines of sentences with the last question: a turn is packed more than once, to fit its
   // window.
-  std::string cached_question;                     // and what was imagined for it
+  std::string cached_question;
   std::unordered_map<std::string, double> cached;  // by text_key()
+
+  /// Those that the search brought (Hit::sentences), scaled to 0..1; sentences of the hits that it
+  /// did not read count 0. Empty where it read none.
+  static std::vector<double> brought_cosines(const PackInput& input) {
+    std::vector<double> known;
+    for (const PackSentence& s : input.sentences) {
+      if (s.cosine) known.push_back(*s.cosine);
+    }
+    if (known.empty()) return {};
+    scale_to_unit(known);
+    std::vector<double> out(input.sentences.size(), 0);
+    size_t next = 0;
+    for (size_t i = 0; i < out.size(); ++i) {
+      if (input.sentences[i].cosine) out[i] = known[next++];
+    }
+    return out;
+  }
 
   /// Cosine of each sentence with the question, scaled to 0..1, for the sentences of the highest
   /// score so far, up to `limit` tokens (the others count 0); empty where none is made. Sentences
   /// that no hit brought are scored by their words alone, so there it is all or none.
-  std::vector<double> cosines(const PackInput& input, std::string_view question,
-                              const PackOptions& options) {
-    const int limit = options.sentence_vector_tokens;
+  std::vector<double> cosines(const PackInput& input, std::string_view question, int limit) {
     if (!embedder || limit <= 0 || input.sentences.empty()) return {};
-    std::string asked = std::string(question) + '\n' + options.imagined;
-    if (asked != cached_question) {
-      cached_question = std::move(asked);
+    if (question != cached_question) {
+      cached_question = question;
       cached.clear();
     }
     std::vector<size_t> order(input.sentences.size());
@@ -123,8 +114,7 @@ struct Packer::Impl {
       texts.push_back(std::move(text));
       text_keys.push_back(std::move(key));
     }
-    if (!texts.empty())
-      embed_cosines(query_vector(question, options.imagined, most), texts, text_keys);
+    embed_cosines(question, most, texts, text_keys);
     std::vector<double> out(order.size(), 0), known;
     for (const std::string& key : keys) {
       if (!key.empty()) known.push_back(cached[key]);
@@ -137,34 +127,19 @@ struct Packer::Impl {
     return out;
   }
 
-  /// The question's vector, mixed with that of the imagined answer where there is one.
-  std::vector<float> query_vector(std::string_view question, const std::string& imagined,
-                                  int most) {
-    const size_t dimension = static_cast<size_t>(embedder->dimension());
-    std::vector<std::string> texts = {std::string(question)};
-    if (!imagined.empty()) texts.push_back(imagined);
-    for (std::string& text : texts) {
-      while (embedder->count_tokens(text) > most) {
-        size_t cut = text.size() / 2;
-        while (cut < text.size() && (static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) ++cut;
-        text.erase(0, cut);
-      }
-    }
-    std::vector<float> vectors(texts.size() * dimension);
-    embedder->embed(texts, EmbedKind::kQuery, vectors);
-    std::vector<float> query(vectors.begin(), vectors.begin() + dimension);
-    for (size_t d = 0; d < dimension && texts.size() > 1; ++d) {
-      query[d] = static_cast<float>((1 - kImaginedShare) * query[d] +
-                                    kImaginedShare * vectors[dimension + d]);
-    }
-    return query;
-  }
-
   /// Puts the texts' cosines into the cache; sorted by length, so that batches waste little.
-  void embed_cosines(const std::vector<float>& query, const std::vector<std::string>& texts,
+  void embed_cosines(std::string_view question, int most, const std::vector<std::string>& texts,
                      const std::vector<std::string>& keys) {
-    const size_t dimension = query.size();
-    std::vector<float> rows(kEmbedCall * dimension);
+    if (texts.empty()) return;
+    std::string asked(question);
+    while (embedder->count_tokens(asked) > most) {
+      size_t cut = asked.size() / 2;
+      while (cut < asked.size() && (static_cast<unsigned char>(asked[cut]) & 0xC0) == 0x80) ++cut;
+      asked.erase(0, cut);
+    }
+    size_t dimension = static_cast<size_t>(embedder->dimension());
+    std::vector<float> query(dimension), rows(kEmbedCall * dimension);
+    embedder->embed(std::span(&asked, 1), EmbedKind::kQuery, query);
     std::vector<size_t> order(texts.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
     std::stable_sort(order.begin(), order.end(),
@@ -223,7 +198,7 @@ struct Packer::Impl {
       } else if (!inserted) {
         inserted = true;
         for (auto [begin, end] : sentence_ranges(whole.sources[source].text(), 0)) {
-          whole.sentences.push_back({region_of_whole, begin, end, s.score, {}, 0});
+          whole.sentences.push_back({region_of_whole, begin, end, s.score, {}, 0, {}});
         }
       }
     }
@@ -244,7 +219,8 @@ struct Packer::Impl {
                      .substr(s.begin, s.end - s.begin));
       s.score = weighed(s, kByChunk, region_cosine[s.region]);
     }
-    std::vector<double> cosine = cosines(input, question, options);
+    std::vector<double> cosine = brought_cosines(input);
+    if (cosine.empty()) cosine = cosines(input, question, options.sentence_vector_tokens);
     for (size_t i = 0; i < cosine.size(); ++i)
       input.sentences[i].score = weighed(input.sentences[i], kBySentence, cosine[i]);
   }
@@ -298,7 +274,11 @@ Packed Packer::pack(std::span<const Hit> hits, std::string_view question,
         };
         auto sent = std::find_if(options.sent.begin(), options.sent.end(), shows);
         int there = sent != options.sent.end() ? sent->passage : 0;
-        input.sentences.push_back({input.regions.size() - 1, begin, end, 0, {}, there});
+        PackSentence& sentence = input.sentences.emplace_back();
+        sentence = {input.regions.size() - 1, begin, end, 0, {}, there, {}};
+        auto read = std::find_if(h->sentences.begin(), h->sentences.end(),
+                                 [&](const NearRange& r) { return r.begin == sentence.begin; });
+        if (read != h->sentences.end()) sentence.cosine = read->cosine;
       }
       last_end = std::max(last_end, h->end);
     }
@@ -334,7 +314,7 @@ Packed Packer::pack_text(std::string_view name, std::string_view text, std::stri
   for (size_t i = 0; i < ranges.size(); ++i) {
     if (i % kTextRegionSentences == 0) input.regions.push_back({0, "", 0, 0});
     input.sentences.push_back(
-        {input.regions.size() - 1, ranges[i].first, ranges[i].second, 0, {}, 0});
+        {input.regions.size() - 1, ranges[i].first, ranges[i].second, 0, {}, 0, {}});
   }
   if (input.sentences.empty() || options.budget <= 0) return {};
   Passage all;

@@ -77,8 +77,6 @@ struct PackOptions {
   /// tokens (they sharpen the choice and cost that much embedding per question); what lies beyond
   /// counts as far from the question. 0: the chunk's cosine stands in.
   int sentence_vector_tokens = 0;
-  /// An answer that a model imagined, searched beside the question: sentences are near to both.
-  std::string imagined;
   bool whole_document = true;  // one document asked for and small enough goes in whole
 };
 

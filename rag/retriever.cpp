@@ -16,6 +16,7 @@
 #include "rag/index.h"
 #include "rag/relevance.h"
 #include "rag/text/query.h"
+#include "rag/token_match.h"
 
 namespace apud {
 namespace {
@@ -194,9 +195,9 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
   }
   size_t dimension = dense ? static_cast<size_t>(impl_->embedder->dimension()) : 0;
   std::vector<float> vectors(queries.size() * dimension);
+  std::vector<std::string> fitted;
   if (dense) {
     auto start = Clock::now();
-    std::vector<std::string> fitted;
     fitted.reserve(queries.size());
     for (const std::string& q : queries) fitted.push_back(fit_to_embedder(*impl_->embedder, q));
     impl_->embedder->embed(fitted, EmbedKind::kQuery, vectors);
@@ -289,8 +290,10 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
   std::map<int64_t, std::pair<DocumentInfo, std::shared_ptr<const DocumentText>>> documents;
   std::map<std::pair<size_t, size_t>, IdfOverlap> overlaps;  // by collection and query
   double over_line = -HUGE_VAL;
+  const bool match = dense && words && options.match_tokens > 0;
+  const int wanted = match ? std::max(options.k, kMostMatched) : options.k;
   for (const auto& [id, c] : order) {
-    if (static_cast<int>(result.hits.size()) >= options.k) break;
+    if (static_cast<int>(result.hits.size()) >= wanted) break;
     std::vector<StoredChunk> found = store.chunks({&id, 1});
     if (found.empty()) continue;  // removed by another process since the search
     const StoredChunk& chunk = found[0];
@@ -357,6 +360,9 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
     }
     result.hits.push_back(std::move(hit));
   }
+  if (match) match_tokens(*impl_->embedder, fitted, options.match_tokens, result.hits);
+  if (static_cast<int>(result.hits.size()) > options.k)
+    result.hits.erase(result.hits.begin() + options.k, result.hits.end());
   result.below_line = over_line < 0 && over_line > -HUGE_VAL;
   if (result.best_dense < 0) result.best_dense = 0;
   result.search_ms = milliseconds_since(start);

@@ -41,6 +41,7 @@ bool list_marker(std::string_view rest) {
          rest[digits + 1] == ' ';
 }
 
+constexpr size_t kSentenceBytes = 1500;  // a longer "sentence" is a list or a table gone wrong
 constexpr int kShortLine = 40;  // columns: a line that ends before that was ended on purpose
 
 }  // namespace
@@ -108,6 +109,25 @@ std::vector<Sentence> split_sentences(std::string_view text) {
   }
   emit(text.size());
   return out;
+}
+
+std::vector<std::pair<size_t, size_t>> sentence_ranges(std::string_view text, size_t base) {
+  std::vector<std::pair<size_t, size_t>> ranges;
+  for (const Sentence& s : split_sentences(text)) {
+    size_t begin = s.begin;
+    while (s.end - begin > kSentenceBytes) {
+      size_t cut = text.rfind(' ', begin + kSentenceBytes);
+      if (cut == std::string_view::npos || cut <= begin) {
+        cut = begin + kSentenceBytes;
+        while (cut > begin + 1 && (static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) --cut;
+      }
+      ranges.emplace_back(base + begin, base + cut);
+      begin = cut;
+      while (begin < s.end && text[begin] == ' ') ++begin;
+    }
+    if (begin < s.end) ranges.emplace_back(base + begin, base + s.end);
+  }
+  return ranges;
 }
 
 }  // namespace apud

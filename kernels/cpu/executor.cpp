@@ -23,7 +23,7 @@ CpuExecutor::CpuExecutor(const Program& program, const Weights& weights, const K
     : program_(program),
       weights_(weights),
       kernels_(kernels),
-      plan_(make_plan(program, weights)),
+      plan_(make_plan(program_, weights)),
       pool_(options.threads > 0 ? options.threads : usable_cpus()),
       max_rows_(options.max_step_tokens),
       packed_(program.weights.size()),

@@ -58,7 +58,7 @@ class CpuExecutor : public Executor {
   float* row(ValueId id, int r);
   const float* vector(WeightId id) const;
 
-  const Program& program_;
+  const Program program_;
   const Weights& weights_;
   const Kernels& kernels_;
   Plan plan_;

@@ -455,8 +455,9 @@ bool CudaExecutor::use_small(const Batch& batch) const {
 
 template <typename Sink>
 void CudaExecutor::pass(const Batch& batch, CudaKv* kv, bool greedy, Sink&& sink) {
-  const int rows = program_.is_encoder() ? static_cast<int>(batch.sequences.size())
-                                         : static_cast<int>(batch.output_rows.size());
+  const bool pooled = program_.values[program_.result].rows == Rows::kSequences;
+  const int rows = pooled ? static_cast<int>(batch.sequences.size())
+                          : static_cast<int>(batch.output_rows.size());
   if (use_small(batch)) {
     Step step = prepare(small_meta_, batch, kv);
     if (options_.deterministic) step.single = false;
@@ -479,7 +480,7 @@ void CudaExecutor::pass(const Batch& batch, CudaKv* kv, bool greedy, Sink&& sink
     return;
   }
   Step step = prepare(large_meta_, batch, kv);
-  if (program_.is_encoder()) {
+  if (pooled) {
     run_encoder(step);
     step.out_rows = rows;
     sink(step, 0);

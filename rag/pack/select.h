@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,6 +41,7 @@ struct PackSentence {
   double score = 0;
   std::vector<std::string> terms;  // distinct, sorted; for near-duplicates
   int sent = 0;                    // id of the passage that shows it already; 0: none
+  std::optional<float> cosine;     // with the question, where the search read it
 };
 
 struct PackInput {

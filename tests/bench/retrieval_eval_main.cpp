@@ -52,7 +52,12 @@ int main(int argc, char** argv) {
     auto loaded = apud::load_model(path);
     apud::EngineEmbedder embedder(
         model,
-        apud::Embedding(loaded, apud::make_cpu_executor(loaded->program(), loaded->weights(), {})));
+        apud::Embedding(loaded, apud::make_cpu_executor(loaded->program(), loaded->weights(), {})),
+        [&]() -> std::unique_ptr<apud::Executor> {
+          std::optional<apud::Program> tokens = apud::unpooled(loaded->program());
+          if (!tokens) return nullptr;
+          return apud::make_cpu_executor(*tokens, loaded->weights(), {});
+        });
     std::string scores = arguments.excerpts > 0
                              ? apud::bench::evaluate_excerpts(embedder, arguments)
                              : apud::bench::evaluate_retrieval(embedder, arguments);

@@ -273,6 +273,42 @@ std::vector<float> encode(Executor& e, const std::vector<std::vector<int32_t>>& 
   return out;
 }
 
+// Vectors of single tokens: their means are what the whole program pools.
+TEST_P(CpuPath, RowsOfAnEncoderWithoutItsPooling) {
+  test::EncoderShape shape;
+  auto m = test::synthetic_encoder(shape);
+  const Program rows = *unpooled(m->program);
+  std::vector<int32_t> tokens, wanted;
+  std::vector<SequenceSlice> slices;
+  for (int n : {1, 7, 70}) {
+    slices.push_back({static_cast<int>(tokens.size()), n, 0, {}});
+    for (int i = 0; i < n; ++i) tokens.push_back((i * 13 + n) % 40);
+  }
+  for (size_t t = 0; t < tokens.size(); ++t) wanted.push_back(static_cast<int32_t>(t));
+  const auto width = static_cast<size_t>(shape.width);
+  std::vector<float> pooled(slices.size() * width), single(tokens.size() * width);
+  CpuOptions options;
+  options.isa = GetParam();
+  make_cpu_executor(m->program, m->weights, options)->run({tokens, slices, {}}, nullptr, pooled);
+  make_cpu_executor(rows, m->weights, options)->run({tokens, slices, wanted}, nullptr, single);
+  for (size_t q = 0; q < slices.size(); ++q) {
+    std::vector<double> mean(width, 0);
+    double norm = 0;
+    for (int t = 0; t < slices[q].token_count; ++t) {
+      for (size_t d = 0; d < width; ++d)
+        mean[d] += single[static_cast<size_t>(slices[q].first_row + t) * width + d];
+    }
+    for (double& v : mean) v /= slices[q].token_count;
+    for (double v : mean) norm += v * v;
+    const bool unit = std::holds_alternative<L2NormalizeOp>(m->program.ops.back());
+    for (size_t d = 0; d < width; ++d)
+      EXPECT_NEAR(unit ? mean[d] / std::sqrt(norm) : mean[d], pooled[q * width + d], 1e-4);
+  }
+  // Another pooling is no mean of rows.
+  shape.pool = PoolKind::kFirst;
+  EXPECT_FALSE(unpooled(test::synthetic_encoder(shape)->program));
+}
+
 TEST_P(CpuPath, EncoderEqualsTheReferenceAloneAndInABatch) {
   // Tiles round the activations of every layer.
   double bf16 = GetParam() == CpuIsa::kAmx ? 4 * test::kActBf16 : test::kFloat;

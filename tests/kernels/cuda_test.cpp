@@ -388,6 +388,26 @@ TEST_F(Cuda, Encoders) {
       }
 }
 
+TEST_F(Cuda, RowsOfAnEncoderWithoutItsPooling) {
+  EncoderShape s;
+  s.heads = {3, 3, 32};
+  s.type = WeightType::kF16;
+  auto m = test::synthetic_encoder(s);
+  const Program rows = *unpooled(m->program);
+  std::vector<int32_t> tokens, wanted;
+  std::vector<SequenceSlice> slices;
+  for (int n : {1, 7, 64, 130, 33}) {
+    slices.push_back({static_cast<int>(tokens.size()), n, 0, {}});
+    auto more = ids(n, n);
+    tokens.insert(tokens.end(), more.begin(), more.end());
+  }
+  for (size_t t = 0; t < tokens.size(); ++t) wanted.push_back(static_cast<int32_t>(t));
+  std::vector<float> want(tokens.size() * s.width), got(want.size());
+  make_reference_executor(rows, m->weights)->run({tokens, slices, wanted}, nullptr, want);
+  make_cuda_executor(rows, m->weights, {})->run({tokens, slices, wanted}, nullptr, got);
+  EXPECT_LT(test::relative_error(got, want), 3e-3);
+}
+
 /// Lists of pages go out while a step follows at once, and come in while steps of both kinds use
 /// them.
 TEST_F(Cuda, SamplingDrawsWhatTheHostDraws) {

@@ -398,6 +398,67 @@ TEST_F(IngestTest, FollowUpsSearchTheLastTwoTurns) {
   EXPECT_EQ(follow.joined_query, "tell me about the zebra\nhow much does it weigh in kilograms");
 }
 
+/// Finds tokens' matches where the passage or the part holds a word.
+struct MatchingEmbedder : test::FakeEmbedder {
+  std::string word;
+  size_t read = 0;
+  std::vector<PassageMatch> match(std::span<const std::string>,
+                                  std::span<const std::vector<std::string>> passages) override {
+    read = passages.size();
+    std::vector<PassageMatch> out;
+    for (const auto& parts : passages) {
+      PassageMatch& m = out.emplace_back();
+      for (const std::string& part : parts) {
+        m.parts.push_back(part.find(word) != std::string::npos ? 0.9f : 0.1f);
+        m.passage = std::max(m.passage, m.parts.back());
+      }
+    }
+    return out;
+  }
+};
+
+// The best hits are read token by token: their order and their sentences follow; the line that
+// decides whether there is evidence does not.
+TEST_F(IngestTest, TheBestHitsAreOrderedByTheirTokens) {
+  home.write("docs/a.md", "# Pump\n\nThe pump hums. It is red.\n");
+  home.write("docs/b.md", "# Pump\n\nA pump has a valve. The lever opens it.\n");
+  home.write("docs/c.md", "# Pump\n\nThe pump hums all day, the pump hums all night.\n");
+  run();
+  MatchingEmbedder reading;
+  reading.word = "lever";
+  Retriever retriever(store, &reading);
+  std::vector<std::string> names = {"default"};
+  RetrieveOptions options;
+  Retrieval plain = retriever.retrieve("the pump hums", names, options);
+  EXPECT_EQ(reading.read, 0u) << "nothing is read unasked";
+  EXPECT_NE(Path(plain.hits.at(0).path).filename(), "b.md");
+  options.match_tokens = 1000;
+  Retrieval found = retriever.retrieve("the pump hums", names, options);
+  const Hit& first = found.hits.at(0);
+  EXPECT_EQ(reading.read, 3u);
+  EXPECT_EQ(Path(first.path).filename(), "b.md");
+  EXPECT_EQ(first.rank, 1);
+  ASSERT_EQ(first.sentences.size(), 2u);
+  EXPECT_GT(first.sentences[1].cosine, first.sentences[0].cosine);
+  EXPECT_EQ(first.source->text.substr(first.sentences[1].begin,
+                                      first.sentences[1].end - first.sentences[1].begin),
+            "The lever opens it.");
+  for (size_t i = 1; i < found.hits.size(); ++i)
+    EXPECT_LE(found.hits[i].score, found.hits[i - 1].score);
+  EXPECT_EQ(found.relevance, plain.relevance);
+  options.match_tokens = 12;  // room for one
+  retriever.retrieve("the pump hums", names, options);
+  EXPECT_EQ(reading.read, 1u);
+  options.match_tokens = 1000;
+  options.k = 1;  // chosen from more than are wanted
+  EXPECT_EQ(Path(retriever.retrieve("the pump hums", names, options).hits.at(0).path).filename(),
+            "b.md");
+  options.mode = SearchMode::kDense;
+  reading.read = 0;
+  retriever.retrieve("the pump hums", names, options);
+  EXPECT_EQ(reading.read, 0u) << "dense search is the vectors alone";
+}
+
 // What a model imagines helps to find, and never decides that there is evidence.
 TEST_F(IngestTest, AnImaginedAnswerIsSearchedBesideTheQuestion) {
   home.write("docs/a.md", "# Selector\n\nThe alternatives system picks among several programs.\n");
