@@ -140,7 +140,8 @@ TEST_F(EvalVerb, TheChatModelJudgesPassages) {
   }
   EXPECT_EQ(with, judged);
   EXPECT_GT(anchor, others) << trace;
-  EXPECT_TRUE(has(home_.run({"explain"}).out, "bm25, rerank)"));
+  EXPECT_TRUE(has(home_.run({"explain"}).out, "bm25, tokens, rerank)"));
+  EXPECT_TRUE(trace["candidates"][0].contains("match")) << "its tokens were read";
   // No time, no judgement, and it is said.
   home_.write(".config/apud/config.toml", "rerank_ms = 1\n");
   RunResult late = home_.run(
