@@ -28,10 +28,10 @@ struct EmbeddingOptions {
 
 /// A passage beside a question, by the vectors of their single tokens.
 struct TokenMatch {
-  float passage =
-      0;  // mean over the question's tokens of the highest cosine with one of the passage's
-  std::vector<float>
-      parts;  // cosine of the question with the mean of the part's tokens, read in the passage
+  /// Mean over the question's tokens of the highest cosine with a token of the passage.
+  float passage = 0;
+  /// Cosine of the question with the mean of each part's tokens, read in the passage.
+  std::vector<float> parts;
 };
 
 class Embedding {

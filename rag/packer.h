@@ -1,8 +1,8 @@
 // Packing: the most useful sentences of the best chunks, to an exact token budget.
 //
 // Sentences are scored by their cosine with the question (as the search read them in their chunk;
-// else of a vector of their own, or their chunk's), idf overlap and 1 / (1 + chunk rank / 5), neighbours are joined, document order is restored, near-duplicates
-// dropped.
+// else of a vector of their own, or their chunk's), idf overlap and 1 / (1 + chunk rank / 5),
+// neighbours are joined, document order is restored, near-duplicates dropped.
 // Nothing is cut in silence: what was left out is in the result with its score.
 //
 // Threads: one at a time.
