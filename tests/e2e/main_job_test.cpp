@@ -33,7 +33,7 @@ TEST_F(MainJob, SearchIsGrepShapedInBothLanguages) {
            {"cost of a late return", "lending-rules.md"},
            {"loose power plug", "observing-log.txt"},
            {"逾期收费", "图书馆使用指南.md"},
-           {"粘虫板", "茶园笔记.txt"}}) {
+           {"茶园怎么用粘虫板", "茶园笔记.txt"}}) {
     for (const char* mode : {"hybrid", "dense", "bm25"}) {
       RunResult r = run({"search", query, "--mode", mode});
       EXPECT_EQ(r.code, 0) << r;
