@@ -1,5 +1,6 @@
 // Embedding::match: questions beside passages by the vectors of their single tokens.
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "base/check.h"
@@ -15,9 +16,17 @@ void make_unit(float* vector, size_t dimension) {
   for (size_t d = 0; d < dimension; ++d) vector[d] *= scale;
 }
 
+/// Eight sums side by side, so that the compiler may use vectors and the order stays fixed.
 float dot(const float* a, const float* b, size_t dimension) {
+  constexpr size_t kLanes = 8;
+  std::array<float, kLanes> sums{};
+  size_t d = 0;
+  for (; d + kLanes <= dimension; d += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) sums[lane] += a[d + lane] * b[d + lane];
+  }
   float sum = 0;
-  for (size_t d = 0; d < dimension; ++d) sum += a[d] * b[d];
+  for (; d < dimension; ++d) sum += a[d] * b[d];
+  for (float lane : sums) sum += lane;
   return sum;
 }
 
