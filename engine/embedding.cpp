@@ -91,6 +91,22 @@ std::vector<int32_t> Embedding::encode(std::string_view text, EmbeddingKind kind
   return ids;
 }
 
+Embedding::Packed Embedding::pack_step(std::span<const std::vector<int32_t>> texts,
+                                       std::span<const size_t> order, size_t most, size_t& next) {
+  Packed step;
+  const size_t from = next;
+  while (next < order.size() &&
+         (next == from || step.tokens.size() + texts[order[next]].size() <= most)) {
+    const std::vector<int32_t>& one = texts[order[next++]];
+    SequenceSlice slice;
+    slice.first_row = static_cast<int>(step.tokens.size());
+    slice.token_count = static_cast<int>(one.size());
+    step.slices.push_back(slice);
+    step.tokens.insert(step.tokens.end(), one.begin(), one.end());
+  }
+  return step;
+}
+
 int Embedding::embed(std::span<const std::string> texts, EmbeddingKind kind, std::span<float> out,
                      const CancelFlag* cancel) {
   auto dimension = static_cast<size_t>(dimension_);
@@ -114,18 +130,8 @@ int Embedding::embed(std::span<const std::string> texts, EmbeddingKind kind, std
   std::vector<float> result;
   for (size_t next = 0; next < order.size();) {
     if (cancel && cancel->raised()) break;
-    std::vector<int32_t> tokens;
-    std::vector<SequenceSlice> slices;
-    size_t from = next;
-    while (next < order.size() &&
-           (next == from || tokens.size() + ids[order[next]].size() <= most)) {
-      const std::vector<int32_t>& one = ids[order[next++]];
-      SequenceSlice slice;
-      slice.first_row = static_cast<int>(tokens.size());
-      slice.token_count = static_cast<int>(one.size());
-      slices.push_back(slice);
-      tokens.insert(tokens.end(), one.begin(), one.end());
-    }
+    const size_t from = next;
+    const auto [tokens, slices] = pack_step(ids, order, most, next);
     result.resize(slices.size() * full);
     executor_->run({tokens, slices, {}}, nullptr, result);
     for (size_t s = 0; s < slices.size(); ++s) {

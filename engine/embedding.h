@@ -72,6 +72,15 @@ class Embedding {
 
  private:
   std::vector<int32_t> encode(std::string_view text, EmbeddingKind kind, bool* cut) const;
+  /// Texts of one step, packed.
+  struct Packed {
+    std::vector<int32_t> tokens;
+    std::vector<SequenceSlice> slices;
+  };
+  /// As many of texts[order[next]], … as `most` tokens hold, at least one; moves `next` behind
+  /// them.
+  static Packed pack_step(std::span<const std::vector<int32_t>> texts,
+                          std::span<const size_t> order, size_t most, size_t& next);
   std::vector<std::vector<float>> token_rows(std::span<const std::vector<int32_t>> texts);
 
   std::shared_ptr<const Model> model_;

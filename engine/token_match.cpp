@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 
 #include "base/check.h"
 #include "engine/embedding.h"
@@ -79,19 +80,13 @@ std::vector<std::vector<float>> Embedding::token_rows(std::span<const std::vecto
   const auto most = static_cast<size_t>(tokens_->max_step_tokens());
   std::vector<std::vector<float>> out(texts.size());
   std::vector<float> rows;
+  std::vector<size_t> order(texts.size());
+  std::iota(order.begin(), order.end(), size_t{0});
   for (size_t next = 0; next < texts.size();) {
-    std::vector<int32_t> tokens, wanted;
-    std::vector<SequenceSlice> slices;
     const size_t from = next;
-    while (next < texts.size() && (next == from || tokens.size() + texts[next].size() <= most)) {
-      SequenceSlice slice;
-      slice.first_row = static_cast<int>(tokens.size());
-      slice.token_count = static_cast<int>(texts[next].size());
-      slices.push_back(slice);
-      tokens.insert(tokens.end(), texts[next].begin(), texts[next].end());
-      ++next;
-    }
-    for (size_t t = 0; t < tokens.size(); ++t) wanted.push_back(static_cast<int32_t>(t));
+    const auto [tokens, slices] = pack_step(texts, order, most, next);
+    std::vector<int32_t> wanted(tokens.size());
+    std::iota(wanted.begin(), wanted.end(), 0);
     rows.resize(tokens.size() * width);
     tokens_->run({tokens, slices, wanted}, nullptr, rows);
     for (size_t s = 0; s < slices.size(); ++s) {

@@ -13,10 +13,13 @@ namespace apud {
 
 enum class EmbedKind { kQuery, kPassage };
 
+/// Of a part that lies beyond what the model takes, or has no tokens.
+inline constexpr float kUnread = -1;
 /// A passage beside questions, by the vectors of their single tokens.
 struct PassageMatch {
-  float passage = 0;         // how well its tokens hold the questions' (MaxSim)
-  std::vector<float> parts;  // cosine of each part, read in the passage, with the questions
+  float passage = 0;  // how well its tokens hold the questions' (MaxSim)
+  std::vector<float>
+      parts;  // cosine of each part, read in the passage, with the questions; kUnread
 };
 
 class TextEmbedder {

@@ -38,6 +38,7 @@ void match_tokens(TextEmbedder& embedder, std::span<const std::string> questions
     APUD_CHECK(found[i].parts.size() == ranges[i].size() + 1, "heading and sentences");
     hit.match = found[i].passage;
     for (size_t s = 0; s < ranges[i].size(); ++s) {
+      if (found[i].parts[s + 1] == kUnread) continue;  // its cosine says nothing
       auto [begin, end] = ranges[i][s];
       hit.sentences.push_back({hit.begin + begin, hit.begin + end, found[i].parts[s + 1]});
     }

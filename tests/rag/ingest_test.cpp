@@ -409,7 +409,9 @@ struct MatchingEmbedder : test::FakeEmbedder {
     for (const auto& parts : passages) {
       PassageMatch& m = out.emplace_back();
       for (const std::string& part : parts) {
-        m.parts.push_back(part.find(word) != std::string::npos ? 0.9f : 0.1f);
+        m.parts.push_back(part.find(word) != std::string::npos    ? 0.9f
+                          : part.find("red") != std::string::npos ? kUnread
+                                                                  : 0.1f);
         m.passage = std::max(m.passage, m.parts.back());
       }
     }
@@ -446,6 +448,10 @@ TEST_F(IngestTest, TheBestHitsAreOrderedByTheirTokens) {
   for (size_t i = 1; i < found.hits.size(); ++i)
     EXPECT_LE(found.hits[i].score, found.hits[i - 1].score);
   EXPECT_EQ(found.relevance, plain.relevance);
+  for (const Hit& hit : found.hits) {
+    if (Path(hit.path).filename() == "a.md")
+      EXPECT_EQ(hit.sentences.size(), 1u) << "what was not read has no cosine";
+  }
   options.match_tokens = 12;  // room for one
   retriever.retrieve("the pump hums", names, options);
   EXPECT_EQ(reading.read, 1u);
