@@ -9,7 +9,6 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "app/citation_mask.h"
 #include "app/clock.h"
 #include "app/json_text.h"
 #include "app/progress.h"
@@ -149,52 +148,6 @@ Evidence gather_evidence(Runtime& runtime, const Conversation& conversation,
   if (evidence.found) pack_evidence(runtime, conversation, request, evidence);
   warn_left_out(evidence);
   return evidence;
-}
-
-SamplingOptions sampling_options(const Options& options, double default_temperature) {
-  const GenerationOptions& g = options.generation;
-  SamplingOptions sampling;
-  double temperature = g.temperature                       ? *g.temperature
-                       : options.settings.temperature >= 0 ? options.settings.temperature
-                                                           : default_temperature;
-  sampling.temperature = static_cast<float>(temperature);
-  sampling.top_k = g.top_k;
-  sampling.top_p = static_cast<float>(g.top_p);
-  sampling.min_p = static_cast<float>(g.min_p);
-  sampling.repetition_penalty = static_cast<float>(g.repetition_penalty);
-  sampling.presence_penalty = static_cast<float>(g.presence_penalty);
-  sampling.frequency_penalty = static_cast<float>(g.frequency_penalty);
-  return sampling;
-}
-
-Request make_request(const Options& options, const Prompt& prompt, int answer_tokens,
-                     double default_temperature) {
-  Request request;
-  request.prompt = prompt.ids;
-  request.sampling = sampling_options(options, default_temperature);
-  request.max_tokens = answer_tokens;
-  request.stop = options.generation.stop;
-  request.seed = options.generation.seed;
-  request.reasoning = prompt.reasoning;
-  request.cancel = &cancel_flag();
-  return request;
-}
-
-void restrict_citations(Request& request, const Model& model, std::span<const Passage> passages) {
-  if (passages.empty()) return;
-  const Tokenizer& tokenizer = model.tokenizer();
-  std::vector<std::string> vocabulary;
-  vocabulary.reserve(static_cast<size_t>(model.config().vocab));
-  for (int32_t id = 0; id < model.config().vocab; ++id)
-    vocabulary.push_back(id < tokenizer.vocab_size() ? tokenizer.decode_token(id) : "");
-  std::vector<int> ids;
-  for (const Passage& passage : passages) ids.push_back(passage.id);
-  auto mask = std::make_shared<CitationMask>(std::move(vocabulary), std::move(ids));
-  request.allowed = [mask, &tokenizer](std::span<const int32_t> generated) {
-    std::string text;
-    for (int32_t id : generated) text += tokenizer.decode_token(id);
-    return mask->allowed(text);
-  };
 }
 
 std::vector<Passage> citable(const Finished& finished) {
@@ -363,7 +316,14 @@ std::string answer_json(const Finished& f, bool with_reasoning) {
   out["finish_reason"] = ran ? finish_reason_name(f.answer.best().finish_reason) : "refused";
   out["no_evidence"] = f.refused;
   if (with_reasoning && !f.reasoning.empty()) out["reasoning"] = f.reasoning;
-  if (f.answer.completions.size() > 1) {
+  if (ran && f.answer.best().score) {
+    out["beams"] = ordered_json::array();
+    for (const Completion& c : f.answer.completions) {
+      out["beams"].push_back({{"text", c.text},
+                              {"score", *c.score},
+                              {"finish_reason", finish_reason_name(c.finish_reason)}});
+    }
+  } else if (f.answer.completions.size() > 1) {
     out["samples"] = ordered_json::array();
     for (const Completion& completion : f.answer.completions)
       out["samples"].push_back(completion.text);

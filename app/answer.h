@@ -65,7 +65,7 @@ struct EvidenceRequest {
   Packed recalled;                 // from earlier chats, ids from the ledger's next on
   int evidence_tokens = 2000;
   int answer_tokens = 600;
-  int context = 4096;
+  int context = kDefaultContext;
   int k = 50;          // hits that are packed from
   bool retry = false;  // under the abstain line the chat model rewords the question once
 };
@@ -82,16 +82,6 @@ void warn_left_out(Evidence& evidence);
 /// All three.
 Evidence gather_evidence(Runtime& runtime, const Conversation& conversation,
                          const EvidenceRequest& request);
-
-/// Sampling for an answer: the command line's values, else greedy for ask and batch, 0.7 for chat,
-/// 0.2 for chat with documents.
-SamplingOptions sampling_options(const Options& options, double default_temperature);
-/// A request with everything but the callbacks filled in.
-Request make_request(const Options& options, const Prompt& prompt, int answer_tokens,
-                     double default_temperature);
-
-/// Lets the request cite `passages` only (constrained decoding of ids).
-void restrict_citations(Request& request, const Model& model, std::span<const Passage> passages);
 
 /// A finished answer with everything that output needs.
 struct Finished {

@@ -7,6 +7,7 @@
 
 #include "base/nearest.h"
 #include "base/error.h"
+#include "engine/engine.h"
 
 namespace apud {
 
@@ -77,6 +78,11 @@ void add_docs(CLI::App* verb, Options& o) {
       "let the chat model judge the best passages again: better order, takes seconds");
   verb->add_option("--evidence", o.settings.evidence, "most tokens of passages in a prompt")
       ->check(CLI::Range(0, 1 << 20));
+}
+void add_beams(CLI::App* verb, Options& o) {
+  verb->add_option("--beams", o.settings.beams,
+                   "search the most probable answer along this many beams; slower, not streamed")
+      ->check(CLI::Range(1, kMaxBeams));
 }
 void add_generation(CLI::App* verb, Options& o) {
   GenerationOptions& g = o.generation;
@@ -163,6 +169,7 @@ struct Table {
     ask->add_flag("--no-save", o.ask.no_save, "keep nothing on disk (no trace, no cache)");
     ask->add_option("-n,--samples", o.ask.samples, "answers to draw (above 1 needs a temperature)")
         ->check(CLI::Range(1, 64));
+    add_beams(ask, o);
     ask->add_option("--system", o.ask.system, "system prompt");
     add_docs(ask, o), add_model(ask, o), add_device(ask, o), add_generation(ask, o),
         add_json(ask, o), add_output(ask, o);
@@ -174,6 +181,7 @@ struct Table {
     batch->add_flag("--resume", o.batch.resume,
                     "skip questions that the output file answers already");
     batch->add_option("--jobs", o.batch.jobs, "questions answered at once: a number or auto");
+    add_beams(batch, o);
     batch->add_option("--system", o.batch.system, "system prompt");
     batch->add_flag("--no-save", o.batch.no_save, "no cache on disk");
     add_docs(batch, o), add_model(batch, o), add_device(batch, o), add_generation(batch, o),

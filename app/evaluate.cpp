@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "app/answer.h"
+#include "app/generation.h"
 #include "app/clock.h"
 #include "app/opening.h"
 #include "app/progress.h"

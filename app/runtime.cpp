@@ -115,7 +115,7 @@ int Runtime::context() {
                                                wanted, chat_model().installed.id, own));
   }
   if (on_gpu()) return gpu_plan().context;
-  return wanted > 0 ? wanted : std::min(own, 4096);
+  return wanted > 0 ? wanted : std::min(own, kDefaultContext);
 }
 
 bool Runtime::on_gpu() {
@@ -136,8 +136,19 @@ bool Runtime::on_gpu() {
   return *on_gpu_;
 }
 
+/// Contexts of KV: a search's beams share their prompt, each has an answer of its own and the page
+/// in which it parts.
+int Runtime::conversations() const {
+  const Settings& s = options.settings;
+  int answer = options.generation.max_tokens.value_or(s.answer) + 2 * kKvPageTokens;
+  int context = s.ctx > 0 ? s.ctx : kDefaultContext;
+  int tails = wish_.sequences * (wish_.beams - 1) * answer;
+  return wish_.sequences + (tails + context - 1) / context;
+}
+
 const LoadPlan& Runtime::gpu_plan() {
-  if (gpu_plan_ && planned_sequences_ == sequences_) return *gpu_plan_;
+  const int wanted = conversations();
+  if (gpu_plan_ && planned_for_ == wanted) return *gpu_plan_;
   const ChosenModel& chosen = chat_model();
   CudaMemory memory = cuda_memory(0);
   LoadSubject subject{chosen.installed.id, memory.device, {}};
@@ -146,19 +157,19 @@ const LoadPlan& Runtime::gpu_plan() {
   request.read_bytes_per_second = memory.read_bytes_per_second;
   request.context = options.settings.ctx;
   // A second conversation stays in memory where there is room for it.
-  request.sequences = std::max(2, sequences_);
+  request.sequences = std::max(2, wanted);
   std::optional<KvType> type = kv_type_of(options.settings.kv);
   request.kv_type = type.value_or(KvType::kF16);
   const Model& model = *chosen.model;
   LoadPlan plan = plan_load(model.program(), model.weights(), request);
-  if (!plan.fits && sequences_ == 1) {
+  if (!plan.fits && wanted == 1) {
     request.sequences = 1;
     plan = plan_load(model.program(), model.weights(), request);
   }
   if (!plan.fits) throw load_refusal(subject, plan, Catalogue::builtin().entries());
   plan.context = std::min(plan.context, model.config().context);
   terminal.note(load_plan_line(subject, plan));
-  planned_sequences_ = sequences_;
+  planned_for_ = wanted;
   planned_conversations_ = request.sequences;
   gpu_plan_ = plan;
   return *gpu_plan_;
@@ -188,13 +199,14 @@ std::unique_ptr<Engine> Runtime::build_engine() {
   const ChosenModel& chosen = chat_model();
   EngineOptions engine;
   engine.context = context();
-  engine.max_batch_sequences = sequences_;
+  engine.max_batch_sequences = std::max(wish_.sequences * wish_.beams, wish_.most_beams);
   engine.kv_type = kv_type_of(options.settings.kv);
   std::unique_ptr<Executor> executor = make_executor(*chosen.model, 0);
   const KvType kv_type = engine.kv_type.value_or(executor->default_kv_type());
-  if (sequences_ > 2) {
+  if (conversations() > 2) {
     engine.kv_bytes = kv_bytes_per_token(chosen.model->program(), kv_type) *
-                      static_cast<uint64_t>(engine.context) * static_cast<uint64_t>(sequences_);
+                      static_cast<uint64_t>(engine.context) *
+                      static_cast<uint64_t>(conversations());
   }
   if (gpu_plan_) {
     // As planned, and per conversation the page in which two of them part.
@@ -208,15 +220,14 @@ std::unique_ptr<Engine> Runtime::build_engine() {
   if (options.settings.cache_gb > 0) {
     engine.disk.folder = default_kv_cache_dir();
     engine.disk.limit_bytes = static_cast<uint64_t>(options.settings.cache_gb * 1e9);
-    engine.disk.write = save_engine_;
+    engine.disk.write = wish_.save;
   }
   return std::make_unique<Engine>(chosen.model, std::move(executor), engine);
 }
 
-void Runtime::want_engine(int sequences, bool save) {
+void Runtime::want_engine(const EngineWish& wish) {
   APUD_CHECK(!engine_ && !engine_future_.valid(), "the engine is not made yet");
-  sequences_ = std::max(1, sequences);
-  save_engine_ = save;
+  wish_ = wish;
 }
 
 void Runtime::preload_engine() {

@@ -45,6 +45,9 @@ class ModelTokenCounter : public TokenCounter {
   std::shared_ptr<const Model> model_;
 };
 
+/// Tokens of the context window where the user names none and no GPU decides it.
+inline constexpr int kDefaultContext = 4096;
+
 class Runtime {
  public:
   Runtime(Options options, Terminal& terminal);
@@ -55,9 +58,15 @@ class Runtime {
 
   /// The chat model (mapped, not yet run). Throws kUnavailable when none is installed.
   const ChosenModel& chat_model();
-  /// How the engine is made, whoever needs it first. `sequences`: answers written at once; `save`:
-  /// its cache may reach the disk. Before anything that makes it.
-  void want_engine(int sequences, bool save);
+  /// How the engine is made, whoever needs it first.
+  struct EngineWish {
+    int sequences = 1;   // answers written at once
+    int beams = 1;       // of each, KV for as many
+    int most_beams = 1;  // of a single answer, where others leave it the KV
+    bool save = true;    // its cache may reach the disk
+  };
+  /// Before anything that makes it.
+  void want_engine(const EngineWish& wish);
   /// Starts making the engine on another thread.
   void preload_engine();
   Engine& engine();
@@ -110,13 +119,13 @@ class Runtime {
   const ReadingSpeed& reading_speed();
 
   const LoadPlan& gpu_plan();
+  int conversations() const;
 
   std::optional<ChosenModel> chat_;
-  int sequences_ = 1;        // answers written at once
-  bool save_engine_ = true;  // its cache may reach the disk
+  EngineWish wish_;
   std::optional<bool> on_gpu_;
   std::optional<LoadPlan> gpu_plan_;
-  int planned_sequences_ = 0, planned_conversations_ = 0;
+  int planned_for_ = 0, planned_conversations_ = 0;
   std::unique_ptr<Engine> engine_;
   std::future<std::unique_ptr<Engine>> engine_future_;
   std::unique_ptr<Store> store_;

@@ -8,6 +8,7 @@
 
 #include "base/nearest.h"
 #include "base/error.h"
+#include "engine/engine.h"
 
 namespace apud {
 
@@ -120,6 +121,11 @@ const std::vector<Field>& fields() {
       {{"temperature", "sampling temperature; -1 takes each verb's own"},
        show(&Settings::temperature),
        number(&Settings::temperature, -1, 10)},
+      {{"beams",
+        "beams of a search for the most probable answer, 1 to 8, in ask and batch; 1 takes one "
+        "token after the other"},
+       show(&Settings::beams),
+       number(&Settings::beams, 1, kMaxBeams)},
       {{"system", "system prompt of chats; empty takes the built-in one"},
        show(&Settings::system),
        text(&Settings::system)},

@@ -30,6 +30,7 @@ struct Settings {
   std::string expand =
       "off";                // on: an answer that the model imagines is searched beside the question
   double temperature = -1;  // <0: 0 for ask and batch, 0.7 for chat, 0.2 with documents
+  int beams = 1;            // above 1: beam search in ask and batch
   std::string system;       // system prompt; empty: the built-in one
   std::string think = "off";  // on, off, show
   double cache_gb = 10;       // disk tier of the prefix cache

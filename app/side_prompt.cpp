@@ -1,6 +1,7 @@
 #include "app/side_prompt.h"
 
 #include "app/answer.h"
+#include "app/generation.h"
 #include "app/clock.h"
 #include "app/signals.h"
 #include "engine/conversation.h"

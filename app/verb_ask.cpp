@@ -5,6 +5,7 @@
 
 #include "app/clock.h"
 #include "app/answer.h"
+#include "app/generation.h"
 #include "app/json_text.h"
 #include "app/live_answer.h"
 #include "app/opening.h"
@@ -124,11 +125,7 @@ int verb_ask(Runtime& runtime) {
   Terminal& terminal = runtime.terminal;
   Finished finished;
   finished.question = question_text(o.ask, terminal);
-  if (o.ask.samples > 1 && sampling_options(o, 0).temperature <= 0) {
-    throw Error(ErrorKind::kUsage,
-                fmt::format("--samples {}: greedy answers are all the same", o.ask.samples),
-                "add --temperature");
-  }
+  check_sampling(o, o.ask.samples);
   std::vector<NamedText> texts = read_named_texts(o.ask.files);
   std::vector<std::string> collections = runtime.collections();
   bool documents = !collections.empty() || !texts.empty();
@@ -139,7 +136,8 @@ int verb_ask(Runtime& runtime) {
   const ChosenModel& chosen = runtime.chat_model();
   finished.model = chosen.installed.id;
   bool needs_model = !o.ask.only_sources && !o.ask.show_prompt;
-  runtime.want_engine(o.ask.samples, !o.ask.no_save);
+  const int beams = o.settings.beams;
+  runtime.want_engine({o.ask.samples, beams, beams, !o.ask.no_save});
   // Two cores are busy with the search, and what it says first would wait for the weights.
   const bool search_first = !collections.empty() && usable_cpus() <= 2 && !runtime.on_gpu();
   if (!search_first && (needs_model || o.settings.expand == "on")) runtime.preload_engine();
@@ -205,6 +203,7 @@ int verb_ask(Runtime& runtime) {
 
   Request generate = make_request(o, prompt, request.answer_tokens, 0);
   generate.n = o.ask.samples;
+  generate.beams = beams;
   generate.save = !o.ask.no_save;
   generate.tags = evidence_tags(passages);
   restrict_citations(generate, *chosen.model, passages);

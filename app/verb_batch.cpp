@@ -13,6 +13,7 @@
 
 #include "app/clock.h"
 #include "app/answer.h"
+#include "app/generation.h"
 #include "app/json_text.h"
 #include "app/opening.h"
 #include "app/progress.h"
@@ -99,6 +100,7 @@ struct Item {
   std::vector<std::string> collections;
   std::optional<int> max_tokens;
   std::optional<double> temperature;
+  std::optional<int> beams;
   std::optional<uint64_t> seed;
 };
 
@@ -197,6 +199,15 @@ void BatchRun::parse(const std::string& raw, int64_t index, Item& item) {
       }
       item.temperature = json["temperature"].get<double>();
     }
+    if (json.contains("beams")) {
+      if (!json["beams"].is_number_integer() || json["beams"].get<int64_t>() < 1 ||
+          json["beams"].get<int64_t>() > kMaxBeams) {
+        throw Error(ErrorKind::kBadData,
+                    fmt::format("line {}: field beams: expected a whole number from 1 to {}",
+                                index + 1, kMaxBeams));
+      }
+      item.beams = json["beams"].get<int>();
+    }
     if (json.contains("seed")) {
       if (!json["seed"].is_number_unsigned())
         throw Error(ErrorKind::kBadData,
@@ -204,12 +215,12 @@ void BatchRun::parse(const std::string& raw, int64_t index, Item& item) {
       item.seed = json["seed"].get<uint64_t>();
     }
     static const std::set<std::string> known = {"id",         "question",    "system", "k",
-                                                "max_tokens", "temperature", "seed"};
+                                                "max_tokens", "temperature", "beams",  "seed"};
     for (const auto& [key, value] : json.items()) {
       if (!known.contains(key)) {
         throw Error(ErrorKind::kBadData,
                     fmt::format("line {}: unknown field '{}' (known: id question system k "
-                                "max_tokens temperature seed)",
+                                "max_tokens temperature beams seed)",
                                 index + 1, printable(key, true)));
       }
     }
@@ -333,6 +344,7 @@ void BatchRun::start(Slot& slot) {
                                       options_.settings.think == "off" ? Think::kOff : Think::kOn);
   Request generate = make_request(options_, prompt, request.answer_tokens, 0);
   if (item.temperature) generate.sampling.temperature = static_cast<float>(*item.temperature);
+  generate.beams = item.beams.value_or(options_.settings.beams);
   if (item.seed) generate.seed = item.seed;
   generate.save = !options_.batch.no_save;
   generate.tags = evidence_tags(citable(slot.finished));
@@ -393,12 +405,14 @@ int BatchRun::run() {
                 "apud batch -i questions.jsonl");
   }
   // What can fail fails before the output file is touched.
+  check_sampling(options_, 1);
   default_collections_ = runtime_.collections();
   runtime_.preload_embedder(default_collections_);
   runtime_.chat_model();
   open_output();
   std::map<std::string, int64_t> have = answered();
-  runtime_.want_engine(jobs, !options_.batch.no_save);
+  const int beams = options_.settings.beams;
+  runtime_.want_engine({jobs, beams, kMaxBeams, !options_.batch.no_save});
   runtime_.preload_engine();
   LineReader reader(fd, options_.batch.input == "-" ? "standard input" : options_.batch.input);
   auto started = std::chrono::steady_clock::now();

@@ -8,6 +8,7 @@
 #include "app/chat_turn.h"
 #include "app/json_text.h"
 #include "app/line_editor.h"
+#include "app/generation.h"
 #include "app/live_answer.h"
 #include "app/progress.h"
 #include "app/prompts.h"
@@ -378,7 +379,7 @@ void Chat::turn(const std::string& question, bool again) {
 }
 
 int Chat::run() {
-  runtime_.want_engine(1, session_.saving());
+  runtime_.want_engine({.save = session_.saving()});
   open_session();
   if (options_.chat.memory) {
     memory_.emplace(runtime_);

@@ -23,8 +23,8 @@ int verb_eval(Runtime& runtime) {
     other.emplace(std::move(theirs), terminal);
     other->collections();  // kNoInput before the first run
   }
-  runtime.want_engine(1, false);
-  if (other) other->want_engine(1, false);
+  runtime.want_engine({.save = false});
+  if (other) other->want_engine({.save = false});
   std::vector<Judged> mine = judge_all(runtime, questions, names[0]), theirs;
   if (other) theirs = judge_all(*other, questions, other->collections()[0]);
 

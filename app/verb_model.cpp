@@ -132,8 +132,8 @@ void info(Runtime& runtime) {
   std::shared_ptr<const Model> model = load_model(installed.path);
   const ModelConfig& c = model->config();
   ProgramCost cost = program_cost(model->program(), model->weights());
-  int ctx =
-      runtime.options.settings.ctx > 0 ? runtime.options.settings.ctx : std::min(c.context, 4096);
+  int ctx = runtime.options.settings.ctx > 0 ? runtime.options.settings.ctx
+                                             : std::min(c.context, kDefaultContext);
   uint64_t kv = static_cast<uint64_t>(cost.kv_values_per_token) * 2 * static_cast<uint64_t>(ctx);
   if (runtime.options.common.json) {
     terminal.out(dump_json({{"schema", kJsonSchema},

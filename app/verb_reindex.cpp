@@ -67,7 +67,7 @@ int reindex_collection(Runtime& runtime, const std::string& name) {
                       {"documents", built.documents}, {"chunks", built.chunks}};
   std::string table;
   if (!questions.empty()) {
-    runtime.want_engine(1, false);
+    runtime.want_engine({.save = false});
     std::vector<Judged> mine = judge_all(runtime, questions, shadow_name);
     std::vector<Judged> theirs = judge_all(runtime, questions, name);
     Comparison comparison = compare(o.eval, mine, theirs, "live");

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <random>
+#include <set>
 
 #include "base/check.h"
 #include "base/hash.h"
@@ -18,11 +19,6 @@ uint64_t random_seed() {
   std::random_device device;
   // 53 bits: survives every JSON reader.
   return ((static_cast<uint64_t>(device()) << 32) | device()) >> 11;
-}
-
-bool uses_penalties(const SamplingOptions& options) {
-  return options.repetition_penalty != 1 || options.presence_penalty != 0 ||
-         options.frequency_penalty != 0;
 }
 
 }  // namespace
@@ -132,6 +128,11 @@ uint64_t Engine::Impl::submit(Request request) {
   if (request.n < 1 || request.max_tokens < 0) {
     throw Error(ErrorKind::kUsage, "n must be at least 1 and max_tokens not negative");
   }
+  check_beams(request);
+  if (request.beams > options.max_batch_sequences) {
+    throw Error(ErrorKind::kUsage, fmt::format("{} beams: at most {} sequences run at once",
+                                               request.beams, options.max_batch_sequences));
+  }
   for (const std::string& stop : request.stop) {
     if (stop.empty() || !utf8_valid(stop)) {
       throw Error(ErrorKind::kUsage,
@@ -150,13 +151,13 @@ uint64_t Engine::Impl::submit(Request request) {
   job->receipt.kv_bytes = memory->bytes();
   job->receipt.executor_bytes = executor->memory_bytes();
   int room = options.context - prompt;
-  for (int i = 0; i < std::max(kept.n, kept.best_of); ++i) {
-    auto sample = std::make_unique<Sample>(
-        Sample{.job = job.get(), .index = i, .stream = TextStream(kept.stop, kept.reasoning)});
+  if (kept.beams > 1) job->beams.emplace(kept.beams);
+  for (int i = 0; i < std::max({kept.n, kept.best_of, kept.beams}); ++i) {
+    auto sample = std::make_unique<Sample>(job.get(), i, TextStream(kept.stop, kept.reasoning));
     sample->seed = i == 0 ? seed : xxh3_64(&seed, sizeof seed, static_cast<uint64_t>(i));
     sample->tokens = kept.prompt;
     sample->max_generated = kept.max_tokens == 0 ? room : std::min(room, kept.max_tokens);
-    waiting.push_back(sample.get());
+    if (i == 0 || !job->beams) waiting.push_back(sample.get());
     job->samples.push_back(std::move(sample));
   }
   uint64_t id = job->id;
@@ -187,10 +188,8 @@ bool Engine::Impl::try_admit(Sample& sample) {
   int limit = sample.prompt_size() - 1;  // the last token is run for its logits
   memory->match(sample.kv, sample.tokens, limit);
   int device = sample.kv.computed;
-  int wanted = memory->pages_to_grow(sample.kv, sample.worst_tokens());
-  for (const Sample* other : running) {
-    wanted += memory->pages_to_grow(other->kv, other->worst_tokens());
-  }
+  int wanted = pages_wanted(sample);
+  for (const Sample* other : running) wanted += pages_wanted(*other);
   if (memory->available(wanted) < wanted) {
     memory->release(sample.kv);
     return false;
@@ -216,9 +215,11 @@ bool Engine::Impl::try_admit(Sample& sample) {
 }
 
 void Engine::Impl::admit() {
-  for (auto it = waiting.begin();
-       it != waiting.end() && static_cast<int>(running.size()) < options.max_batch_sequences;) {
+  for (auto it = waiting.begin(); it != waiting.end();) {
     Sample* sample = *it;
+    int taken = places(*sample);
+    for (const Sample* other : running) taken += places(*other);
+    if (taken > options.max_batch_sequences) return;
     if (wait_for_prefix(*sample)) {
       ++it;
       continue;
@@ -226,9 +227,12 @@ void Engine::Impl::admit() {
     if (!try_admit(*sample)) {
       if (!running.empty()) return;  // in order of arrival: nobody is overtaken for lack of memory
       Job& job = *sample->job;
-      fail(job,
-           Error(ErrorKind::kBusy, "pinned documents leave too little KV memory for this request",
-                 "unpin documents, shorten the request, or allow more KV memory"));
+      fail(
+          job,
+          Error(ErrorKind::kBusy,
+                fmt::format("too little KV memory for this request: {} pages wanted, {} not pinned",
+                            pages_wanted(*sample), memory->available(memory->page_count())),
+                "unpin documents, shorten the request, take fewer beams, or allow more KV memory"));
       it = waiting.begin();
       continue;
     }
@@ -289,7 +293,15 @@ void Engine::Impl::cancel_raised() {
   };
   for (Sample* sample : running) look(sample);
   for (Sample* sample : waiting) look(sample);
-  for (Sample* sample : raised) finish(*sample, FinishReason::kCancelled);
+  std::set<Job*> searches;  // whose samples end together
+  for (Sample* sample : raised) {
+    if (sample->job->beams) {
+      searches.insert(sample->job);
+    } else {
+      finish(*sample, FinishReason::kCancelled);
+    }
+  }
+  for (Job* search : searches) end_beams(*search, FinishReason::kCancelled);
 }
 
 void Engine::Impl::emit(Sample& sample, const TextStream::Piece& piece) {
@@ -303,11 +315,10 @@ void Engine::Impl::emit(Sample& sample, const TextStream::Piece& piece) {
   if (!go_on) sample.stop_asked = true;
 }
 
-/// Takes a sampled token into the answer and ends the answer where it must.
-void Engine::Impl::accept(Sample& sample, const SampledToken& token) {
+/// Takes the time of a sample's next token.
+void Engine::Impl::note_token(Sample& sample) {
   auto now = EngineClock::now();
-  Completion& completion = sample.completion;
-  if (completion.tokens.empty()) sample.first_token = now;
+  if (sample.first_token == EngineClock::time_point()) sample.first_token = now;
   sample.last_token = now;
   Job& job = *sample.job;
   if (!job.answered) {
@@ -316,189 +327,50 @@ void Engine::Impl::accept(Sample& sample, const SampledToken& token) {
     memory->measured_prefill(job.computed_here,
                              std::chrono::duration<double>(now - job.prefill_from).count());
   }
+}
+
+bool Engine::Impl::is_end(const Job& job, int32_t token) const {
+  const std::vector<int32_t>& ends = model->tokenizer().stop_tokens();
+  return !job.request.ignore_end && std::find(ends.begin(), ends.end(), token) != ends.end();
+}
+
+/// Appends a token; returns what of its text may be shown.
+TextStream::Piece Engine::Impl::write(const Job& job, Continuation& text,
+                                      const SampledToken& token) const {
   const Tokenizer& tokenizer = model->tokenizer();
-  const std::vector<int32_t>& ends = tokenizer.stop_tokens();
-  if (!job.request.ignore_end && std::find(ends.begin(), ends.end(), token.id) != ends.end()) {
-    finish(sample, FinishReason::kStop);
-    return;
-  }
-  sample.tokens.push_back(token.id);
+  Completion& completion = text.completion;
   completion.tokens.push_back(token.id);
   completion.logprobs.push_back(token.logprob);
   std::string bytes = tokenizer.decode_token(token.id);
   if (bytes.empty() && job.request.reasoning && tokenizer.is_control(token.id)) {
     // Reasoning markers may be control tokens.
-    std::string text = tokenizer.decode_token(token.id, true);
-    if (text == job.request.reasoning->open || text == job.request.reasoning->close) bytes = text;
+    std::string mark = tokenizer.decode_token(token.id, true);
+    if (mark == job.request.reasoning->open || mark == job.request.reasoning->close) bytes = mark;
   }
-  bool thought = sample.stream.thinking();
-  TextStream::Piece piece = sample.stream.push(bytes);
-  if (thought || sample.stream.thinking() || sample.stream.after_reasoning()) {
+  bool thought = text.stream.thinking();
+  TextStream::Piece piece = text.stream.push(bytes);
+  if (thought || text.stream.thinking() || text.stream.after_reasoning()) {
     completion.answer_begin = static_cast<int>(completion.tokens.size());
   }
-  emit(sample, piece);
+  return piece;
+}
+
+/// Takes a sampled token into the answer and ends the answer where it must.
+void Engine::Impl::accept(Sample& sample, const SampledToken& token) {
+  note_token(sample);
+  if (is_end(*sample.job, token.id)) {
+    finish(sample, FinishReason::kStop);
+    return;
+  }
+  sample.tokens.push_back(token.id);
+  emit(sample, write(*sample.job, sample, token));
   if (sample.stream.stopped()) {
     finish(sample, FinishReason::kStopString);
   } else if (sample.stop_asked) {
     finish(sample, FinishReason::kCancelled);
-  } else if (static_cast<int>(completion.tokens.size()) >= sample.max_generated) {
+  } else if (static_cast<int>(sample.completion.tokens.size()) >= sample.max_generated) {
     finish(sample, FinishReason::kLength);
   }
-}
-
-// --- Steps ---------------------------------------------------------------------------------------
-
-/// How many tokens each running sequence gets in the next step. Answers being written come first,
-/// one token each; prompts share the rest in order of arrival. While answers are written, prompts
-/// get few tokens a step, so that no reader waits for somebody else's long prompt.
-int Engine::Impl::plan(std::vector<int>& chunks) {
-  chunks.assign(running.size(), 0);
-  int total = 0;
-  for (size_t i = 0; i < running.size(); ++i) {
-    if (running[i]->prefilling()) continue;
-    chunks[i] = 1;
-    ++total;
-  }
-  int budget = total > 0 ? std::min(options.mixed_step_tokens, executor->max_step_tokens() - total)
-                         : options.step_tokens;
-  for (size_t i = 0; i < running.size() && budget > 0; ++i) {
-    const Sample& sample = *running[i];
-    if (!sample.prefilling()) continue;
-    chunks[i] = std::min(budget, sample.prompt_size() - sample.kv.computed);
-    budget -= chunks[i];
-    total += chunks[i];
-  }
-  return total;
-}
-
-/// Draws a token for every row. A row without a finite logit fails alone, not with its neighbours.
-void Engine::Impl::sample_rows(const Batch& batch, std::span<const SamplingRow> rows,
-                               std::span<Sample* const> owners, std::span<SampledToken> out,
-                               std::vector<char>& failed) {
-  failed.assign(rows.size(), 0);
-  if (rows.empty()) {
-    executor->run(batch, &memory->store(), {});
-    return;
-  }
-  try {
-    executor->run_sampled(batch, &memory->store(), rows, out);
-    return;
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::kBadData) throw;
-  }
-  // Running the step again writes the same values to the same places.
-  logits.resize(rows.size() * static_cast<size_t>(vocab));
-  executor->run(batch, &memory->store(), logits);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    try {
-      out[i] = sample_row(
-          std::span(logits).subspan(i * static_cast<size_t>(vocab), static_cast<size_t>(vocab)),
-          rows[i]);
-    } catch (const Error& error) {
-      failed[i] = 1;
-      if (!owners[i]->job->error) owners[i]->job->error = error;
-    }
-  }
-}
-
-void Engine::Impl::run_step(const std::vector<int>& chunks) {
-  std::vector<int32_t> tokens, output_rows;
-  std::vector<SequenceSlice> slices;
-  std::vector<SamplingRow> rows;
-  std::vector<Sample*> owners, stepped;
-  std::vector<int> counts;
-  for (size_t i = 0; i < running.size(); ++i) {
-    if (chunks[i] == 0) continue;
-    Sample& sample = *running[i];
-    memory->grow(sample.kv, sample.kv.computed + chunks[i]);
-    SequenceSlice slice;
-    slice.first_row = static_cast<int>(tokens.size());
-    slice.token_count = chunks[i];
-    slice.position = sample.kv.computed;
-    for (size_t g = 0; g < model->program().kv_groups.size(); ++g) slice.pages[g] = sample.kv.pages;
-    slices.push_back(slice);
-    auto from = sample.tokens.begin() + sample.kv.computed;
-    tokens.insert(tokens.end(), from, from + chunks[i]);
-    stepped.push_back(&sample);
-    counts.push_back(chunks[i]);
-    if (sample.kv.computed + chunks[i] < static_cast<int>(sample.tokens.size())) continue;
-    output_rows.push_back(static_cast<int32_t>(tokens.size()) - 1);
-    const SamplingOptions& options = sample.job->request.sampling;
-    SamplingRow row;
-    row.temperature = options.temperature;
-    row.top_k = options.top_k;
-    row.top_p = options.top_p;
-    row.min_p = options.min_p;
-    row.repetition_penalty = options.repetition_penalty;
-    row.presence_penalty = options.presence_penalty;
-    row.frequency_penalty = options.frequency_penalty;
-    if (uses_penalties(options)) row.seen = sample.completion.tokens;
-    if (sample.job->request.allowed)
-      row.allowed = sample.job->request.allowed(sample.completion.tokens);
-    row.seed = sample.seed;
-    row.counter = sample.tokens.size();
-    rows.push_back(row);
-    owners.push_back(&sample);
-  }
-  std::vector<SampledToken> drawn(rows.size());
-  std::vector<char> failed;
-  sample_rows({tokens, slices, output_rows}, rows, owners, drawn, failed);
-
-  for (size_t i = 0; i < stepped.size(); ++i) {
-    Sample& sample = *stepped[i];
-    bool prefill = sample.prefilling();
-    sample.kv.computed += counts[i];
-    if (!prefill) continue;
-    memory->publish(sample.kv, sample.tokens);
-    Job& job = *sample.job;
-    if (sample.index == 0) {
-      job.computed_here += counts[i];
-      if (job.request.on_prefill) job.request.on_prefill(sample.kv.computed, sample.prompt_size());
-      if (job.request.save)
-        memory->save(sample.kv, sample.tokens, job.request.tags, sample.prefilling());
-    }
-  }
-  std::vector<Job*> broken;  // samples and job of a failed one are gone afterwards: last
-  for (size_t i = 0; i < owners.size(); ++i) {
-    if (!owners[i]->job->error) {
-      accept(*owners[i], drawn[i]);
-    } else if (failed[i] &&
-               std::find(broken.begin(), broken.end(), owners[i]->job) == broken.end()) {
-      broken.push_back(owners[i]->job);
-    }
-  }
-  for (Job* job : broken) fail(*job, *job->error);
-}
-
-/// Hands pages to the disk's writer: that costs a copy each, and what runs pays at most a twentieth
-/// of its time for it. A long prompt's pages so go while it is read.
-void Engine::Impl::hand_over(EngineClock::duration step) {
-  constexpr int kShare = 20;
-  constexpr std::chrono::milliseconds kMost(100);
-  hand_over_credit = std::min<EngineClock::duration>(hand_over_credit + step / kShare, kMost);
-  while (memory->saving() && hand_over_credit > EngineClock::duration::zero()) {
-    auto start = EngineClock::now();
-    if (!memory->save_step()) return;
-    hand_over_credit -= EngineClock::now() - start;
-  }
-}
-
-bool Engine::Impl::step() {
-  cancel_raised();
-  admit();
-  if (running.empty()) return !waiting.empty();
-  std::vector<int> chunks;
-  plan(chunks);
-  auto start = EngineClock::now();
-  try {
-    run_step(chunks);
-  } catch (const Error& error) {
-    // The machine failed, not one request: everything that ran ends with the same error.
-    while (!running.empty()) fail(*running.front()->job, error);
-    throw;
-  }
-  hand_over(EngineClock::now() - start);
-  return !running.empty() || !waiting.empty();
 }
 
 // --- Public --------------------------------------------------------------------------------------

@@ -55,7 +55,14 @@ struct SamplingOptions {
   float repetition_penalty = 1;
   float presence_penalty = 0;
   float frequency_penalty = 0;
+
+  bool penalises() const {
+    return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0;
+  }
 };
+
+/// Most beams of a request.
+inline constexpr int kMaxBeams = 8;
 
 struct TextPiece {
   std::string_view text;  // whole UTF-8
@@ -70,8 +77,12 @@ struct Request {
   std::vector<std::string> stop;  // stop strings (UTF-8); the answer ends before them
   int n = 1;                      // samples, sharing the prompt's pages
   int best_of = 0;                // > n: draw so many, return the n of highest mean log-probability
-  std::optional<uint64_t> seed;   // absent: drawn, and reported in the answer
-  bool ignore_end = false;        // benchmarks: run to max_tokens whatever is generated
+  /// 2 to kMaxBeams: beam search instead of drawing. Returns that many hypotheses, best first, each
+  /// with its score; the text comes whole, at the end. Not with n, best_of, a temperature, cuts or
+  /// penalties.
+  int beams = 1;
+  std::optional<uint64_t> seed;               // absent: drawn, and reported in the answer
+  bool ignore_end = false;                    // benchmarks: run to max_tokens whatever is generated
   std::optional<ReasoningMarkers> reasoning;  // split reasoning off the answer
   /// Constrained decoding: which tokens may follow those generated so far, bits as
   /// SamplingRow::allowed, valid until the request ends; an empty span allows all. Called before
@@ -85,6 +96,9 @@ struct Request {
   std::vector<std::string> tags;  // what the prompt was made from ("doc:17", "session:ab12")
 };
 
+/// Throws kUsage naming what contradicts request.beams; nothing where that is 1.
+void check_beams(const Request& request);
+
 enum class FinishReason { kStop, kLength, kStopString, kCancelled, kError };
 const char* finish_reason_name(
     FinishReason reason);  // "stop", "length", "stop_string", "cancelled", "error"
@@ -97,14 +111,17 @@ struct Completion {
   std::string stop_string;      // the one that was met
   int answer_begin = 0;         // tokens[answer_begin ..] are the answer, those before reasoning
   std::vector<float> logprobs;  // of `tokens`, natural log
+  /// Of a beam search: sum of log-probabilities over tokens, the end token counted in both.
+  std::optional<double> score;
   double mean_logprob() const;
 };
 
 struct Answer {
   uint64_t id = 0;
-  std::vector<Completion> completions;  // n, best first with best_of, else in sample order
-  Receipt receipt;                      // usage, timing, seed
-  std::optional<Error> error;           // set with FinishReason::kError
+  /// n or beams of them: best first with best_of or beams, else in sample order.
+  std::vector<Completion> completions;
+  Receipt receipt;             // usage, timing, seed
+  std::optional<Error> error;  // set with FinishReason::kError
   const Completion& best() const { return completions.front(); }
 };
 
@@ -127,7 +144,8 @@ class Engine {
   uint64_t kv_bytes() const;
 
   /// Queues a request. Throws kUsage when prompt + 1 exceeds the context ("prompt 5,210 tokens,
-  /// context 4,096"), when the prompt is empty or holds an id outside the vocabulary.
+  /// context 4,096"), when the prompt is empty or holds an id outside the vocabulary, and for beams
+  /// beside what they exclude or more than max_batch_sequences.
   uint64_t submit(Request request);
   /// One step for everything that runs: prompt chunks and one token per answer. Returns false when
   /// nothing is left to do. Throws when the machine fails (device lost): all that ran ends with it.

@@ -172,4 +172,19 @@ SampledToken sample_row(std::span<const float> logits, const SamplingRow& row) {
   return result(best.id);  // only when rounding keeps sum at target
 }
 
+std::vector<SampledToken> most_probable(std::span<const float> logits, const SamplingRow& row,
+                                        int count) {
+  APUD_CHECK(row.allowed.empty() || row.allowed.size() >= (logits.size() + 63) / 64,
+             "the mask covers the vocabulary");
+  std::vector<Candidate> candidates = candidates_of(logits, row);
+  float normaliser = log_sum_exp(candidates);
+  size_t kept = std::min(static_cast<size_t>(count), candidates.size());
+  auto end = candidates.begin() + static_cast<std::ptrdiff_t>(kept);
+  std::partial_sort(candidates.begin(), end, candidates.end(), better);
+  std::vector<SampledToken> out;
+  for (auto at = candidates.begin(); at != end; ++at)
+    out.push_back({at->id, at->logit - normaliser});
+  return out;
+}
+
 }  // namespace apud

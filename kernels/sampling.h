@@ -41,4 +41,9 @@ double uniform_from(uint64_t seed, uint64_t counter);
 /// Throws apud::Error (kBadData) when no finite logit is left ("all logits are NaN or infinite").
 SampledToken sample_row(std::span<const float> logits, const SamplingRow& row);
 
+/// The `count` most probable tokens that row.allowed leaves (fewer where fewer are left), best
+/// first, ties by lower id; nothing else of the row counts. Throws as sample_row.
+std::vector<SampledToken> most_probable(std::span<const float> logits, const SamplingRow& row,
+                                        int count);
+
 }  // namespace apud

@@ -77,6 +77,7 @@ Answer finish_job(Job& job) {
   if (usage.computed > 0 && prefill > 0) {
     timing.prefill_tokens_per_second = usage.computed / prefill;
   }
+  for (Completion& other : job.other_beams) answer.completions.push_back(std::move(other));
   if (job.request.best_of > job.request.n) {
     std::stable_sort(answer.completions.begin(), answer.completions.end(),
                      [](const Completion& a, const Completion& b) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/impl/beam_search.h"
 #include "engine/impl/kv_memory.h"
 #include "engine/text_stream.h"
 
@@ -17,16 +18,23 @@ using EngineClock = std::chrono::steady_clock;
 
 struct Job;
 
-/// One sample of a request.
-struct Sample {
-  Job* job = nullptr;
-  int index = 0;
+/// What a sample has written so far: what a beam hands on where it parts.
+struct Continuation {
+  TextStream stream;
+  Completion completion;
+  double logprob_sum = 0;
+};
+
+/// One sample of a request, or one beam of its search.
+struct Sample : Continuation {
+  Sample(Job* of, int number, TextStream text)
+      : Continuation{std::move(text), {}, 0}, job(of), index(number) {}
+  Job* job;
+  int index;
   uint64_t seed = 0;
   std::vector<int32_t> tokens;  // prompt and what was generated
   KvSequence kv;
   int max_generated = 0;
-  TextStream stream;
-  Completion completion;
   bool done = false;
   bool stop_asked = false;  // on_text returned false
   EngineClock::time_point first_token, last_token;
@@ -41,6 +49,8 @@ struct Job {
   uint64_t id = 0;
   Request request;
   std::vector<std::unique_ptr<Sample>> samples;
+  std::optional<BeamSearch> beams;      // samples are its beams, of which at first one runs
+  std::vector<Completion> other_beams;  // of a finished search, behind the best one
   EngineClock::time_point submitted, started, prefill_from, prefill_to;
   bool admitted = false;  // its first sample
   bool answered = false;  // its first token is there

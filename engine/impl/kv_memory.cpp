@@ -304,6 +304,13 @@ void KvMemory::grow(KvSequence& sequence, int upto) {
   }
 }
 
+void KvMemory::fork(const KvSequence& from, KvSequence& to) {
+  APUD_CHECK(to.pages.empty() && to.computed == 0, "fork into an empty sequence");
+  to = from;
+  to.owns_tail = false;
+  for (int32_t page : to.pages) pool_.retain(page);
+}
+
 void KvMemory::publish(const KvSequence& sequence, std::span<const int32_t> tokens) {
   if (!prefix_cache_ || sequence.computed == 0) return;
   tree_->insert(tokens.first(static_cast<size_t>(sequence.computed)), sequence.pages);

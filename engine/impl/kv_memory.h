@@ -72,6 +72,9 @@ class KvMemory {
   void grow(KvSequence& sequence, int upto);
   /// Pages that grow(upto) would take.
   int pages_to_grow(const KvSequence& sequence, int upto) const;
+  /// Gives an empty sequence all that another has; who writes first copies the partial last page,
+  /// unless that is `from`.
+  void fork(const KvSequence& from, KvSequence& to);
   /// Makes what the sequence has computed known to others. tokens: at least `computed`.
   void publish(const KvSequence& sequence, std::span<const int32_t> tokens);
   void release(KvSequence& sequence);

@@ -2,10 +2,10 @@
 //   cache_bench [--cuda] [--threads N] [--model FILE | --shape SHAPE:FORMAT] [--folder DIR]
 //   [--prompt N]
 //               [WORK…]
-// WORK: turns, second, host, disk, same (all without any). Times are wall clock and, in brackets,
-// processor time of this thread: with --threads 1 the second is what counts on a machine that does
-// other work too. Models of a shape have random weights and need no file. DIR should lie on the
-// disk to be measured.
+// WORK: turns, second, host, disk, same, beams (all without any). Times are wall clock and, in
+// brackets, processor time of this thread: with --threads 1 the second is what counts on a machine
+// that does other work too. Models of a shape have random weights and need no file. DIR should lie
+// on the disk to be measured.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
@@ -20,9 +20,9 @@
 #include "engine/engine.h"
 #include "engine/kv_pages.h"
 #include "kernels/gpu_bench.h"
-#include "kernels/random_model.h"
-#include "tests/support/fake_model.h"
+#include "tests/support/naive_beams.h"
 #include "tests/support/recorder.h"
+#include "tests/support/shape_model.h"
 
 namespace apud {
 namespace {
@@ -44,21 +44,6 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-/// A random model with enough of a tokenizer for the engine.
-class ShapeModel : public test::FakeModel {
- public:
-  explicit ShapeModel(const std::string& description) : random_(random_model(description)) {
-    config_.name = description;
-  }
-  const ModelConfig& config() const override { return config_; }
-  const Program& program() const override { return random_->program; }
-  const Weights& weights() const override { return random_->weights; }
-
- private:
-  std::unique_ptr<RandomModel> random_;
-  ModelConfig config_;
-};
-
 struct Arguments {
   bool cuda = false;
   std::string model, shape = "qwen2.5-1.5b:q4_k_m", folder;
@@ -72,7 +57,7 @@ class Bench {
  public:
   explicit Bench(const Arguments& a) : a_(a) {
     if (a.model.empty()) {
-      model_ = std::make_shared<ShapeModel>(a.shape);
+      model_ = std::make_shared<test::ShapeModel>(a.shape);
     } else {
       model_ = load_model(a.model);
     }
@@ -318,6 +303,45 @@ class Bench {
     }
   }
 
+  /// Beam search: time of a step, and the same search by the book.
+  void beams() {
+    constexpr int kTokens = 48;
+    EngineOptions options;
+    options.context = 4096;
+    Engine engine(model_, executor(true), options);
+    auto prompt = tokens(512, 3);
+    for (int width : {1, 2, 4, 8}) {
+      Request request;
+      request.prompt = prompt;
+      request.max_tokens = kTokens;
+      request.ignore_end = true;
+      request.beams = width;
+      Answer answer = engine.generate(request);
+      fmt::print("{} beams behind 512 tokens: {:.2f} ms a step, best score {:.4f}\n", width,
+                 answer.receipt.timing.tpot * 1e3,
+                 width > 1 ? *answer.best().score : answer.best().mean_logprob());
+    }
+    Request request;
+    request.prompt = tokens(96, 4);
+    request.max_tokens = 12;
+    request.beams = 4;
+    Answer answer = engine.generate(request);
+    auto bare = executor(true);
+    const auto& ends = model_->tokenizer().stop_tokens();
+    auto naive = test::NaiveBeams(*bare, {ends.begin(), ends.end()})
+                     .search(request.prompt, request.beams, request.max_tokens);
+    int equal = 0;
+    double apart = 0;
+    for (size_t i = 0; i < naive.size() && i < answer.completions.size(); ++i) {
+      equal += naive[i].tokens == answer.completions[i].tokens;
+      apart = std::max(apart, std::abs(naive[i].score - *answer.completions[i].score));
+    }
+    fmt::print(
+        "beam search by the book, every text from its first token: {} of {} hypotheses "
+        "equal, scores apart by at most {:.1e}\n",
+        equal, naive.size(), apart);
+  }
+
  private:
   /// Seconds of the bare executor for `tokens` at `position`, its last row's logits wanted.
   double run_bare(Executor& executor, KvStore& store, std::span<const int32_t> tokens,
@@ -455,6 +479,7 @@ int cache_bench(int argc, char** argv) {
   if (a.wants("host")) bench.host();
   if (a.wants("disk")) bench.disk();
   if (a.wants("same")) bench.same();
+  if (a.wants("beams")) bench.beams();
   return 0;
 }
 

@@ -1,4 +1,4 @@
-// The main job, end to end, with the real binary and real models: ingest, search, ask, chat, batch.
+// The main job, end to end, with the real binary and real models: ingest, search, ask, chat.
 #include <signal.h>
 
 #include <set>
@@ -371,17 +371,6 @@ TEST_F(MainJob, WithoutDocumentsTheModelAnswersAlone) {
   EXPECT_TRUE(legend(r).empty()) << r;
 }
 
-TEST_F(MainJob, SamplesNeedATemperatureAndAreReproducible) {
-  EXPECT_EQ(run({"ask", "--no-docs", "-n", "2", "Name a colour."}).code, 2);
-  std::vector<std::string> args = {"ask", "--no-docs",    "--json", "-n",
-                                   "2",   "-t",           "0.9",    "--seed",
-                                   "5",   "--max-tokens", "12",     "Name a colour."};
-  Json one = json_of(run(args)), two = json_of(run(args));
-  ASSERT_EQ(one["samples"].size(), 2u) << one;
-  EXPECT_EQ(one["samples"], two["samples"]);
-  EXPECT_EQ(one["seed"], 5);
-}
-
 // --- cache ---------------------------------------------------------------------------------------
 
 TEST_F(MainJob, ASecondProcessReusesThePromptAndAnswersTheSame) {
@@ -464,161 +453,6 @@ TEST_F(MainJob, AChatGoesOnTomorrow) {
   EXPECT_TRUE(has(run({"session", "show", "other"}).out, "Bramble"));
   EXPECT_EQ(run({"session", "rm", "other"}).code, 0);
   EXPECT_EQ(run({"session", "show", "other"}).code, 66);
-}
-
-// --- batch ---------------------------------------------------------------------------------------
-
-TEST_F(MainJob, BatchKeepsOrderEchoesIdsAndReportsBadLines) {
-  std::string input =
-      "{\"id\": \"a\", \"question\": \"How long may a borrowed telescope be kept?\", "
-      "\"max_tokens\": 30}\n"
-      "\n"
-      "not json but a plain question about the loose power plug\n"
-      "{\"id\": 7, \"question\": 5}\n"
-      "{broken\n"
-      "{\"id\": \"e\", \"question\": \"成人读者最多可以借几本书？\", \"max_tokens\": 30}\n"
-      "{\"id\": \"f\", \"question\": \"x\", \"colour\": 1}\n"
-      "{\"id\": \"g\", \"question\": \"x\", \"k\": \"nowhere\"}\n";
-  APUD_REQUIRE_MODEL(kDefaultModel);
-  RunResult r = run(
-      {"batch", "--max-tokens", "30", "--evidence", "400", "-m", model_path(kDefaultModel)}, input);
-  EXPECT_EQ(r.code, 65) << r;
-  std::vector<Json> lines = json_lines(r.out);
-  ASSERT_EQ(lines.size(), 7u) << r;
-  std::vector<int> indexes;
-  for (const Json& line : lines) indexes.push_back(line["index"]);
-  EXPECT_EQ(indexes, (std::vector<int>{0, 2, 3, 4, 5, 6, 7}));
-  EXPECT_EQ(lines[0]["id"], "a");
-  EXPECT_TRUE(lines[1]["id"].is_null());
-  EXPECT_EQ(lines[2]["id"], 7);
-  EXPECT_EQ(lines[4]["id"], "e");
-  for (size_t bad : {2u, 3u, 5u, 6u}) {
-    EXPECT_TRUE(lines[bad]["error"]["message"].is_string()) << lines[bad];
-    EXPECT_TRUE(lines[bad]["error"]["code"].is_string()) << lines[bad];
-    EXPECT_FALSE(lines[bad].contains("answer")) << lines[bad];
-  }
-  EXPECT_TRUE(has(lower(lines[0]["answer"]), "three weeks") || has(lines[0]["answer"], "3 weeks"))
-      << lines[0];
-  EXPECT_TRUE(has(lines[4]["answer"], "八") || has(lines[4]["answer"], "8")) << lines[4];
-  for (size_t good : {0u, 1u, 4u}) EXPECT_EQ(lines[good]["schema"], 1);
-}
-
-std::string small_questions(int count) {
-  std::string out;
-  for (int i = 0; i < count; ++i)
-    out += "{\"id\": " + std::to_string(100 + i) + ", \"question\": \"Spell the number " +
-           std::to_string(i) + " in words.\"}\n";
-  return out;
-}
-
-/// id, index and answer of each line: what does not depend on time.
-std::vector<Json> essence(const std::string& text) {
-  std::vector<Json> out;
-  for (const Json& line : json_lines(text))
-    out.push_back(
-        {line["id"], line["index"], line.value("answer", Json()), line.contains("error")});
-  return out;
-}
-
-TEST_F(MainJob, BatchExitCodesAndJobs) {
-  std::string input = small_questions(6);
-  RunResult one = run({"batch", "--no-docs", "--max-tokens", "12", "--jobs", "1"}, input);
-  EXPECT_EQ(one.code, 0) << one;
-  RunResult four = run({"batch", "--no-docs", "--max-tokens", "12", "--jobs", "4"}, input);
-  EXPECT_EQ(four.code, 0) << four;
-  EXPECT_EQ(essence(one.out), essence(four.out));
-  APUD_REQUIRE_MODEL(kDefaultModel);
-  RunResult none =
-      run({"batch", "--max-tokens", "12", "--evidence", "300", "-m", model_path(kDefaultModel)},
-          "{\"id\": 1, \"question\": \"What is the boiling point of tungsten in kelvin?\"}\n");
-  EXPECT_EQ(none.code, 1) << none;
-  EXPECT_EQ(json_lines(none.out).at(0)["no_evidence"], true);
-  EXPECT_EQ(run({"batch", "--jobs", "0"}, "x\n").code, 2);
-}
-
-TEST_F(MainJob, BatchResumesAfterATornLine) {
-  home().write("questions.jsonl", small_questions(6));
-  RunResult whole = run(
-      {"batch", "--no-docs", "--max-tokens", "8", "-i", "questions.jsonl", "-o", "whole.jsonl"});
-  ASSERT_EQ(whole.code, 0) << whole;
-  EXPECT_EQ(whole.out, "");
-  auto read = [&](const char* name) {
-    std::ifstream in(home().path() / name, std::ios::binary);
-    return std::string(std::istreambuf_iterator<char>(in), {});
-  };
-  std::string answers = read("whole.jsonl");
-  size_t three = 0;
-  for (int i = 0; i < 3; ++i) three = answers.find('\n', three) + 1;
-  // Torn inside a line, torn just before its newline, and at a line's end.
-  for (size_t cut : {three + 25, answers.find('\n', three), three, size_t{0}, size_t{1}}) {
-    home().write("torn.jsonl", answers.substr(0, cut));
-    RunResult resumed = run({"batch", "--no-docs", "--max-tokens", "8", "-i", "questions.jsonl",
-                             "-o", "torn.jsonl", "--resume"});
-    EXPECT_EQ(resumed.code, 0) << resumed;
-    EXPECT_EQ(essence(read("torn.jsonl")), essence(answers)) << "cut at " << cut;
-  }
-  RunResult again = run({"batch", "--no-docs", "--max-tokens", "8", "-i", "questions.jsonl", "-o",
-                         "whole.jsonl", "--resume"});
-  EXPECT_EQ(again.code, 0) << again;
-  EXPECT_EQ(read("whole.jsonl"), answers) << "nothing left to do changes nothing";
-  RunResult unknown = run({"batch", "-m", "nosuch", "-i", "questions.jsonl", "-o", "whole.jsonl"});
-  EXPECT_NE(unknown.code, 0);
-  EXPECT_EQ(read("whole.jsonl"), answers) << "a run that cannot begin leaves the old answers";
-  // Two questions under one id: one answer stands for one of them.
-  home().write("twins.jsonl",
-               "{\"id\":7,\"question\":\"One?\"}\n{\"id\":7,\"question\":\"Two?\"}\n");
-  std::vector<std::string> twins = {"batch",       "--no-docs", "--max-tokens", "4",       "-i",
-                                    "twins.jsonl", "-o",        "both.jsonl",   "--resume"};
-  EXPECT_EQ(run(twins).code, 0);
-  std::string both = read("both.jsonl");
-  home().write("both.jsonl", both.substr(0, both.find('\n') + 1));
-  EXPECT_EQ(run(twins).code, 0);
-  EXPECT_EQ(essence(read("both.jsonl")), essence(both));
-  EXPECT_EQ(run({"batch", "--resume", "-i", "questions.jsonl"}).code, 2);
-  home().write("other.txt", "my precious notes\n");
-  RunResult refused = run({"batch", "-i", "questions.jsonl", "-o", "other.txt", "--resume"});
-  EXPECT_EQ(refused.code, 65) << refused;
-  EXPECT_EQ(read("other.txt"), "my precious notes\n") << "another file is not touched";
-}
-
-TEST_F(MainJob, AClosedPipeEndsTheRun) {
-  home().write("many.jsonl", small_questions(500));
-  RunResult r = home().shell(
-      "\"$APUD\" batch --no-docs --max-tokens 8 -i many.jsonl | head -1; echo ${PIPESTATUS[0]}");
-  EXPECT_LT(r.seconds, 20) << r;
-  ASSERT_EQ(r.lines().size(), 2u) << r;
-  EXPECT_EQ(Json::parse(r.lines()[0])["index"], 0);
-  EXPECT_EQ(r.lines()[1], "141") << r;
-  EXPECT_EQ(r.err, "") << r;
-}
-
-TEST_F(MainJob, TenThousandQuestionsNeedNoMoreMemoryThanFew) {
-  APUD_REQUIRE_MODEL(kTinyModel);
-  // One in five of the ten thousand that the issue names: memory that grows shows here too.
-  auto peak = [&](int count) {
-    long kib = 0;
-    std::string input;
-    for (int i = 0; i < count; ++i) input += "q" + std::to_string(i) + "\n";
-    RunResult r = run({"batch", "--no-docs", "--no-save", "--max-tokens", "1", "--ctx", "256",
-                       "--system", "x", "-m", model_path(kTinyModel)},
-                      input, [&](pid_t pid, const RunResult&) {
-                        std::ifstream in("/proc/" + std::to_string(pid) + "/status");
-                        for (std::string line; std::getline(in, line);) {
-                          if (line.rfind("VmHWM:", 0) == 0)
-                            kib = std::max(kib, std::atol(line.c_str() + 6));
-                        }
-                        return true;
-                      });
-    EXPECT_EQ(r.code, 0) << r.err;
-    EXPECT_EQ(r.lines().size(), static_cast<size_t>(count));
-    return kib;
-  };
-  home().set_time_limit(300);
-  long few = peak(200);
-  long many = peak(2000);
-  home().set_time_limit(120);
-  EXPECT_LT(many, few + 8 * 1024) << few << " KiB after 200 questions, " << many
-                                  << " KiB after 2000";
 }
 
 // --- strict --------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 apud_test(NAME prefix_tree_test OPTIMISED SOURCES engine/prefix_tree_test.cpp LIBS apud_engine LABELS unit sanitize TIMEOUT 900)
 apud_test(NAME text_stream_test OPTIMISED SOURCES engine/text_stream_test.cpp LIBS apud_engine LABELS unit sanitize TIMEOUT 900)
 apud_test(NAME engine_test OPTIMISED SOURCES engine/engine_test.cpp LIBS apud_engine LABELS unit sanitize TIMEOUT 900)
+apud_test(NAME beam_search_test OPTIMISED SOURCES engine/beam_search_test.cpp LIBS apud_engine LABELS unit sanitize TIMEOUT 900)
 apud_test(NAME disk_cache_test OPTIMISED SOURCES engine/disk_cache_test.cpp LIBS apud_engine LABELS unit crash)
 apud_test(NAME session_store_test OPTIMISED SOURCES engine/session_store_test.cpp LIBS apud_engine LABELS unit corpus sanitize)
 apud_test(NAME engine_real_test OPTIMISED SOURCES engine/real_model_test.cpp LIBS apud_engine LABELS unit TIMEOUT 600)

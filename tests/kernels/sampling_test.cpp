@@ -154,6 +154,35 @@ TEST(Sampling, NoFiniteLogitIsAnError) {
   EXPECT_THROW(sample_row(logits, {}), Error);
 }
 
+TEST(Sampling, TheMostProbableComeFirstWithTheirLogprobs) {
+  auto logits = random_logits(1000, 9);
+  logits[17] = logits[400] = 60;  // a tie
+  logits[5] = std::numeric_limits<float>::quiet_NaN();
+  auto best = most_probable(logits, {}, 12);
+  ASSERT_EQ(best.size(), 12u);
+  EXPECT_EQ(best[0].id, 17);
+  EXPECT_EQ(best[1].id, 400);
+  EXPECT_NEAR(best[0].logprob, std::log(0.5), 1e-5);
+  for (size_t i = 1; i < best.size(); ++i) {
+    EXPECT_LE(best[i].logprob, best[i - 1].logprob);
+    SamplingRow only;  // as a draw of that token would say
+    std::vector<uint64_t> without(16, ~uint64_t{0});
+    for (size_t k = 0; k < i; ++k)
+      without[static_cast<size_t>(best[k].id) / 64] &= ~(uint64_t{1} << (best[k].id % 64));
+    only.allowed = without;
+    EXPECT_EQ(sample_row(logits, only).id, best[i].id);
+  }
+  std::vector<uint64_t> mask(16);
+  mask[6] = uint64_t{1} << 16;  // 400 alone
+  SamplingRow row;
+  row.allowed = mask;
+  auto alone = most_probable(logits, row, 12);
+  ASSERT_EQ(alone.size(), 1u);
+  EXPECT_EQ(alone[0].id, 400);
+  EXPECT_NEAR(alone[0].logprob, 0, 1e-6);
+  EXPECT_THROW(most_probable(std::vector<float>(4, NAN), {}, 2), Error);
+}
+
 TEST(Sampling, SameSeedSameTokens) {
   auto logits = random_logits(150000, 4);
   SamplingRow row;

@@ -29,6 +29,7 @@ inline uint64_t mix(uint64_t x) {
 class FakeTokenizer : public Tokenizer {
  public:
   static constexpr int32_t kEnd = 256, kStart = 257, kThink = 258, kUnthink = 259, kVocab = 260;
+  explicit FakeTokenizer(std::vector<int32_t> stops = {kEnd}) : stops_(std::move(stops)) {}
   int32_t vocab_size() const override { return kVocab; }
   std::vector<int32_t> encode(std::string_view content) const override {
     std::vector<int32_t> ids;
@@ -88,14 +89,17 @@ class FakeTokenizer : public Tokenizer {
                                                        {"</think>", kUnthink}};
     return all;
   }
-  std::vector<int32_t> stops_{kEnd};
+  std::vector<int32_t> stops_;
 };
 
 class FakeModel : public Model {
  public:
   explicit FakeModel(std::shared_ptr<const ChatTemplate> chat = nullptr,
-                     std::string fingerprint = std::string(32, 'f'))
-      : fingerprint_(std::move(fingerprint)), template_(std::move(chat)) {
+                     std::string fingerprint = std::string(32, 'f'),
+                     std::vector<int32_t> stops = {FakeTokenizer::kEnd})
+      : tokenizer_(std::move(stops)),
+        fingerprint_(std::move(fingerprint)),
+        template_(std::move(chat)) {
     config_.architecture = "fake";
     config_.name = "fake";
     program_.name = "fake";
@@ -230,6 +234,8 @@ class FakeExecutor : public Executor {
   bool device = false;
   /// Chance in 1024 that a row prefers the end token.
   int end_chance = 4;
+  /// The end token's logit then; others' lie in 0 to 8.
+  float end_logit = 20;
 
   void run(const Batch& batch, KvStore* store, std::span<float> out) override {
     auto& kv = dynamic_cast<FakeKv&>(*store);
@@ -274,7 +280,8 @@ class FakeExecutor : public Executor {
         if (v >= 128) logits[v] -= 100;  // plain ASCII
         if (v < 32) logits[v] -= 100;
       }
-      if (static_cast<int>(mix(seen[row]) % 1024) < end_chance) logits[FakeTokenizer::kEnd] = 20;
+      if (static_cast<int>(mix(seen[row]) % 1024) < end_chance)
+        logits[FakeTokenizer::kEnd] = end_logit;
       if (batch.tokens[row] == poison) {
         for (int v = 0; v < FakeTokenizer::kVocab; ++v) logits[v] = std::nanf("");
       }
