@@ -239,7 +239,9 @@ namespace {
 
 ordered_json citation_json(const Citation& c) {
   ordered_json out = {{"id", c.number}, {"path", c.path}};
+  if (!c.member.empty()) out["member"] = c.member;
   out["page"] = c.page > 0 ? ordered_json(c.page) : ordered_json();
+  if (c.page_end > c.page) out["page_end"] = c.page_end;
   out["line"] = c.line > 0 ? ordered_json(c.line) : ordered_json();
   out["line_end"] = c.line_end > 0 ? ordered_json(c.line_end) : ordered_json();
   out["start"] = c.start;
@@ -334,6 +336,34 @@ std::string answer_json(const Finished& f, bool with_reasoning) {
   out["unsupported"] = unsupported;
   out["warnings"] = f.warnings;
   return dump_json(out);
+}
+
+std::string shown_answer(const std::string& json) {
+  ordered_json answer = parse_json(json);
+  if (!answer.is_object() || !answer.contains("answer") || !answer["answer"].is_string()) return {};
+  auto number = [](const ordered_json& from, const char* name) {
+    return from.contains(name) && from[name].is_number_integer() ? from[name].get<int>() : 0;
+  };
+  auto text = [](const ordered_json& from, const char* name) {
+    return from.contains(name) && from[name].is_string() ? from[name].get<std::string>() : "";
+  };
+  CheckedAnswer checked;
+  if (answer.contains("citations") && answer["citations"].is_array()) {
+    for (const ordered_json& c : answer["citations"]) {
+      if (!c.is_object()) continue;
+      Citation citation;
+      citation.number = number(c, "id");
+      citation.path = text(c, "path");
+      citation.member = text(c, "member");
+      citation.page = number(c, "page");
+      citation.page_end = number(c, "page_end");
+      citation.line = number(c, "line");
+      citation.line_end = number(c, "line_end");
+      checked.citations.push_back(std::move(citation));
+    }
+  }
+  std::string legend = legend_text(checked);
+  return text(answer, "answer") + (legend.empty() ? "" : "\n\n" + legend);
 }
 
 std::string trace_json(const Finished& f, const std::string& prompt_text) {

@@ -134,6 +134,8 @@ void say_retry(Terminal& terminal, const Evidence& evidence);
 std::string not_in_documents_text(const Evidence& evidence);
 /// docs/json.md: answer.
 std::string answer_json(const Finished& finished, bool with_reasoning);
+/// Text and legend as the reader saw them, from what answer_json wrote; empty where it is none.
+std::string shown_answer(const std::string& answer_json);
 /// The trace that `apud explain` reads.
 std::string trace_json(const Finished& finished, const std::string& prompt_text);
 /// Keeps the answer in the store; "" when the store is busy or read-only (said as a warning).

@@ -172,7 +172,17 @@ void ChatSession::fork(const std::string& name) {
 }
 
 std::string ChatSession::export_text(bool json) const {
-  return json ? export_session_json(session_) : export_session_markdown(session_);
+  return json ? export_session_json(session_) : session_markdown(session_);
+}
+
+std::string session_markdown(Session session, bool receipts) {
+  for (Turn& turn : session.conversation.turns) {
+    if (turn.role != "assistant") continue;
+    // The turn holds the model's own words, whose marks are the ledger's numbers.
+    if (std::string shown = shown_answer(turn.data_json); !shown.empty())
+      turn.content = std::move(shown);
+  }
+  return export_session_markdown(session, receipts);
 }
 
 std::string ChatSession::last_answer_data() const {

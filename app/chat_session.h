@@ -77,4 +77,8 @@ class ChatSession {
   Ledger ledger_;
 };
 
+/// A session as Markdown, its answers with their legends as the reader saw them; with receipts
+/// where wanted.
+std::string session_markdown(Session session, bool receipts = false);
+
 }  // namespace apud

@@ -6,6 +6,7 @@
 #include <ctime>
 #include <optional>
 
+#include "app/chat_session.h"
 #include "app/clock.h"
 #include "app/find_documents.h"
 #include "app/json_text.h"
@@ -228,12 +229,12 @@ int verb_session(Runtime& runtime) {
   const std::string& name = need_name(m, 0, "session");
   if (m.action == "show") {
     Session session = sessions.load(name);
-    terminal.out_text(json ? export_session_json(session) : export_session_markdown(session, true));
+    terminal.out_text(json ? export_session_json(session) : session_markdown(session, true));
     terminal.flush();
   } else if (m.action == "export") {
     Session session = sessions.load(name);
     terminal.out_text(m.format == "json" ? export_session_json(session)
-                                         : export_session_markdown(session));
+                                         : session_markdown(session));
     terminal.flush();
   } else if (m.action == "rename") {
     sessions.rename(name, need_name(m, 1, "new name"));

@@ -45,6 +45,7 @@ std::string kv_chain_hash(const std::string& key_hash, const std::string& parent
 namespace {
 
 constexpr int kCountedPages = 32;  // written between two looks at the whole folder
+constexpr int kClearAttempts = 8;  // while other processes write
 
 /// What the cache may hold on this disk, `used` of it already.
 uint64_t limit_on_disk(const Path& folder, const DiskCacheOptions& options, uint64_t used) {
@@ -93,6 +94,7 @@ struct DiskCache::Impl {
   Path key_folder;
   DiskCacheOptions options;
   size_t page_bytes = 0;
+  Json about;  // key.json
 
   std::unique_ptr<TokenChain> chain;
 
@@ -113,12 +115,20 @@ struct DiskCache::Impl {
   uint64_t used_bytes = 0;
   int until_count = 0;
 
+  void make_folder() const;
   void list();
   const Page* find(const std::string& parent, std::span<const int32_t> block_tokens, int* common);
   void run_writer();
   void write_one(Job& job);
   bool make_room(uint64_t bytes);
 };
+
+void DiskCache::Impl::make_folder() const {
+  make_private_dir(key_folder);
+  Path path = key_folder / "key.json";
+  if (std::filesystem::exists(path)) return;
+  write_file_atomic(path, about.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+}
 
 /// Reads the folder again when another process (or the writer) changed it. REQUIRES: mutex held.
 void DiskCache::Impl::list() {
@@ -186,20 +196,16 @@ DiskCache::DiskCache(const DiskCacheKey& key, const DiskCacheOptions& options, s
   impl_->folder = options.folder;
   impl_->key_folder = options.folder / impl_->key;
   impl_->page_bytes = page_bytes;
-  Path about = impl_->key_folder / "key.json";
+  impl_->about = {{"version", 1},
+                  {"model", key.model},
+                  {"fingerprint", key.fingerprint},
+                  {"layout", key.layout},
+                  {"program", key.program},
+                  {"executor", key.executor},
+                  {"page_bytes", page_bytes}};
   if (options.write) {
-    make_private_dir(impl_->key_folder);
+    impl_->make_folder();
     remove_stale_kv_files(impl_->key_folder);
-    if (!std::filesystem::exists(about)) {
-      Json json = {{"version", 1},
-                   {"model", key.model},
-                   {"fingerprint", key.fingerprint},
-                   {"layout", key.layout},
-                   {"program", key.program},
-                   {"executor", key.executor},
-                   {"page_bytes", page_bytes}};
-      write_file_atomic(about, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
-    }
   }
   if (auto text = read_file_if_exists(impl_->key_folder / "rates.json", 1 << 16)) {
     Json json = Json::parse(*text, nullptr, false);
@@ -406,7 +412,12 @@ void DiskCache::Impl::write_one(Job& job) {
   try {
     shrunk = make_room(job.payload.size() + 8192);
     before = changed_at(key_folder);
-    error = write_kv_file(key_folder / job.name.str(), job.head, job.payload);
+    bool removed = false;
+    error = write_kv_file(key_folder / job.name.str(), job.head, job.payload, &removed);
+    if (removed) {  // `apud cache clear` beside a chat that goes on
+      make_folder();
+      error = write_kv_file(key_folder / job.name.str(), job.head, job.payload, &removed);
+    }
     after = changed_at(key_folder);
   } catch (const Error& caught) {
     error = caught.what();
@@ -554,8 +565,13 @@ uint64_t clear_kv_cache(const Path& folder, const std::optional<std::string>& ke
     if (key && path.filename() != *key) continue;
     for (const KvFileEntry& entry : list_kv_files(path)) freed += entry.bytes;
     std::error_code error;
-    std::filesystem::remove_all(path, error);
-    if (error) throw io_error("cannot remove", path.string(), error.value());
+    for (int attempt = 0; attempt < kClearAttempts; ++attempt) {
+      std::filesystem::remove_all(path, error);
+      if (error.value() != ENOTEMPTY) break;
+    }
+    // What a process writes right now is its own, later cache.
+    if (error && error.value() != ENOTEMPTY && error.value() != ENOENT)
+      throw io_error("cannot remove", path.string(), error.value());
   }
   return freed;
 }

@@ -210,12 +210,13 @@ std::optional<KvFileHead> read_kv_file(const Path& path, std::span<std::byte> pa
 }
 
 std::string write_kv_file(const Path& path, const KvFileHead& head,
-                          std::span<const std::byte> payload) {
+                          std::span<const std::byte> payload, bool* removed) {
   static std::atomic<uint64_t> serial{0};
   Path temporary = path.parent_path() / (kTemporary + std::to_string(getpid()) + "-" +
                                          std::to_string(serial.fetch_add(1)));
   FileDescriptor fd(
       open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (removed) *removed = !fd.valid() && errno == ENOENT;
   if (!fd.valid()) return "cannot create " + temporary.string() + ": " + std::strerror(errno);
   std::string start = encode_kv_head(head);
   uint64_t head_checksum = 0;
@@ -232,6 +233,7 @@ std::string write_kv_file(const Path& path, const KvFileHead& head,
   }
   if (good && rename(temporary.c_str(), path.c_str()) == 0) return {};
   if (good) error = errno;
+  if (removed) *removed = error == ENOENT;
   unlink(temporary.c_str());
   return "cannot write " + path.parent_path().string() + ": " + std::strerror(error);
 }

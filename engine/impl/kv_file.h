@@ -48,9 +48,10 @@ std::optional<KvFileHead> read_kv_file(const Path& path, size_t payload_bytes, P
 /// The same into memory of the payload's size.
 std::optional<KvFileHead> read_kv_file(const Path& path, std::span<std::byte> payload);
 /// Writes a page file under a temporary name and renames it. Not synced: a file torn by a crash
-/// does not verify and is ignored. Returns an error text, empty on success.
+/// does not verify and is ignored. Returns an error text, empty on success; `removed`: somebody
+/// else removed the folder or the file that was being written.
 std::string write_kv_file(const Path& path, const KvFileHead& head,
-                          std::span<const std::byte> payload);
+                          std::span<const std::byte> payload, bool* removed = nullptr);
 /// Sets the time of last use to now.
 void touch_kv_file(const Path& path);
 

@@ -135,6 +135,20 @@ TEST_F(Cache, ReceiptsNameTiersInChatAndAreKept) {
   EXPECT_FALSE(has(run({"session", "export", "receipts"}).out, "> prompt")) << "an export is text";
 }
 
+TEST_F(Cache, ASavedChatShowsWhatItsReaderSaw) {
+  RunResult chat = run({"chat", "-s", "shown", "-t", "0", "--max-tokens", "40"},
+                       "Who cleans the mirrors?\nWhat does a late return cost?\n");
+  ASSERT_EQ(chat.code, 0) << chat;
+  EXPECT_TRUE(has(chat.out, "[1] samples/english/lending-rules.md:")) << chat;
+  std::string seen;
+  std::istringstream lines(chat.out);
+  RunResult show = run({"session", "show", "shown"}), text = run({"session", "export", "shown"});
+  for (std::string line; std::getline(lines, line);) {
+    EXPECT_TRUE(has(show.out, line + "\n")) << line << show;
+    EXPECT_TRUE(has(text.out, line + "\n")) << line << text;
+  }
+}
+
 TEST_F(Cache, MemoryRecallsEarlierChatsAndForgetsRemovedOnes) {
   Home home;
   configure(home);

@@ -276,6 +276,42 @@ TEST(Conversation, TwoHundredConversations) {
   EXPECT_GT(reused * 10, prompt_tokens * 6) << reused << " of " << prompt_tokens;
 }
 
+/// Two conversations in memory for one: each finds its own tokens gone, and is told from where on.
+TEST(Conversation, WhatWasEvictedIsNamedWithItsPlace) {
+  auto model = model_with(kChatMl);
+  EngineOptions options;
+  options.context = 640;
+  options.kv_bytes = kv_bytes_per_token(model->program(), KvType::kF16) * kKvPageTokens * 11;
+  Engine engine(model,
+                std::make_unique<FakeExecutor>(model->program(), std::make_shared<FakeLog>()),
+                options);
+  std::vector<Conversation> chats;
+  for (const char* system : {"One.", "Another."})
+    chats.push_back(Conversation::start(model, system + std::string(350, 's'), 0));
+  auto turn = [&](Conversation& chat, int number) {
+    chat.add_user("question " + std::to_string(number), "", number);
+    Prompt prompt = chat.prompt(600);
+    Request request;
+    request.prompt = prompt.ids;
+    request.max_tokens = 8;
+    Answer answer = engine.generate(request);
+    complete_receipt(answer.receipt, prompt);
+    chat.add_answer(answer.best(), "", number);
+    return answer.receipt;
+  };
+  EXPECT_FALSE(turn(chats[0], 0).cache_break);
+  EXPECT_FALSE(turn(chats[0], 1).cache_break) << "still there";
+  EXPECT_FALSE(turn(chats[1], 0).cache_break);
+  Receipt back = turn(chats[0], 2);
+  ASSERT_TRUE(back.cache_break);
+  EXPECT_EQ(back.cache_break->cause, CacheBreak::Cause::kEvicted);
+  EXPECT_EQ(back.cache_break->position, back.usage.cached);
+  EXPECT_LT(back.usage.cached, 300);
+  EXPECT_NE(receipt_details(back).find("reuse ended at token " + std::to_string(back.usage.cached) +
+                                       ": the tokens were no longer in the cache"),
+            std::string::npos);
+}
+
 TEST(Receipt, OneLineFitsEightyColumns) {
   Receipt receipt;
   receipt.usage = {1480, 1234, 1200, 0, 34, 246, 113, 0};

@@ -438,6 +438,75 @@ TEST(DiskTier, KilledWriters) {
   }
 }
 
+TEST(DiskTier, AChatGoesOnSavingAfterTheCacheWasCleared) {
+  TempDir dir;
+  Process chat(dir.path());
+  EXPECT_EQ(chat.ask(numbers(300), 5).receipt.not_saved, "");
+  chat.engine->save_pending(2000);
+  ASSERT_GT(clear_kv_cache(dir.path()), 0u);
+  ASSERT_TRUE(page_files(dir.path()).empty());
+  EXPECT_EQ(chat.ask(numbers(400, 9), 5).receipt.not_saved, "");
+  EXPECT_EQ(chat.engine->save_pending(2000), "");
+  EXPECT_EQ(list_kv_cache(dir.path()).at(0).model, "fake") << "the folder says whose it is";
+  EXPECT_EQ(Process(dir.path()).ask(numbers(400, 9)).receipt.usage.cached_disk, 399);
+}
+
+/// Writers under a limit that two of them fill, one that clears and shrinks, and one that dies:
+/// every answer is right, and what is left verifies.
+TEST(DiskTier, ManyProcessesWriteShrinkAndClearAtOnce) {
+  TempDir dir;
+  constexpr int kTexts = 6;
+  constexpr uint64_t kLimit = 120'000;  // about four of the texts
+  std::vector<Answer> good;
+  for (int text = 0; text < kTexts; ++text) good.push_back(from_scratch(numbers(900, text), 6));
+  std::vector<pid_t> children;
+  for (int number = 0; number < 5; ++number) {
+    pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child != 0) {
+      children.push_back(child);
+      continue;
+    }
+    int wrong = 0;
+    std::mt19937 rng(static_cast<unsigned>(number));
+    for (int round = 0; round < 40; ++round) {
+      if (number == 4) {  // the one that clears up
+        usleep(3000);
+        if (round % 8 == 7) {
+          clear_kv_cache(dir.path());
+        } else {
+          limit_kv_cache(dir.path(), kLimit / 3);
+        }
+        continue;
+      }
+      if (number == 3 && round == 20) raise(SIGKILL);
+      int text = static_cast<int>(rng() % kTexts);
+      Process process(dir.path(), std::string(32, 'f'), kLimit);
+      Answer answer = process.ask(numbers(900, text), 6);
+      wrong += answer.best().tokens != good[static_cast<size_t>(text)].best().tokens;
+      process.engine->save_pending(20);
+    }
+    _exit(wrong);
+  }
+  for (size_t i = 0; i < children.size(); ++i) {
+    int status = 0;
+    waitpid(children[i], &status, 0);
+    if (i == 3) continue;
+    ASSERT_TRUE(WIFEXITED(status)) << "process " << i << ", status " << status;
+    EXPECT_EQ(WEXITSTATUS(status), 0) << "wrong answers of process " << i;
+  }
+  Process last(dir.path(), std::string(32, 'f'), kLimit);
+  for (int text = 0; text < kTexts; ++text) {
+    EXPECT_EQ(last.ask(numbers(900, text), 6).best().tokens,
+              good[static_cast<size_t>(text)].best().tokens);
+  }
+  last.engine->save_pending(2000);
+  uint64_t total = 0;
+  for (const Path& path : page_files(dir.path())) total += std::filesystem::file_size(path);
+  EXPECT_LE(total, kLimit);
+  EXPECT_GT(total, kLimit / 4);
+}
+
 TEST(DiskTier, TwoProcessesShareTheFolder) {
   TempDir dir;
   Process a(dir.path());
