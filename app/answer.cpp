@@ -363,7 +363,9 @@ std::string shown_answer(const std::string& json) {
     }
   }
   std::string legend = legend_text(checked);
-  return text(answer, "answer") + (legend.empty() ? "" : "\n\n" + legend);
+  if (legend.empty()) return text(answer, "answer");
+  legend.pop_back();  // its last newline
+  return text(answer, "answer") + "\n\n" + legend;
 }
 
 std::string trace_json(const Finished& f, const std::string& prompt_text) {

@@ -94,7 +94,7 @@ class Evaluation {
     options.settings.threads = a.threads;
     options.settings.evidence = 2000;  // on any machine
     runtime_ = std::make_unique<Runtime>(options, terminal_);
-    runtime_->want_engine(1, false);
+    runtime_->want_engine({.save = false});
   }
 
   void run(const ordered_json& script, std::ofstream& out) {
