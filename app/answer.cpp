@@ -35,7 +35,6 @@ std::string place_of(const std::string& path, const Anchor& from) {
 
 RetrieveOptions retrieve_options(const Settings& settings) {
   RetrieveOptions options;
-  options.match_tokens = kMatchTokens;
   if (settings.dense_weight >= 0) options.dense_weight = settings.dense_weight;
   return options;
 }

@@ -49,12 +49,9 @@ struct Evidence {
   std::vector<std::string> warnings;
 };
 
-/// Tokens of candidate sentences that get vectors for a question: a fifth of a second of two CPU
-/// cores. 4,000 and 10,000 packed no more of the answers (docs/performance.md).
+/// Tokens of candidate sentences that get vectors for a question where the embedder has no tokens
+/// of its own to match: 4,000 and 10,000 packed no more of the answers (docs/performance.md).
 inline constexpr int kSentenceVectorTokens = 2500;
-/// Tokens of the best hits that are read beside the question instead, where the embedder can: 2,500
-/// and 4,000 packed no more, 1,500 lost 3 of the mission's 20.
-inline constexpr int kMatchTokens = 2000;
 
 struct EvidenceRequest {
   std::string question;

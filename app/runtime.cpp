@@ -267,13 +267,9 @@ Store& Runtime::writer() {
 std::unique_ptr<EngineEmbedder> Runtime::build_embedder(const std::string& id) {
   InstalledModel installed = require_model(id);
   std::shared_ptr<const Model> model = load_model(installed.path);
-  auto make_tokens = [this, model]() -> std::unique_ptr<Executor> {
-    std::optional<Program> tokens = unpooled(model->program());
-    if (!tokens) return nullptr;
-    return make_executor(*tokens, model->weights(), 0);
-  };
-  return std::make_unique<EngineEmbedder>(installed.id, Embedding(model, make_executor(*model, 0)),
-                                          std::move(make_tokens));
+  auto make = [&](const Program& program) { return make_executor(program, model->weights(), 0); };
+  return std::make_unique<EngineEmbedder>(installed.id,
+                                          Embedding(model, make_embedding_executor(*model, make)));
 }
 
 void Runtime::preload_embedder(const std::vector<std::string>& collections) {
@@ -281,11 +277,7 @@ void Runtime::preload_embedder(const std::vector<std::string>& collections) {
   const std::string id = store().collection(collections.front()).embedder.name;
   if (embedders_.count(id) || embedder_futures_.count(id)) return;
   on_gpu();  // asked for once, on this thread
-  embedder_futures_[id] = std::async(std::launch::async, [=, this] {
-    std::unique_ptr<EngineEmbedder> made = build_embedder(id);
-    made->prepare_match();  // a question follows
-    return made;
-  });
+  embedder_futures_[id] = std::async(std::launch::async, [=, this] { return build_embedder(id); });
 }
 
 EngineEmbedder& Runtime::embedder(const std::string& id) {

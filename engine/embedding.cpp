@@ -19,6 +19,16 @@ int32_t special(const Tokenizer& tokenizer, const std::string& model, const char
               "the model's files do not belong together; pull it again");
 }
 
+/// False where the vector is not a number.
+bool make_unit(float* vector, size_t dimension) {
+  double norm = 0;
+  for (size_t d = 0; d < dimension; ++d) norm += static_cast<double>(vector[d]) * vector[d];
+  if (!std::isfinite(norm)) return false;
+  const double scale = norm > 0 ? 1 / std::sqrt(norm) : 0;
+  for (size_t d = 0; d < dimension; ++d) vector[d] = static_cast<float>(vector[d] * scale);
+  return true;
+}
+
 }  // namespace
 
 Embedding::Embedding(std::shared_ptr<const Model> model, std::unique_ptr<Executor> executor,
@@ -43,7 +53,10 @@ Embedding::Embedding(std::shared_ptr<const Model> model, std::unique_ptr<Executo
     throw Error(ErrorKind::kBadData,
                 config.name + ": no special tokens known for architecture " + config.architecture);
   }
-  int full = model_->program().values[static_cast<size_t>(model_->program().result)].cols;
+  const Program& program = executor_->program();
+  const Value& result = program.values[static_cast<size_t>(program.result)];
+  const int full = result.cols;
+  if (result.rows == Rows::kOutputs) token_width_ = full;
   dimension_ = options.dimension == 0 ? full : options.dimension;
   if (dimension_ != full && std::find(config.matryoshka.begin(), config.matryoshka.end(),
                                       dimension_) == config.matryoshka.end()) {
@@ -91,26 +104,64 @@ std::vector<int32_t> Embedding::encode(std::string_view text, EmbeddingKind kind
   return ids;
 }
 
-Embedding::Packed Embedding::pack_step(std::span<const std::vector<int32_t>> texts,
-                                       std::span<const size_t> order, size_t most, size_t& next) {
-  Packed step;
-  const size_t from = next;
-  while (next < order.size() &&
-         (next == from || step.tokens.size() + texts[order[next]].size() <= most)) {
-    const std::vector<int32_t>& one = texts[order[next++]];
-    SequenceSlice slice;
-    slice.first_row = static_cast<int>(step.tokens.size());
-    slice.token_count = static_cast<int>(one.size());
-    step.slices.push_back(slice);
-    step.tokens.insert(step.tokens.end(), one.begin(), one.end());
+void Embedding::forward(std::span<const std::vector<int32_t>> texts, std::span<float> out,
+                        const CancelFlag* cancel,
+                        const std::function<void(size_t text, std::span<float> rows)>& each) {
+  // Long ones first: memory is at its peak at the start, and batches are of like lengths.
+  std::vector<size_t> order(texts.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return texts[a].size() > texts[b].size(); });
+  const auto dimension = static_cast<size_t>(dimension_);
+  const Program& program = executor_->program();
+  const auto full = static_cast<size_t>(program.values[static_cast<size_t>(program.result)].cols);
+  const auto most = static_cast<size_t>(executor_->max_step_tokens());
+  std::vector<int32_t> tokens, wanted;
+  std::vector<SequenceSlice> slices;
+  std::vector<float> result, mean(full);
+  for (size_t next = 0; next < order.size();) {
+    if (cancel && cancel->raised()) return;
+    const size_t from = next;
+    tokens.clear();
+    slices.clear();
+    while (next < order.size() &&
+           (next == from || tokens.size() + texts[order[next]].size() <= most)) {
+      const std::vector<int32_t>& one = texts[order[next++]];
+      SequenceSlice slice;
+      slice.first_row = static_cast<int>(tokens.size());
+      slice.token_count = static_cast<int>(one.size());
+      slices.push_back(slice);
+      tokens.insert(tokens.end(), one.begin(), one.end());
+    }
+    wanted.resize(token_width_ > 0 ? tokens.size() : 0);
+    std::iota(wanted.begin(), wanted.end(), 0);
+    result.resize((token_width_ > 0 ? tokens.size() : slices.size()) * full);
+    executor_->run({tokens, slices, wanted}, nullptr, result);
+    for (size_t s = 0; s < slices.size(); ++s) {
+      const float* vector = result.data() + s * full;
+      if (token_width_ > 0) {
+        const auto n = static_cast<size_t>(slices[s].token_count);
+        float* rows = result.data() + static_cast<size_t>(slices[s].first_row) * full;
+        std::fill(mean.begin(), mean.end(), 0.0f);
+        for (size_t r = 0; r < n; ++r) {
+          for (size_t d = 0; d < full; ++d) mean[d] += rows[r * full + d];
+        }
+        vector = mean.data();
+        if (each) each(order[from + s], {rows, n * full});
+      }
+      float* target = out.data() + order[from + s] * dimension;
+      std::copy_n(vector, dimension, target);
+      if (!make_unit(target, dimension)) {
+        throw Error(ErrorKind::kBadData, name() + ": a vector is not a number",
+                    "the model file may be damaged (apud model info)");
+      }
+    }
   }
-  return step;
 }
 
 int Embedding::embed(std::span<const std::string> texts, EmbeddingKind kind, std::span<float> out,
                      const CancelFlag* cancel) {
-  auto dimension = static_cast<size_t>(dimension_);
-  APUD_CHECK(out.size() == texts.size() * dimension, "room for every vector");
+  APUD_CHECK(out.size() == texts.size() * static_cast<size_t>(dimension_), "room for every vector");
   std::fill(out.begin(), out.end(), 0.0f);
   int cuts = 0;
   std::vector<std::vector<int32_t>> ids(texts.size());
@@ -119,35 +170,40 @@ int Embedding::embed(std::span<const std::string> texts, EmbeddingKind kind, std
     ids[i] = encode(texts[i], kind, &cut);
     cuts += cut;
   }
-  // Long ones first: memory is at its peak at the start, and batches are of like lengths.
-  std::vector<size_t> order(texts.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return ids[a].size() > ids[b].size(); });
-  auto full = static_cast<size_t>(
-      model_->program().values[static_cast<size_t>(model_->program().result)].cols);
-  auto most = static_cast<size_t>(executor_->max_step_tokens());
-  std::vector<float> result;
-  for (size_t next = 0; next < order.size();) {
-    if (cancel && cancel->raised()) break;
-    const size_t from = next;
-    const auto [tokens, slices] = pack_step(ids, order, most, next);
-    result.resize(slices.size() * full);
-    executor_->run({tokens, slices, {}}, nullptr, result);
-    for (size_t s = 0; s < slices.size(); ++s) {
-      const float* vector = result.data() + s * full;
-      double norm = 0;
-      for (size_t d = 0; d < dimension; ++d) norm += static_cast<double>(vector[d]) * vector[d];
-      if (!std::isfinite(norm)) {
-        throw Error(ErrorKind::kBadData, name() + ": a vector is not a number",
-                    "the model file may be damaged (apud model info)");
-      }
-      double scale = norm > 0 ? 1 / std::sqrt(norm) : 0;
-      float* target = out.data() + order[from + s] * dimension;
-      for (size_t d = 0; d < dimension; ++d) target[d] = static_cast<float>(vector[d] * scale);
-    }
-  }
+  forward(ids, out, cancel, nullptr);
   return cuts;
+}
+
+void Embedding::embed_parts(std::span<const std::vector<std::string>> texts, EmbeddingKind kind,
+                            std::span<float> out,
+                            const std::function<void(const TokenRows&)>& each) {
+  APUD_CHECK(token_width_ > 0, "the executor gives rows of tokens");
+  APUD_CHECK(out.size() == texts.size() * static_cast<size_t>(dimension_), "room for every vector");
+  const ModelConfig& config = model_->config();
+  const Tokenizer& tokenizer = model_->tokenizer();
+  const std::vector<int32_t> prompt = tokenizer.encode(std::string_view(
+      kind == EmbeddingKind::kQuery ? config.query_prompt : config.passage_prompt));
+  const auto room = static_cast<size_t>(max_tokens_ - 1);  // of the last token
+  std::vector<std::vector<int32_t>> ids(texts.size());
+  std::vector<std::vector<int>> counts(texts.size());
+  for (size_t i = 0; i < texts.size(); ++i) {
+    ids[i].push_back(first_token_);
+    ids[i].insert(ids[i].end(), prompt.begin(), prompt.end());
+    for (const std::string& part : texts[i]) {
+      std::vector<int32_t> more = tokenizer.encode(std::string_view(part));
+      more.resize(std::min(more.size(), room - ids[i].size()));
+      ids[i].insert(ids[i].end(), more.begin(), more.end());
+      counts[i].push_back(static_cast<int>(more.size()));
+    }
+    ids[i].push_back(last_token_);
+  }
+  const auto width = static_cast<size_t>(token_width_);
+  forward(ids, out, nullptr, [&](size_t text, std::span<float> rows) {
+    rows = rows.subspan((1 + prompt.size()) * width);
+    rows = rows.first(rows.size() - width);
+    for (size_t at = 0; at < rows.size(); at += width) make_unit(rows.data() + at, width);
+    each({text, rows, counts[text]});
+  });
 }
 
 }  // namespace apud

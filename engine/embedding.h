@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -26,16 +27,17 @@ struct EmbeddingOptions {
   int dimension = 0;  // 0: the model's own; else one of its matryoshka sizes (cut and renormalised)
 };
 
-/// A passage beside a question, by the vectors of their single tokens.
-struct TokenMatch {
-  /// Mean over the question's tokens of the highest cosine with a token of the passage.
-  float passage = 0;
-  /// Cosine of the question with the mean of each part's tokens, read in the passage.
-  std::vector<float> parts;
+/// The vectors of one text's single tokens.
+struct TokenRows {
+  size_t text = 0;              // its place among the texts
+  std::span<const float> rows;  // (tokens, token_width()), unit; without prompt and special tokens
+  std::span<const int> parts;   // tokens of each part; those beyond the model's limit are cut off
 };
 
 class Embedding {
  public:
+  /// `executor` runs the model's program, or unpooled() of it: then the vectors are the same (their
+  /// mean is taken here) and those of single tokens are there, too.
   /// Throws apud::Error: kUsage when the model is no encoder or has no such dimension, kBadData
   /// when its tokenizer lacks the special tokens of its family.
   Embedding(std::shared_ptr<const Model> model, std::unique_ptr<Executor> executor,
@@ -60,34 +62,28 @@ class Embedding {
   int embed(std::span<const std::string> texts, EmbeddingKind kind, std::span<float> out,
             const CancelFlag* cancel = nullptr);
 
-  /// What match() runs: `tokens` executes unpooled() of the model's program.
-  void add_token_executor(std::unique_ptr<Executor> tokens);
-  bool matches_tokens() const { return tokens_ != nullptr; }
-  /// Late interaction without training (ColBERT's MaxSim, Khattab & Zaharia, SIGIR 2020) and late
-  /// chunking (Guenther et al., arXiv 2409.04701) from one forward pass of each passage. A passage
-  /// comes in parts, its heading first; one longer than max_tokens() is cut, and a part beyond the
-  /// cut is as far as can be (-1). Of several questions the mean. REQUIRES: matches_tokens().
-  std::vector<TokenMatch> match(std::span<const std::string> questions,
-                                std::span<const std::vector<std::string>> passages);
+  /// Width of single tokens' vectors; 0 where they say nothing on their own: the executor runs the
+  /// whole program instead of unpooled() of it.
+  int token_width() const { return token_width_; }
+  /// As embed(), of texts that come in parts, such as a heading and sentences, tokenized one by one
+  /// so that each one's tokens are known; `each` is called once for every text with the vectors of
+  /// its tokens. A text longer than max_tokens() is cut. REQUIRES: token_width() > 0.
+  void embed_parts(std::span<const std::vector<std::string>> texts, EmbeddingKind kind,
+                   std::span<float> out, const std::function<void(const TokenRows&)>& each);
 
  private:
   std::vector<int32_t> encode(std::string_view text, EmbeddingKind kind, bool* cut) const;
-  /// Texts of one step, packed.
-  struct Packed {
-    std::vector<int32_t> tokens;
-    std::vector<SequenceSlice> slices;
-  };
-  /// As many of texts[order[next]], … as `most` tokens hold, at least one; moves `next` behind
-  /// them.
-  static Packed pack_step(std::span<const std::vector<int32_t>> texts,
-                          std::span<const size_t> order, size_t most, size_t& next);
-  std::vector<std::vector<float>> token_rows(std::span<const std::vector<int32_t>> texts);
+  /// Runs the texts' tokens, packed into steps, and writes each one's unit vector. `each` gets the
+  /// last layer's rows of a text where the executor gives rows.
+  void forward(std::span<const std::vector<int32_t>> texts, std::span<float> out,
+               const CancelFlag* cancel,
+               const std::function<void(size_t text, std::span<float> rows)>& each);
 
   std::shared_ptr<const Model> model_;
   std::unique_ptr<Executor> executor_;
-  std::unique_ptr<Executor> tokens_;  // of match(); null: without
   std::string fingerprint_;
   int dimension_ = 0;
+  int token_width_ = 0;
   int max_tokens_ = 0;
   int overhead_ = 0;
   int32_t first_token_ = 0;

@@ -292,4 +292,15 @@ std::string embedded_text(const Document& document, const Chunks& chunks, const 
   return heading + "\n" + body;
 }
 
+std::vector<std::string> embedded_parts(const Document& document, const Chunks& chunks,
+                                        const Chunk& chunk) {
+  const std::string& heading = chunks.sections[static_cast<size_t>(chunk.section)].heading;
+  std::string_view body =
+      std::string_view(document.text).substr(chunk.begin, chunk.end - chunk.begin);
+  std::vector<std::string> parts = {body == heading ? "" : heading};
+  for (auto [begin, end] : sentence_ranges(body, 0))
+    parts.emplace_back(body.substr(begin, end - begin));
+  return parts;
+}
+
 }  // namespace apud

@@ -74,6 +74,10 @@ Chunks chunk_document(const Document& document, const ChunkOptions& options,
 
 /// What the embedder sees of a chunk: nearest heading, newline, text.
 std::string embedded_text(const Document& document, const Chunks& chunks, const Chunk& chunk);
+/// The same in parts: the heading (empty: none), then each of sentence_ranges() of the chunk's
+/// text.
+std::vector<std::string> embedded_parts(const Document& document, const Chunks& chunks,
+                                        const Chunk& chunk);
 
 /// Ranges of the sentences of `text`, relative to it, in order, white space around them left out.
 /// English and Chinese punctuation; a newline ends one before a list marker and after a short line.

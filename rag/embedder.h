@@ -4,10 +4,13 @@
 // also while embed() runs (parsers count tokens while the embedder works).
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "base/check.h"
 
 namespace apud {
 
@@ -15,12 +18,11 @@ enum class EmbedKind { kQuery, kPassage };
 
 /// Of a part that lies beyond what the model takes, or has no tokens.
 inline constexpr float kUnread = -1;
-/// A passage beside questions, by the vectors of their single tokens.
-struct PassageMatch {
-  float passage = 0;  // how well its tokens hold the questions' (MaxSim)
-  std::vector<float>
-      parts;  // cosine of each part, read in the passage, with the questions; kUnread
-};
+
+/// Vectors of one text's single tokens, (tokens, token_width), unit, prompt and special tokens left
+/// out; parts: tokens of each part, 0 for those beyond what the model takes.
+using TokenRowsOf =
+    std::function<void(size_t text, std::span<const float> rows, std::span<const int> parts)>;
 
 class TextEmbedder {
  public:
@@ -38,11 +40,13 @@ class TextEmbedder {
   /// out (texts.size(), dimension): unit vectors. A vector does not depend on its batch neighbours.
   /// Texts longer than max_tokens() are a bug of the caller (CHECK).
   virtual void embed(std::span<const std::string> texts, EmbedKind kind, std::span<float> out) = 0;
-  /// Passages in parts, the heading first, beside the questions. Empty where the model has no
-  /// vectors of single tokens that mean anything on their own.
-  virtual std::vector<PassageMatch> match(std::span<const std::string> /*questions*/,
-                                          std::span<const std::vector<std::string>> /*passages*/) {
-    return {};
+  /// Width of the vectors of single tokens; 0 where they mean nothing on their own.
+  virtual int token_width() const { return 0; }
+  /// As embed(), of texts in parts, such as a heading and sentences; `each` is called once a text.
+  /// REQUIRES: token_width() > 0.
+  virtual void embed_parts(std::span<const std::vector<std::string>> /*texts*/, EmbedKind /*kind*/,
+                           std::span<float> /*out*/, const TokenRowsOf& /*each*/) {
+    APUD_CHECK(false, "an embedder with a token_width() has embed_parts()");
   }
 };
 

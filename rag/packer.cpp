@@ -15,13 +15,15 @@
 namespace apud {
 namespace {
 
-// Weights of a sentence's score. With the chunk's cosine those of rag.md section 5; a cosine of its
-// own says so much more that the other two count half (docs/performance.md, "Retrieval").
+// Weights of a sentence's score. With the chunk's cosine those of rag.md section 5; what a sentence
+// itself has, a cosine or a match of its tokens, says so much more that the other two count half
+// and less (docs/performance.md, "Retrieval").
 struct Weights {
-  double cosine, overlap, rank;
+  double near, overlap, rank;
 };
 constexpr Weights kByChunk = {0.5, 0.5, 0.5};
 constexpr Weights kBySentence = {0.5, 0.25, 0.25};
+constexpr Weights kByTokens = {0.7, 0.1, 0.2};
 constexpr double kRankScale = 5;
 
 constexpr size_t kTextRegionSentences = 12;  // of text that has no chunks
@@ -52,19 +54,19 @@ struct Packer::Impl {
   std::string cached_question;
   std::unordered_map<std::string, double> cached;  // by text_key()
 
-  /// Those that the search brought (Hit::sentences), scaled to 0..1; sentences of the hits that it
-  /// did not read count 0. Empty where it read none.
-  static std::vector<double> brought_cosines(const PackInput& input) {
+  /// Those that the search brought (Hit::sentences), scaled to 0..1; others count 0. Empty where it
+  /// brought none.
+  static std::vector<double> brought_matches(const PackInput& input) {
     std::vector<double> known;
     for (const PackSentence& s : input.sentences) {
-      if (s.cosine) known.push_back(*s.cosine);
+      if (s.match) known.push_back(*s.match);
     }
     if (known.empty()) return {};
     scale_to_unit(known);
     std::vector<double> out(input.sentences.size(), 0);
     size_t next = 0;
     for (size_t i = 0; i < out.size(); ++i) {
-      if (input.sentences[i].cosine) out[i] = known[next++];
+      if (input.sentences[i].match) out[i] = known[next++];
     }
     return out;
   }
@@ -208,9 +210,9 @@ struct Packer::Impl {
 
   void score(PackInput& input, std::string_view question, const IdfOverlap& overlap,
              const std::vector<double>& region_cosine, const PackOptions& options) {
-    auto weighed = [&](const PackSentence& s, const Weights& w, double cosine) {
+    auto weighed = [&](const PackSentence& s, const Weights& w, double near) {
       int rank = input.regions[s.region].rank;
-      return w.cosine * cosine + w.overlap * overlap(s.terms) +
+      return w.near * near + w.overlap * overlap(s.terms) +
              (rank > 0 ? w.rank / (1 + (rank - 1) / kRankScale) : 0);
     };
     for (PackSentence& s : input.sentences) {
@@ -219,10 +221,11 @@ struct Packer::Impl {
                      .substr(s.begin, s.end - s.begin));
       s.score = weighed(s, kByChunk, region_cosine[s.region]);
     }
-    std::vector<double> cosine = brought_cosines(input);
-    if (cosine.empty()) cosine = cosines(input, question, options.sentence_vector_tokens);
-    for (size_t i = 0; i < cosine.size(); ++i)
-      input.sentences[i].score = weighed(input.sentences[i], kBySentence, cosine[i]);
+    std::vector<double> near = brought_matches(input);
+    const Weights& weights = near.empty() ? kBySentence : kByTokens;
+    if (near.empty()) near = cosines(input, question, options.sentence_vector_tokens);
+    for (size_t i = 0; i < near.size(); ++i)
+      input.sentences[i].score = weighed(input.sentences[i], weights, near[i]);
   }
 };
 
@@ -276,9 +279,10 @@ Packed Packer::pack(std::span<const Hit> hits, std::string_view question,
         int there = sent != options.sent.end() ? sent->passage : 0;
         PackSentence& sentence = input.sentences.emplace_back();
         sentence = {input.regions.size() - 1, begin, end, 0, {}, there, {}};
-        auto read = std::find_if(h->sentences.begin(), h->sentences.end(),
-                                 [&](const NearRange& r) { return r.begin == sentence.begin; });
-        if (read != h->sentences.end()) sentence.cosine = read->cosine;
+        auto found =
+            std::find_if(h->sentences.begin(), h->sentences.end(),
+                         [&](const SentenceMatch& m) { return m.begin == sentence.begin; });
+        if (found != h->sentences.end()) sentence.match = found->match;
       }
       last_end = std::max(last_end, h->end);
     }

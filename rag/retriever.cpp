@@ -52,6 +52,102 @@ class MinMax {
   double high_ = -HUGE_VAL;
 };
 
+using Order = std::vector<std::pair<int64_t, const Candidate*>>;  // chunks, best first
+
+/// Puts the best candidates in the order of fused score and match together and gives their matches
+/// in that order. One without codes counts as the mean of the others.
+std::vector<std::optional<TokenMatch>> order_by_tokens(Store& store,
+                                                       std::span<const TokenQuestion> questions,
+                                                       size_t width, Order& order) {
+  const size_t n = std::min(order.size(), kMostMatched);
+  std::vector<int64_t> ids;
+  for (size_t i = 0; i < n; ++i) ids.push_back(order[i].first);
+  std::vector<std::optional<TokenMatch>> matches = match_chunks(store, questions, width, ids);
+  double sum = 0, matched = 0;
+  for (const auto& m : matches) {
+    if (!m) continue;
+    sum += m->all;
+    matched += 1;
+  }
+  if (matched == 0) return matches;
+  std::vector<std::pair<double, size_t>> scores;  // (score, place before)
+  for (size_t i = 0; i < n; ++i) {
+    const double match = matches[i] ? matches[i]->all : sum / matched;
+    scores.emplace_back(order[i].second->fused + kMatchWeight * match, i);
+  }
+  std::stable_sort(scores.begin(), scores.end(),
+                   [](const auto& a, const auto& b) { return a.first > b.first; });
+  Order ordered;
+  std::vector<std::optional<TokenMatch>> moved;
+  for (const auto& [score, place] : scores) {
+    ordered.push_back(order[place]);
+    moved.push_back(std::move(matches[place]));
+  }
+  std::copy(ordered.begin(), ordered.end(), order.begin());
+  return moved;
+}
+
+/// Makes hits of candidates, each once; their documents' texts are read once, too.
+class HitMaker {
+ public:
+  HitMaker(Store& store, const std::vector<CollectionInfo>& collections)
+      : store_(store), collections_(collections) {}
+
+  /// Null where the chunk is gone, or its document not retrievable any more.
+  const Hit* operator()(int64_t id, const Candidate& candidate) {
+    auto [at, fresh] = made_.try_emplace(id);
+    if (fresh) at->second = make(id, candidate);
+    return at->second ? &*at->second : nullptr;
+  }
+
+ private:
+  std::optional<Hit> make(int64_t id, const Candidate& candidate) {
+    std::vector<StoredChunk> found = store_.chunks({&id, 1});
+    if (found.empty()) return {};  // removed by another process since the search
+    const StoredChunk& chunk = found[0];
+    auto at = documents_.find(chunk.document);
+    if (at == documents_.end()) {
+      auto info = store_.document(chunk.document);
+      auto text = store_.text_if_there(chunk.document);
+      if (!info || info->vanished || !text) return {};
+      at = documents_
+               .emplace(chunk.document,
+                        std::pair(std::move(*info),
+                                  std::make_shared<const DocumentText>(std::move(*text))))
+               .first;
+    }
+    const auto& [info, source] = at->second;
+    const DocumentText& text = *source;
+    if (chunk.end > text.text.size() || chunk.begin >= chunk.end) return {};
+    Hit hit;
+    hit.chunk = id;
+    hit.document = chunk.document;
+    hit.collection = collections_[candidate.collection].id;
+    hit.collection_name = collections_[candidate.collection].name;
+    hit.path = info.path;
+    hit.title = info.title;
+    hit.heading = chunk.heading;
+    hit.heading_path = chunk.heading_path;
+    hit.text = text.text.substr(chunk.begin, chunk.end - chunk.begin);
+    hit.source = source;
+    hit.begin = chunk.begin;
+    hit.end = chunk.end;
+    hit.from = text.anchor_at(chunk.begin);
+    hit.to = text.anchor_at(chunk.end - 1);
+    hit.tokens = chunk.tokens;
+    for (const Scores& s : candidate.by_query) {
+      if (s.dense && (!hit.dense || *s.dense > *hit.dense)) hit.dense = s.dense;
+      if (s.bm25 && (!hit.bm25 || *s.bm25 > *hit.bm25)) hit.bm25 = s.bm25;
+    }
+    return hit;
+  }
+
+  Store& store_;
+  const std::vector<CollectionInfo>& collections_;
+  std::map<int64_t, std::pair<DocumentInfo, std::shared_ptr<const DocumentText>>> documents_;
+  std::unordered_map<int64_t, std::optional<Hit>> made_;
+};
+
 /// The end of a text that fits the embedder (of a follow-up the question is at the end).
 std::string fit_to_embedder(const TextEmbedder& embedder, std::string text) {
   const int limit = embedder.max_tokens();
@@ -107,6 +203,23 @@ struct Retriever::Impl {
       at->second.generation = info.generation;
     }
     return at->second.index;
+  }
+
+  /// Vectors of what is searched; with a centre their tokens, too.
+  void embed_questions(const std::vector<std::string>& texts, std::span<const float> center,
+                       std::span<float> vectors, std::vector<TokenQuestion>& questions) {
+    if (center.empty()) {
+      embedder->embed(texts, EmbedKind::kQuery, vectors);
+      return;
+    }
+    std::vector<std::vector<std::string>> whole;
+    for (const std::string& text : texts) whole.push_back({text});
+    std::vector<std::optional<TokenQuestion>> found(texts.size());
+    embedder->embed_parts(whole, EmbedKind::kQuery, vectors,
+                          [&](size_t i, std::span<const float> rows, std::span<const int>) {
+                            found[i].emplace(center, rows);
+                          });
+    for (auto& question : found) questions.push_back(std::move(*question));
   }
 
   /// Chunks that a filtered search may return.
@@ -195,12 +308,16 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
   }
   size_t dimension = dense ? static_cast<size_t>(impl_->embedder->dimension()) : 0;
   std::vector<float> vectors(queries.size() * dimension);
-  std::vector<std::string> fitted;
+  const bool match = dense && words && options.match_tokens && impl_->embedder->token_width() > 0;
+  std::vector<TokenQuestion> questions;  // (queries), or none
+  std::vector<float> center;
   if (dense) {
     auto start = Clock::now();
+    if (match) center = store.token_center(impl_->embedder->fingerprint());
+    std::vector<std::string> fitted;
     fitted.reserve(queries.size());
     for (const std::string& q : queries) fitted.push_back(fit_to_embedder(*impl_->embedder, q));
-    impl_->embedder->embed(fitted, EmbedKind::kQuery, vectors);
+    impl_->embed_questions(fitted, center, vectors, questions);
     result.embed_ms = milliseconds_since(start);
   }
 
@@ -279,7 +396,7 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
       c.fused += (weight * d + (1 - weight) * b) / static_cast<double>(queries.size());
     }
   }
-  std::vector<std::pair<int64_t, const Candidate*>> order;
+  Order order;
   order.reserve(candidates.size());
   for (const auto& [chunk, c] : candidates) order.emplace_back(chunk, &c);
   std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
@@ -287,59 +404,17 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
     return a.first < b.first;
   });
 
-  std::map<int64_t, std::pair<DocumentInfo, std::shared_ptr<const DocumentText>>> documents;
-  std::map<std::pair<size_t, size_t>, IdfOverlap> overlaps;  // by collection and query
+  HitMaker make(store, collections);
+  // Whether there is evidence at all is asked of the best by fused score: the line was drawn so.
   double over_line = -HUGE_VAL;
-  const bool match = dense && words && options.match_tokens > 0;
-  const int wanted = match ? std::max(options.k, kMostMatched) : options.k;
-  for (const auto& [id, c] : order) {
-    if (static_cast<int>(result.hits.size()) >= wanted) break;
-    std::vector<StoredChunk> found = store.chunks({&id, 1});
-    if (found.empty()) continue;  // removed by another process since the search
-    const StoredChunk& chunk = found[0];
-    auto at = documents.find(chunk.document);
-    if (at == documents.end()) {
-      auto info = store.document(chunk.document);
-      auto text = store.text_if_there(chunk.document);
-      if (!info || info->vanished || !text) continue;
-      at = documents
-               .emplace(chunk.document,
-                        std::pair(std::move(*info),
-                                  std::make_shared<const DocumentText>(std::move(*text))))
-               .first;
-    }
-    const auto& [info, source] = at->second;
-    const DocumentText& text = *source;
-    if (chunk.end > text.text.size() || chunk.begin >= chunk.end) continue;
-    Hit hit;
-    hit.chunk = id;
-    hit.document = chunk.document;
-    hit.collection = collections[c->collection].id;
-    hit.collection_name = collections[c->collection].name;
-    hit.path = info.path;
-    hit.title = info.title;
-    hit.heading = chunk.heading;
-    hit.heading_path = chunk.heading_path;
-    hit.text = text.text.substr(chunk.begin, chunk.end - chunk.begin);
-    hit.source = source;
-    hit.begin = chunk.begin;
-    hit.end = chunk.end;
-    hit.from = text.anchor_at(chunk.begin);
-    hit.to = text.anchor_at(chunk.end - 1);
-    hit.tokens = chunk.tokens;
-    hit.rank = static_cast<int>(result.hits.size()) + 1;
-    hit.score = c->fused;
-    for (const Scores& s : c->by_query) {
-      if (s.dense && (!hit.dense || *s.dense > *hit.dense)) hit.dense = s.dense;
-      if (s.bm25 && (!hit.bm25 || *s.bm25 > *hit.bm25)) hit.bm25 = s.bm25;
-    }
-    const std::string& heading = hit.heading_path.empty() ? hit.title : hit.heading_path;
-    auto& nearest = result.nearest_headings;
-    if (!heading.empty() && nearest.size() < 5 &&
-        std::find(nearest.begin(), nearest.end(), heading) == nearest.end()) {
-      nearest.push_back(heading);
-    }
-    if (dense && result.hits.size() < kRelevanceHits) {
+  if (dense) {
+    std::map<std::pair<size_t, size_t>, IdfOverlap> overlaps;  // by collection and query
+    int looked = 0;
+    for (const auto& [id, c] : order) {
+      if (looked == kRelevanceHits) break;
+      const Hit* hit = make(id, *c);
+      if (!hit) continue;
+      ++looked;
       const CollectionInfo& from = collections[c->collection];
       double line = from.calibration.queries > 0 ? from.calibration.abstain_line : 0;
       for (size_t q = 0; q < asked; ++q) {
@@ -351,18 +426,47 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
                   .first;
         }
         double near =
-            relevance(store, overlap->second, *c->by_query[q].dense, hit.heading_path, hit.text);
+            relevance(store, overlap->second, *c->by_query[q].dense, hit->heading_path, hit->text);
         if (near - line <= over_line) continue;
         over_line = near - line;
         result.relevance = near;
         result.abstain_line = line;
       }
     }
-    result.hits.push_back(std::move(hit));
   }
-  if (match) match_tokens(*impl_->embedder, fitted, options.match_tokens, result.hits);
-  if (static_cast<int>(result.hits.size()) > options.k)
-    result.hits.erase(result.hits.begin() + options.k, result.hits.end());
+  std::vector<std::optional<TokenMatch>> matches;
+  if (!questions.empty()) matches = order_by_tokens(store, questions, center.size(), order);
+  if (match && !order.empty() &&
+      std::none_of(matches.begin(), matches.end(), [](auto& m) { return m.has_value(); })) {
+    const std::string& name = collections[order[0].second->collection].name;
+    result.warnings.push_back(fmt::format(
+        "collection {} was made before tokens were kept: apud coll reindex {} finds more", name,
+        name));
+  }
+  for (size_t place = 0; place < order.size(); ++place) {
+    const auto& [id, c] = order[place];
+    if (static_cast<int>(result.hits.size()) >= options.k) break;
+    const Hit* made = make(id, *c);
+    if (!made) continue;
+    Hit& hit = result.hits.emplace_back(*made);
+    hit.rank = static_cast<int>(result.hits.size());
+    hit.score = c->fused;
+    if (place < matches.size() && matches[place]) {
+      hit.match = matches[place]->all;
+      hit.sentences = sentence_matches(*matches[place], hit.text, hit.begin);
+    }
+    const std::string& heading = hit.heading_path.empty() ? hit.title : hit.heading_path;
+    auto& nearest = result.nearest_headings;
+    if (!heading.empty() && nearest.size() < 5 &&
+        std::find(nearest.begin(), nearest.end(), heading) == nearest.end()) {
+      nearest.push_back(heading);
+    }
+  }
+  // Scores are given out anew in the order that the tokens made, so that they fall.
+  std::vector<double> falling;
+  for (const Hit& hit : result.hits) falling.push_back(hit.score);
+  std::sort(falling.begin(), falling.end(), std::greater<>());
+  for (size_t i = 0; i < falling.size(); ++i) result.hits[i].score = falling[i];
   result.below_line = over_line < 0 && over_line > -HUGE_VAL;
   if (result.best_dense < 0) result.best_dense = 0;
   result.search_ms = milliseconds_since(start);

@@ -36,18 +36,19 @@ struct RetrieveOptions {
   /// imagines (HyDE, Gao et al. 2022). The abstain line looks at the question alone: what a model
   /// makes up always lies near something.
   std::vector<std::string> also;
-  /// Hybrid search: the best hits, up to this many tokens of the embedder, are read beside the
-  /// question token by token (rag/token_match.h) and ordered by that. 0: not at all.
-  int match_tokens = 0;
+  /// Hybrid search: the best candidates are ordered by how well their tokens hold the question's,
+  /// too (rag/token_match.h), where the embedder has tokens.
+  bool match_tokens = true;
   bool query_syntax = false;  // `search`: "phrases", -exclusions, path:GLOB, after:/before:DATE
   std::optional<double> dense_weight;  // instead of the collection's
 };
 
-/// Bytes [begin, end) of a document's text and their cosine with the question, read in the chunk.
-struct NearRange {
+/// Bytes [begin, end) of a document's text and how well their tokens, read in the chunk, hold the
+/// question's.
+struct SentenceMatch {
   size_t begin = 0;
   size_t end = 0;
-  float cosine = 0;
+  float match = 0;
 };
 
 struct Hit {
@@ -72,9 +73,9 @@ struct Hit {
   double score = 0;  // 0..1 for hybrid: fused; of matched hits given out anew, so that it falls
   std::optional<float> dense;  // cosine, where the dense side knows it
   std::optional<double> bm25;
-  std::optional<float> match;        // of its tokens with the question's, where they were read
-  std::vector<NearRange> sentences;  // where `match` is
-  std::optional<float> odds;         // log p(yes) - log p(no) of the reranker, where it judged
+  std::optional<float> match;            // of its tokens with the question's, where it has codes
+  std::vector<SentenceMatch> sentences;  // where `match` is
+  std::optional<float> odds;             // log p(yes) - log p(no) of the reranker, where it judged
 };
 
 struct Retrieval {

@@ -191,14 +191,16 @@ class Store {
   DocumentText text(int64_t document);
   std::optional<DocumentText> text_if_there(int64_t document);
   std::vector<StoredChunk> chunks(std::span<const int64_t> ids);
-  /// text_key() of every text that has a vector of this embedder.
-  std::vector<std::string> vector_keys(std::string_view embedder);
+  /// text_key() of every text that has a vector of this embedder, `with_codes`: and token codes.
+  std::vector<std::string> vector_keys(std::string_view embedder, bool with_codes);
   /// One transaction: replaces the document of that path (or inserts it), its chunks, keywords and
-  /// the vectors given in `new_vectors` (fp32 (n, dimension), for `new_keys`). Returns its id.
-  /// The document is durable when this returns.
+  /// the vectors given in `new_vectors` (fp32 (n, dimension), for `new_keys`), with the texts'
+  /// token codes (TokenCodes::pack()) where the embedder has any. Returns its id. The document is
+  /// durable when this returns.
   int64_t put_document(WriteLock&, const DocumentInfo& info, const Document& document,
                        std::span<const NewChunk> chunks, std::span<const std::string> new_keys,
-                       std::span<const float> new_vectors);
+                       std::span<const float> new_vectors,
+                       std::span<const std::string> new_codes = {});
   /// New path and mtime for a document whose file moved; chunks and vectors stay.
   void move_document(WriteLock&, int64_t document, std::string_view path, int64_t mtime_ns);
   /// Fast-path fields of a file that was touched but not changed.
@@ -228,6 +230,12 @@ class Store {
   std::vector<int64_t> retrievable_chunks(int64_t collection);
   /// fp16 vectors of chunks; empty where the chunk is gone.
   std::vector<std::vector<uint16_t>> vectors(std::span<const int64_t> chunks);
+  /// Packed token codes of chunks; empty where there are none.
+  std::vector<std::string> token_codes(std::span<const int64_t> chunks);
+  /// What an embedder's token codes are signs around; empty: none yet.
+  std::vector<float> token_center(std::string_view embedder);
+  /// REQUIRES: a collection of that embedder.
+  void set_token_center(WriteLock&, std::string_view embedder, std::span<const float> center);
   /// Best `limit` by BM25 over heading, body, path. `match` is FTS5 syntax (rag/query.h makes it).
   std::vector<KeywordHit> keyword_search(int64_t collection, std::string_view match, int limit);
   /// Number of chunks holding each term (as tokenised for the index); for idf.

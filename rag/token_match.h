@@ -1,30 +1,38 @@
-// The best hits read beside the question token by token: their order, and which of their sentences
-// are near.
+// Candidates of a search beside the question, token by token: their order, and which of their
+// sentences answer.
 //
-// Vectors of whole chunks find candidates; among them the vectors of single tokens tell better
-// which one answers, and a sentence read in its chunk is nearer to the truth than one read alone
-// (docs/performance.md, "Retrieval"). Both come from one forward pass of each chunk.
+// Vectors of whole chunks find candidates; among them the tokens tell better which one answers, and
+// a sentence read in its chunk better than one read alone (docs/performance.md, "Retrieval").
 //
-// Threads: one at a time (the embedder's embed()).
+// Threads: as the store's.
 #pragma once
 
+#include <optional>
 #include <span>
-#include <string>
+#include <string_view>
 #include <vector>
 
-#include "rag/embedder.h"
 #include "rag/retriever.h"
+#include "rag/token_codes.h"
 
 namespace apud {
 
-/// Most hits that are read, however short they are.
-inline constexpr int kMostMatched = 24;
+/// Candidates that are compared, best fused score first: with 200 the best of them is found where
+/// 100 lack it, more cost time for nothing measured.
+inline constexpr size_t kMostMatched = 200;
+/// Of a match beside the fused score (0..1). Matches of one question's candidates lie within some
+/// .1, so they make more than half of the order; 10 to 30 order alike.
+inline constexpr double kMatchWeight = 16;
 
-/// questions: within the embedder's limit. Reads the first hits, as many as `limit` tokens allow,
-/// sets Hit::match and Hit::sentences, and puts them in the order of fused score and match
-/// together: ranks and scores are given out anew in that order, so that both still fall. Nothing
-/// changes where the embedder has no token vectors.
-void match_tokens(TextEmbedder& embedder, std::span<const std::string> questions, int limit,
-                  std::vector<Hit>& hits);
+/// Matches of chunks with the questions, the mean of several; nothing for a chunk without codes of
+/// that width (another embedder's, or none).
+std::vector<std::optional<TokenMatch>> match_chunks(Store& store,
+                                                    std::span<const TokenQuestion> questions,
+                                                    size_t width, std::span<const int64_t> chunks);
+
+/// Matches of the sentences of a chunk that begins at `begin` of its document; none where the codes
+/// were made of other sentences.
+std::vector<SentenceMatch> sentence_matches(const TokenMatch& match, std::string_view text,
+                                            size_t begin);
 
 }  // namespace apud

@@ -20,6 +20,7 @@
 #include "rag/index.h"
 #include "rag/ingest/calibrate.h"
 #include "rag/ingest/pipeline.h"
+#include "rag/token_codes.h"
 
 namespace apud {
 namespace {
@@ -283,7 +284,16 @@ class Run {
     pipeline.chunking = chunking_;
     pipeline.loading = options_.loading;
     pipeline.cancel = cancel_;
-    pipeline.known_keys = store_.vector_keys(embedder_.fingerprint());
+    if (embedder_.token_width() > 0 && !work_.empty()) {
+      std::vector<float>& center = pipeline.token_center;
+      center = store_.token_center(embedder_.fingerprint());
+      if (center.empty()) {
+        center = token_center(embedder_);
+        store_.set_token_center(lock, embedder_.fingerprint(), center);
+      }
+    }
+    pipeline.known_keys =
+        store_.vector_keys(embedder_.fingerprint(), !pipeline.token_center.empty());
     pipeline.owners = std::move(owners_);
     PipelineTotals totals =
         run_pipeline(store_, lock, embedder_, std::move(work_), std::move(pipeline),

@@ -10,8 +10,8 @@
 #include <unordered_set>
 
 #include "base/check.h"
-#include "base/child.h"
 #include "base/utf8.h"
+#include "rag/token_codes.h"
 
 namespace apud {
 namespace {
@@ -30,10 +30,11 @@ struct Job {
   LoadedFile file;
   bool same_content = false;  // as the store's version: only touched
   std::vector<NewChunk> chunks;
-  std::vector<std::string> texts;  // (chunks) to embed
-  std::vector<std::string> keys;   // (n) that need vectors
-  std::vector<size_t> key_text;    // (n) index into texts
-  std::vector<float> vectors;      // (n, dimension)
+  std::vector<std::vector<std::string>> texts;  // (chunks) to embed, in parts: one without codes
+  std::vector<std::string> keys;                // (n) that need vectors
+  std::vector<size_t> key_chunk;                // (n) index into chunks and texts
+  std::vector<float> vectors;                   // (n, dimension)
+  std::vector<std::string> codes;               // (n) packed; none where the embedder has none
   int64_t characters = 0;
   int64_t cjk = 0;
 };
@@ -88,7 +89,6 @@ class Pipeline {
   bool cancelled() const { return options_.cancel && options_.cancel->raised(); }
 
   void parse_loop() {
-    ChildReuse reuse;  // HTML pages in turn in one child
     for (;;) {
       size_t index;
       {
@@ -133,8 +133,13 @@ class Pipeline {
     for (const Chunk& chunk : cut.chunks) {
       const Section& section = cut.sections[chunk.section];
       NewChunk fresh{chunk.begin, chunk.end, section.heading, section.path, chunk.tokens, {}};
-      job->texts.push_back(embedded_text(document, cut, chunk));
-      fresh.embedded_hash = text_key(job->texts.back());
+      std::string text = embedded_text(document, cut, chunk);
+      fresh.embedded_hash = text_key(text);
+      if (options_.token_center.empty()) {
+        job->texts.push_back({std::move(text)});
+      } else {
+        job->texts.push_back(embedded_parts(document, cut, chunk));
+      }
       job->chunks.push_back(std::move(fresh));
     }
     for (size_t pos = 0; pos < std::min(document.text.size(), kScriptSample);) {
@@ -169,7 +174,7 @@ class Pipeline {
           const std::string& key = job->chunks[i].embedded_hash;
           if (!known_keys_.insert(key).second) continue;
           job->keys.push_back(key);
-          job->key_text.push_back(i);
+          job->key_chunk.push_back(i);
         }
         texts += job->keys.size();
         jobs.push_back(std::move(job));
@@ -192,28 +197,43 @@ class Pipeline {
       size_t key;
     };
     std::vector<Text> all;
+    const bool coded = !options_.token_center.empty();
     for (auto& job : jobs) {
       job->vectors.resize(job->keys.size() * dimension);
+      if (coded) job->codes.resize(job->keys.size());
       for (size_t k = 0; k < job->keys.size(); ++k) all.push_back({job.get(), k});
     }
-    auto text_of = [](const Text& t) -> std::string& {
-      return t.job->texts[t.job->key_text[t.key]];
+    auto bytes = [](const Text& t) {
+      const NewChunk& chunk = t.job->chunks[t.job->key_chunk[t.key]];
+      return chunk.end - chunk.begin + chunk.heading.size();
     };
-    std::stable_sort(all.begin(), all.end(), [&](const Text& a, const Text& b) {
-      return text_of(a).size() < text_of(b).size();
-    });
+    std::stable_sort(all.begin(), all.end(),
+                     [&](const Text& a, const Text& b) { return bytes(a) < bytes(b); });
     auto start = Clock::now();
     for (size_t begin = 0; begin < all.size(); begin += kEmbedCall) {
       if (cancelled() || stopped()) return false;
-      size_t n = std::min(kEmbedCall, all.size() - begin);
-      std::vector<std::string> texts;
-      for (size_t i = 0; i < n; ++i) texts.push_back(std::move(text_of(all[begin + i])));
-      std::vector<float> out(n * dimension);
-      embedder_.embed(texts, EmbedKind::kPassage, out);
-      for (size_t i = 0; i < n; ++i) {
-        const Text& t = all[begin + i];
+      const std::span<const Text> call =
+          std::span(all).subspan(begin, std::min(kEmbedCall, all.size() - begin));
+      std::vector<float> out(call.size() * dimension);
+      if (coded) {
+        std::vector<std::vector<std::string>> texts;
+        for (const Text& t : call)
+          texts.push_back(std::move(t.job->texts[t.job->key_chunk[t.key]]));
+        embedder_.embed_parts(
+            texts, EmbedKind::kPassage, out,
+            [&](size_t i, std::span<const float> rows, std::span<const int> parts) {
+              call[i].job->codes[call[i].key] =
+                  TokenCodes::of(options_.token_center, rows, parts).pack();
+            });
+      } else {
+        std::vector<std::string> texts;
+        for (const Text& t : call)
+          texts.push_back(std::move(t.job->texts[t.job->key_chunk[t.key]].front()));
+        embedder_.embed(texts, EmbedKind::kPassage, out);
+      }
+      for (size_t i = 0; i < call.size(); ++i) {
         std::copy_n(out.data() + i * dimension, dimension,
-                    t.job->vectors.data() + t.key * dimension);
+                    call[i].job->vectors.data() + call[i].key * dimension);
       }
     }
     totals_.embed_seconds += std::chrono::duration<double>(Clock::now() - start).count();
@@ -291,7 +311,8 @@ class Pipeline {
       event.outcome = FileOutcome::kDuplicate;
       return event;
     }
-    int64_t id = store_.put_document(lock_, info, document, job.chunks, job.keys, job.vectors);
+    int64_t id =
+        store_.put_document(lock_, info, document, job.chunks, job.keys, job.vectors, job.codes);
     if (!job.chunks.empty()) options_.owners[info.content_hash] = {id, info.path};
     event.chunks = static_cast<int64_t>(job.chunks.size());
     for (const NewChunk& c : job.chunks) event.tokens += c.tokens;

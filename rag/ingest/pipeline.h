@@ -36,7 +36,8 @@ struct PipelineOptions {
   ChunkOptions chunking;
   LoadOptions loading;
   const CancelFlag* cancel = nullptr;
-  std::vector<std::string> known_keys;  // text_key()s that have a vector already
+  std::vector<std::string> known_keys;  // text_key()s that have a vector (and codes) already
+  std::vector<float> token_center;      // of the embedder's token codes; empty: it has none
   /// Content hash -> document that is indexed with it and stays.
   std::unordered_map<std::string, std::pair<int64_t, std::string>> owners;
 };

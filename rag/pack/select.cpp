@@ -12,7 +12,7 @@ namespace {
 constexpr double kNearDuplicate = 0.9;  // shared share of distinct terms
 constexpr size_t kFewTerms = 4;         // shorter sentences are only compared for equality
 constexpr int kTries = 24;              // sentences tried against the last free tokens
-constexpr double kNear = 0.7;           // of the best score: what a stretch's best sentence needs
+constexpr double kNear = 0.55;          // of the best score: what a stretch's best sentence needs
 constexpr size_t kAlwaysNear = 4;       // stretches of the best scores: few do not distract
 
 class Selection {

@@ -41,7 +41,7 @@ struct PackSentence {
   double score = 0;
   std::vector<std::string> terms;  // distinct, sorted; for near-duplicates
   int sent = 0;                    // id of the passage that shows it already; 0: none
-  std::optional<float> cosine;     // with the question, where the search read it
+  std::optional<float> match;      // with the question, where the search compared its tokens
 };
 
 struct PackInput {

@@ -59,6 +59,9 @@ void Store::Impl::clear_document(const DocumentInfo& info) {
 
 void Store::Impl::drop_orphans() {
   db->exec(
+      "DELETE FROM token_codes WHERE vector IN (SELECT vector FROM orphans) AND NOT EXISTS "
+      "(SELECT 1 FROM chunks WHERE chunks.vector = token_codes.vector)");
+  db->exec(
       "DELETE FROM vectors WHERE id IN (SELECT vector FROM orphans) AND NOT EXISTS "
       "(SELECT 1 FROM chunks WHERE chunks.vector = vectors.id)");
   db->exec("DELETE FROM orphans");
@@ -66,7 +69,8 @@ void Store::Impl::drop_orphans() {
 
 int64_t Store::put_document(WriteLock&, const DocumentInfo& info, const Document& document,
                             std::span<const NewChunk> chunks, std::span<const std::string> new_keys,
-                            std::span<const float> new_vectors) {
+                            std::span<const float> new_vectors,
+                            std::span<const std::string> new_codes) {
   Database& db = impl_->writable();
   sqlite::Transaction transaction(db);
   Statement owner(
@@ -79,6 +83,7 @@ int64_t Store::put_document(WriteLock&, const DocumentInfo& info, const Document
   size_t dimension = static_cast<size_t>(owner.integer(1));
   owner.reset();
   APUD_CHECK(new_vectors.size() == new_keys.size() * dimension, "one vector per key");
+  APUD_CHECK(new_codes.empty() || new_codes.size() == new_keys.size(), "codes for every key");
 
   Statement insert_vector(db, "INSERT OR IGNORE INTO vectors(embedder, key, data) VALUES(?,?,?)");
   for (size_t i = 0; i < new_keys.size(); ++i) {
@@ -86,6 +91,16 @@ int64_t Store::put_document(WriteLock&, const DocumentInfo& info, const Document
     insert_vector.add(embedder)
         .add_blob(new_keys[i].data(), new_keys[i].size())
         .add_blob(row.data(), row.size() * sizeof(uint16_t))
+        .run();
+  }
+
+  Statement insert_codes(db,
+                         "INSERT OR REPLACE INTO token_codes(vector, data) SELECT id, ? FROM "
+                         "vectors WHERE embedder = ? AND key = ?");
+  for (size_t i = 0; i < new_codes.size(); ++i) {
+    insert_codes.add_blob(new_codes[i].data(), new_codes[i].size())
+        .add(embedder)
+        .add_blob(new_keys[i].data(), new_keys[i].size())
         .run();
   }
 
@@ -264,6 +279,13 @@ std::vector<std::string> Store::remove_documents(WriteLock&, std::span<const int
   std::sort(sessions.begin(), sessions.end());
   sessions.erase(std::unique(sessions.begin(), sessions.end()), sessions.end());
   return sessions;
+}
+
+void Store::set_token_center(WriteLock&, std::string_view embedder, std::span<const float> center) {
+  Statement(impl_->writable(), "UPDATE embedders SET center = ? WHERE fingerprint = ?")
+      .add_blob(center.data(), center.size_bytes())
+      .add(embedder)
+      .run();
 }
 
 void Store::set_pinned(WriteLock&, std::span<const int64_t> ids, bool pinned) {

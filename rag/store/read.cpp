@@ -142,14 +142,40 @@ Anchor DocumentText::anchor_at(size_t offset) const {
   return apud::anchor_at(text, anchors, offset);
 }
 
-std::vector<std::string> Store::vector_keys(std::string_view embedder) {
+std::vector<std::string> Store::vector_keys(std::string_view embedder, bool with_codes) {
   Statement select(
       impl_->database(),
-      "SELECT v.key FROM vectors v JOIN embedders e ON e.id = v.embedder WHERE e.fingerprint = ?");
+      std::string("SELECT v.key FROM vectors v JOIN embedders e ON e.id = v.embedder ") +
+          (with_codes ? "JOIN token_codes t ON t.vector = v.id " : "") + "WHERE e.fingerprint = ?");
   select.add(embedder);
   std::vector<std::string> keys;
   while (select.row()) keys.push_back(select.text(0));
   return keys;
+}
+
+std::vector<std::string> Store::token_codes(std::span<const int64_t> chunks) {
+  Statement select(
+      impl_->database(),
+      "SELECT t.data FROM chunks c JOIN token_codes t ON t.vector = c.vector WHERE c.id = ?");
+  std::vector<std::string> all;
+  all.reserve(chunks.size());
+  for (int64_t id : chunks) {
+    select.add(id);
+    all.push_back(select.row() ? select.text(0) : std::string());
+    select.reset();
+  }
+  return all;
+}
+
+std::vector<float> Store::token_center(std::string_view embedder) {
+  Statement select(impl_->database(), "SELECT center FROM embedders WHERE fingerprint = ?");
+  select.add(embedder);
+  if (!select.row()) return {};
+  auto bytes = select.blob(0);
+  std::vector<float> center(bytes.size() / sizeof(float));
+  std::copy_n(bytes.data(), center.size() * sizeof(float),
+              reinterpret_cast<std::byte*>(center.data()));
+  return center;
 }
 
 void Store::for_each_vector(int64_t collection, const std::function<void(const VectorRow&)>& row) {

@@ -72,7 +72,15 @@ CREATE TABLE keyword_tables(
 )";
 constexpr int64_t kKeywordTablesVersion = 4;
 
-constexpr const char* kMigrations[kSchemaVersion] = {kVersion1, kVersion2, kVersion3, kVersion4};
+// Tokens of what was embedded before have no codes until it is embedded anew (apud coll reindex).
+constexpr const char* kVersion5 = R"(
+ALTER TABLE embedders ADD COLUMN center BLOB;
+CREATE TABLE token_codes(
+  vector INTEGER PRIMARY KEY REFERENCES vectors(id), data BLOB NOT NULL) STRICT;
+)";
+
+constexpr const char* kMigrations[kSchemaVersion] = {kVersion1, kVersion2, kVersion3, kVersion4,
+                                                     kVersion5};
 
 void split_keyword_tables(Database& db) {
   std::vector<int64_t> collections;
@@ -130,9 +138,9 @@ void verify_schema(Database& db) {
   int64_t version = db.integer("PRAGMA user_version");
   APUD_CHECK(version == kSchemaVersion, "an older store is brought up to date before");
   static const std::set<std::string> tables = {
-      "embedders", "collections",    "roots",          "documents", "texts",
-      "chunks",    "vectors",        "orphans",        "answers",   "answer_documents",
-      "pins",      "keyword_tables", "sqlite_sequence"};
+      "embedders", "collections",    "roots",       "documents",      "texts",
+      "chunks",    "vectors",        "orphans",     "answers",        "answer_documents",
+      "pins",      "keyword_tables", "token_codes", "sqlite_sequence"};
   std::set<std::string> found;
   Statement select(db, "SELECT type, name FROM sqlite_schema");
   while (select.row()) {

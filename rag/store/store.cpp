@@ -256,6 +256,8 @@ std::vector<std::string> Store::check() {
   count("vectors that nothing uses",
         "SELECT count(*) FROM vectors WHERE id NOT IN (SELECT vector FROM chunks) AND id NOT IN "
         "(SELECT vector FROM orphans)");
+  count("token codes without a vector",
+        "SELECT count(*) FROM token_codes WHERE vector NOT IN (SELECT id FROM vectors)");
   for (const CollectionInfo& c : collections()) {
     int64_t rows = sqlite::count_keyword_rows(db, c.id);
     if (rows != c.chunks) {

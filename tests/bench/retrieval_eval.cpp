@@ -97,7 +97,6 @@ std::string evaluate_excerpts(TextEmbedder& embedder, const EvalArguments& argum
     Packer packer(store, &embedder);
     RetrieveOptions options;
     options.k = PackOptions{}.max_hits;
-    options.match_tokens = arguments.vector_tokens;
     Retrieval hits = retriever.retrieve(questions[i].question, names, options);
     found += std::any_of(hits.hits.begin(), hits.hits.end(), [&](const Hit& h) {
       return gold_matches(questions[i].gold.at(0), h.path, "");
@@ -164,10 +163,9 @@ std::string evaluate_retrieval(TextEmbedder& embedder, const EvalArguments& argu
   };
   RetrieveOptions options;
   options.k = kHits;
-  measure("fused", options, false);
-  options.match_tokens = 2500;  // as the program
   measure("hybrid", options, true);
-  options.match_tokens = 0;
+  options.match_tokens = false;
+  measure("fused", options, false);
   for (double weight : {0.5, 0.6, 0.7, 0.8}) {
     options.dense_weight = weight;
     measure(fmt::format("w={:.1f}", weight), options, false);

@@ -50,14 +50,11 @@ int main(int argc, char** argv) {
     apud::Path path =
         model.find('/') == std::string::npos ? apud::test::models_dir() / model : apud::Path(model);
     auto loaded = apud::load_model(path);
+    auto make = [&](const apud::Program& program) {
+      return apud::make_cpu_executor(program, loaded->weights(), {});
+    };
     apud::EngineEmbedder embedder(
-        model,
-        apud::Embedding(loaded, apud::make_cpu_executor(loaded->program(), loaded->weights(), {})),
-        [&]() -> std::unique_ptr<apud::Executor> {
-          std::optional<apud::Program> tokens = apud::unpooled(loaded->program());
-          if (!tokens) return nullptr;
-          return apud::make_cpu_executor(*tokens, loaded->weights(), {});
-        });
+        model, apud::Embedding(loaded, apud::make_embedding_executor(*loaded, make)));
     std::string scores = arguments.excerpts > 0
                              ? apud::bench::evaluate_excerpts(embedder, arguments)
                              : apud::bench::evaluate_retrieval(embedder, arguments);

@@ -160,49 +160,58 @@ TEST(RealModel, E5SmallVectors) {
   APUD_REQUIRE_MODEL("e5-small-q4");
   check_vectors("e5-small-q4");
 }
-// Late interaction: the passage that answers is nearest by its tokens, its sentence by its own.
-TEST(RealModel, E5SmallMatchesTokens) {
+// Single tokens: the vectors of whole texts stay the same, and rows belong to their parts.
+TEST(RealModel, E5SmallTokens) {
   APUD_REQUIRE_MODEL("e5-small-q4");
   auto model = load_model(test::models_dir() / "e5-small-q4");
-  Embedding embedding(model, make_cpu_executor(model->program(), model->weights(), {}));
-  EXPECT_FALSE(embedding.matches_tokens());
-  embedding.add_token_executor(
-      make_cpu_executor(*unpooled(model->program()), model->weights(), {}));
+  Embedding pooled(model, make_cpu_executor(model->program(), model->weights(), {}));
+  EXPECT_EQ(pooled.token_width(), 0);
+  Embedding embedding(model, make_cpu_executor(*unpooled(model->program()), model->weights(), {}));
+  ASSERT_EQ(embedding.token_width(), embedding.dimension());
+  EXPECT_EQ(embedding.fingerprint(), pooled.fingerprint());
+  const auto dim = static_cast<size_t>(embedding.dimension());
   std::string far(8000, 'x');
   for (size_t i = 5; i < far.size(); i += 6) far[i] = ' ';
-  const std::vector<std::vector<std::string>> passages = {
-      {"Garden", "Tulips want sun.", "Water them in the morning."},
-      {"锅炉", "锅炉压力低于 0.8 巴时显示 E04。", "每年检查一次。"},
-      {"Boiler", "It stands in the cellar.", "Under 0.8 bar the boiler shows E04.", far,
-       "Beyond."}};
-  const std::vector<std::string> question = {"At which pressure does the boiler report a fault?"};
-  std::vector<TokenMatch> all = embedding.match(question, passages);
-  ASSERT_EQ(all.size(), 3u);
-  EXPECT_GT(all[2].passage, all[0].passage);
-  EXPECT_GT(all[1].passage, all[0].passage) << "the other language, too";
-  ASSERT_EQ(all[2].parts.size(), 5u);
-  EXPECT_GT(all[2].parts[2], all[2].parts[1]);
-  EXPECT_EQ(all[2].parts[4], -1) << "beyond the model's limit";
-  for (size_t p = 0; p < passages.size(); ++p) {
-    TokenMatch alone = embedding.match(question, std::span(&passages[p], 1))[0];
-    EXPECT_EQ(alone.passage, all[p].passage) << "a match depends on its neighbours";
-    EXPECT_EQ(alone.parts, all[p].parts);
+  const std::vector<std::vector<std::string>> texts = {
+      {"Tulips want sun."}, {"锅炉", "每年检查一次。"}, {"Boiler", far, "Beyond."}};
+  std::vector<std::vector<float>> rows(texts.size());
+  std::vector<std::vector<int>> parts(texts.size());
+  std::vector<float> vectors(texts.size() * dim);
+  embedding.embed_parts(texts, EmbeddingKind::kPassage, vectors, [&](const TokenRows& t) {
+    rows[t.text].assign(t.rows.begin(), t.rows.end());
+    parts[t.text].assign(t.parts.begin(), t.parts.end());
+  });
+  for (size_t i = 0; i < texts.size(); ++i) {
+    ASSERT_EQ(parts[i].size(), texts[i].size());
+    size_t tokens = 0;
+    for (int n : parts[i]) tokens += static_cast<size_t>(n);
+    ASSERT_EQ(rows[i].size(), tokens * dim);
+    for (size_t r = 0; r < tokens; ++r) {
+      double norm = 0;
+      for (size_t d = 0; d < dim; ++d) norm += double{rows[i][r * dim + d]} * rows[i][r * dim + d];
+      EXPECT_NEAR(norm, 1, 1e-5);
+    }
   }
-  // One part, one sentence: the mean of its tokens is nearly the pooled vector.
-  const std::vector<std::string> text = {"Under 0.8 bar the boiler shows E04."};
-  TokenMatch whole = embedding.match(question, std::span(&text, 1))[0];
-  auto dim = static_cast<size_t>(embedding.dimension());
-  std::vector<float> q(dim), t(dim);
-  embedding.embed(question, EmbeddingKind::kQuery, q);
-  embedding.embed(text, EmbeddingKind::kPassage, t);
+  EXPECT_EQ(parts[0][0], embedding.count_tokens(texts[0][0]));
+  EXPECT_EQ(parts[2][2], 0) << "beyond the model's limit";
+  // One part is the whole text, whose vector either executor gives alike.
+  std::vector<float> alone(dim), other(dim);
+  for (Embedding* each : {&embedding, &pooled}) {
+    each->embed(texts[0], EmbeddingKind::kPassage, each == &pooled ? other : alone);
+  }
   double cosine = 0;
-  for (size_t d = 0; d < dim; ++d) cosine += double{q[d]} * t[d];
-  EXPECT_NEAR(whole.parts.at(0), cosine, 0.03);
-  // Of two questions the mean.
-  const std::vector<std::string> two = {question[0], "What do tulips need?"};
-  std::vector<TokenMatch> both = embedding.match(two, passages);
-  std::vector<TokenMatch> second = embedding.match(std::span(&two[1], 1), passages);
-  EXPECT_NEAR(both[0].passage, (all[0].passage + second[0].passage) / 2, 1e-5);
+  for (size_t d = 0; d < dim; ++d) {
+    EXPECT_EQ(alone[d], vectors[d]);
+    cosine += double{alone[d]} * other[d];
+  }
+  EXPECT_NEAR(cosine, 1, 1e-6);
+  // Neighbours in a step change nothing.
+  std::vector<float> second(dim);
+  std::vector<float> second_rows;
+  embedding.embed_parts(
+      std::span(&texts[1], 1), EmbeddingKind::kPassage, second,
+      [&](const TokenRows& t) { second_rows.assign(t.rows.begin(), t.rows.end()); });
+  EXPECT_EQ(second_rows, rows[1]);
 }
 TEST(RealModel, MiniLmVectors) {
   APUD_REQUIRE_MODEL("minilm-l6");

@@ -4,10 +4,12 @@
 #include <unistd.h>
 
 #include <map>
+#include <random>
 
 #include "base/error.h"
 #include "base/utf8.h"
 #include "rag/index.h"
+#include "rag/reindex.h"
 #include "rag/relevance.h"
 #include "rag/retriever.h"
 #include "tests/support/fake_embedder.h"
@@ -398,71 +400,133 @@ TEST_F(IngestTest, FollowUpsSearchTheLastTwoTurns) {
   EXPECT_EQ(follow.joined_query, "tell me about the zebra\nhow much does it weigh in kilograms");
 }
 
-/// Finds tokens' matches where the passage or the part holds a word.
-struct MatchingEmbedder : test::FakeEmbedder {
-  std::string word;
-  size_t read = 0;
-  std::vector<PassageMatch> match(std::span<const std::string>,
-                                  std::span<const std::vector<std::string>> passages) override {
-    read = passages.size();
-    std::vector<PassageMatch> out;
-    for (const auto& parts : passages) {
-      PassageMatch& m = out.emplace_back();
-      for (const std::string& part : parts) {
-        m.parts.push_back(part.find(word) != std::string::npos    ? 0.9f
-                          : part.find("red") != std::string::npos ? kUnread
-                                                                  : 0.1f);
-        m.passage = std::max(m.passage, m.parts.back());
+/// Every term is a token, its vector drawn from its hash.
+struct TokenEmbedder : FakeEmbedder {
+  int token_width() const override { return 100; }
+  void embed_parts(std::span<const std::vector<std::string>> texts, EmbedKind kind,
+                   std::span<float> out, const TokenRowsOf& each) override {
+    for (size_t i = 0; i < texts.size(); ++i) {
+      std::string whole;
+      std::vector<float> rows;
+      std::vector<int> parts;
+      for (const std::string& part : texts[i]) {
+        whole += (whole.empty() ? "" : "\n") + part;
+        parts.push_back(0);
+        for (const std::string& term : terms_of(part)) {
+          std::mt19937_64 random(xxh3_64(term));
+          std::normal_distribution<float> normal(0, 0.1f);
+          for (int d = 0; d < token_width(); ++d) rows.push_back(normal(random));
+          ++parts.back();
+        }
       }
+      embed(std::span(&whole, 1), kind, out.subspan(i * static_cast<size_t>(size), size));
+      each(i, rows, parts);
     }
-    return out;
   }
 };
 
-// The best hits are read token by token: their order and their sentences follow; the line that
-// decides whether there is evidence does not.
-TEST_F(IngestTest, TheBestHitsAreOrderedByTheirTokens) {
-  home.write("docs/a.md", "# Pump\n\nThe pump hums. It is red.\n");
-  home.write("docs/b.md", "# Pump\n\nA pump has a valve. The lever opens it.\n");
-  home.write("docs/c.md", "# Pump\n\nThe pump hums all day, the pump hums all night.\n");
-  run();
-  MatchingEmbedder reading;
-  reading.word = "lever";
-  Retriever retriever(store, &reading);
-  std::vector<std::string> names = {"default"};
+class TokenIngestTest : public IngestTest {
+ protected:
+  IngestReport take_in(TextEmbedder& with) {
+    Path root = home / "docs";
+    return ingest(store, with, std::span(&root, 1), {});
+  }
+  Retrieval ask(TextEmbedder& with, const std::string& question, RetrieveOptions options = {}) {
+    Retriever retriever(store, &with);
+    std::vector<std::string> names = {"default"};
+    return retriever.retrieve(question, names, options);
+  }
+  TokenEmbedder tokens;
+};
+
+// Candidates are ordered by their tokens, too, and their sentences come with matches; what decides
+// whether there is evidence is as without.
+TEST_F(TokenIngestTest, TheBestCandidatesAreOrderedByTheirTokens) {
+  home.write("docs/a.md", "# Pump\n\nThe pump hums. It is red. The lever is red.\n");
+  home.write("docs/b.md", "# Valve\n\nIt has a spring. The lever opens the pump valve by hand.\n");
+  home.write("docs/c.md", "# Pump\n\nThe pump, the pump, the pump, the lever, the lever.\n");
+  take_in(tokens);
+  const std::string question = "lever opens the pump valve";
   RetrieveOptions options;
-  Retrieval plain = retriever.retrieve("the pump hums", names, options);
-  EXPECT_EQ(reading.read, 0u) << "nothing is read unasked";
-  EXPECT_NE(Path(plain.hits.at(0).path).filename(), "b.md");
-  options.match_tokens = 1000;
-  Retrieval found = retriever.retrieve("the pump hums", names, options);
+  options.dense_weight = 0;  // three chunks' dense scores would decide alone
+  options.match_tokens = false;
+  Retrieval plain = ask(tokens, question, options);
+  EXPECT_FALSE(plain.hits.at(0).match);
+  EXPECT_TRUE(plain.hits.at(0).sentences.empty());
+  options.match_tokens = true;
+  Retrieval found = ask(tokens, question, options);
   const Hit& first = found.hits.at(0);
-  EXPECT_EQ(reading.read, 3u);
   EXPECT_EQ(Path(first.path).filename(), "b.md");
   EXPECT_EQ(first.rank, 1);
+  ASSERT_TRUE(first.match);
+  EXPECT_GT(*first.match, 0.6f) << "all of its tokens are there; signs alone reach .8";
   ASSERT_EQ(first.sentences.size(), 2u);
-  EXPECT_GT(first.sentences[1].cosine, first.sentences[0].cosine);
+  EXPECT_GT(first.sentences[1].match, first.sentences[0].match + 0.3f);
   EXPECT_EQ(first.source->text.substr(first.sentences[1].begin,
                                       first.sentences[1].end - first.sentences[1].begin),
-            "The lever opens it.");
-  for (size_t i = 1; i < found.hits.size(); ++i)
+            "The lever opens the pump valve by hand.");
+  for (size_t i = 1; i < found.hits.size(); ++i) {
     EXPECT_LE(found.hits[i].score, found.hits[i - 1].score);
-  EXPECT_EQ(found.relevance, plain.relevance);
-  for (const Hit& hit : found.hits) {
-    if (Path(hit.path).filename() == "a.md")
-      EXPECT_EQ(hit.sentences.size(), 1u) << "what was not read has no cosine";
+    EXPECT_LT(*found.hits[i].match, *first.match);
   }
-  options.match_tokens = 12;  // room for one
-  retriever.retrieve("the pump hums", names, options);
-  EXPECT_EQ(reading.read, 1u);
-  options.match_tokens = 1000;
+  EXPECT_EQ(found.relevance, plain.relevance);
+  EXPECT_TRUE(found.warnings.empty());
   options.k = 1;  // chosen from more than are wanted
-  EXPECT_EQ(Path(retriever.retrieve("the pump hums", names, options).hits.at(0).path).filename(),
-            "b.md");
+  EXPECT_EQ(Path(ask(tokens, question, options).hits.at(0).path).filename(), "b.md");
   options.mode = SearchMode::kDense;
-  reading.read = 0;
-  retriever.retrieve("the pump hums", names, options);
-  EXPECT_EQ(reading.read, 0u) << "dense search is the vectors alone";
+  EXPECT_FALSE(ask(tokens, question, options).hits.at(0).match);
+}
+
+TEST_F(TokenIngestTest, CodesAreKeptByPart) {
+  home.write("docs/a.md", "Alpha beta gamma.\n");
+  home.write("docs/b.md", "Delta epsilon zeta.\n");
+  take_in(tokens);
+  CollectionInfo info = store.collection("default");
+  std::vector<int64_t> chunks = store.retrievable_chunks(info.id);
+  ASSERT_EQ(chunks.size(), 2u);
+  std::vector<std::string> codes = store.token_codes(chunks);
+  for (const std::string& packed : codes)
+    EXPECT_EQ(packed.size(), 2u + 2 * 2 + 3 * 16) << "no heading, one sentence, three tokens";
+  EXPECT_EQ(store.token_center(tokens.fingerprint()).size(), 100u);
+}
+
+// Codes go with what they were made of, and a collection without them says so until it is made
+// anew.
+TEST_F(TokenIngestTest, CodesGoWithTheirTextAndComeWithReindexing) {
+  home.write("docs/a.md", "Alpha beta gamma.\n");
+  home.write("docs/b.md", "Delta epsilon zeta.\n");
+  take_in(embedder);  // of the same fingerprint, without tokens: as a store of before
+  CollectionInfo info = store.collection("default");
+  auto coded = [&] {
+    int n = 0;
+    for (const std::string& packed : store.token_codes(store.retrievable_chunks(info.id)))
+      n += !packed.empty();
+    return n;
+  };
+  EXPECT_EQ(coded(), 0);
+  Retrieval before = ask(tokens, "alpha beta");
+  ASSERT_EQ(before.warnings.size(), 1u);
+  EXPECT_NE(before.warnings[0].find("apud coll reindex default"), std::string::npos);
+  EXPECT_FALSE(before.hits.at(0).match);
+  home.write("docs/b.md", "Delta epsilon zeta, eta.\n");
+  take_in(tokens);  // one changed: embedded with its codes, the other left as it is
+  EXPECT_EQ(coded(), 1);
+  EXPECT_TRUE(ask(tokens, "alpha beta").warnings.empty());
+  Shadow shadow = build_shadow(store, tokens, "default", {});
+  {
+    WriteLock lock(store);
+    store.adopt_shadow(lock, "default", shadow.generation);
+  }
+  EXPECT_EQ(coded(), 2);
+  EXPECT_EQ(store.vector_keys("fake/1", true).size(), 2u);
+  std::vector<int64_t> gone = {store.find_document(info.id, (home / "docs/a.md").string())->id};
+  {
+    WriteLock lock(store);
+    store.remove_documents(lock, gone);
+    store.purge(lock);
+  }
+  EXPECT_EQ(store.vector_keys("fake/1", true).size(), 1u);
+  EXPECT_TRUE(store.check().empty());
 }
 
 // What a model imagines helps to find, and never decides that there is evidence.

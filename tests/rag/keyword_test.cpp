@@ -119,6 +119,8 @@ class OlderStore : public testing::Test {
     sqlite::register_tokenizer(db);
     sqlite::drop_keyword_tables(db, collection);
     db.exec("DROP TABLE keyword_tables");
+    db.exec("DROP TABLE token_codes");
+    db.exec("ALTER TABLE embedders DROP COLUMN center");
     db.exec("CREATE VIRTUAL TABLE fts_" + std::to_string(collection) +
             " USING fts5(heading, body, path, content='', tokenize='porter apud')");
     db.exec("PRAGMA user_version = 3");

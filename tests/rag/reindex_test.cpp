@@ -105,7 +105,7 @@ TEST_F(ReindexTest, TheLiveOneAnswersUntilTheSwap) {
   EXPECT_EQ(Path(hits[0].path).filename(), "bridges.md");
   EXPECT_LE(hits[0].tokens, 24);
   EXPECT_FALSE(store.keyword_search(live.id, "bridges", 10).empty());
-  EXPECT_TRUE(store.vector_keys("fake/1").empty());  // nothing uses them any more
+  EXPECT_TRUE(store.vector_keys("fake/1", false).empty());  // nothing uses them any more
   EXPECT_THROW(search(embedder, "bridges"), Error);
 
   // The next ingest goes on with it: nothing is read or embedded anew.

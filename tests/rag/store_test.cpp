@@ -133,6 +133,8 @@ TEST_F(StoreTest, AnAbstainLineOfAnOlderSchemaIsNotInForce) {
     int64_t collection = db.integer("SELECT id FROM collections");
     sqlite::drop_keyword_tables(db, collection);
     db.exec("DROP TABLE keyword_tables");
+    db.exec("DROP TABLE token_codes");
+    db.exec("ALTER TABLE embedders DROP COLUMN center");
     db.exec("CREATE TABLE fts_" + std::to_string(collection) + "(x)");
     db.exec("PRAGMA user_version = 2");
   }
