@@ -2,6 +2,9 @@
 
 #include <openssl/evp.h>
 #include <xxhash.h>
+#ifdef APUD_XXH_DISPATCH
+#include <xxh_x86dispatch.h>  // makes the names below choose among SSE2, AVX2 and AVX-512
+#endif
 
 #include "base/check.h"
 #include "base/file.h"

@@ -35,7 +35,7 @@ size_t kv_page_bytes(const KvGroup& g, KvType type) {
 /// A reader's page on its way to the device, by its lane.
 class CudaKv::Sink : public PageSink {
  public:
-  Sink(CudaKv& kv, PageLane& lane) : kv_(kv), lane_(lane) {}
+  Sink(CudaKv& kv, PageCopies& copies, int lane) : kv_(kv), copies_(copies), lane_(lane) {}
   void begin(int page) {
     page_ = page;
     group_ = 0;
@@ -49,32 +49,27 @@ class CudaKv::Sink : public PageSink {
     }
     if (group_ == kv_.groups_.size()) return {};
     filled_ = std::min({most, PageLane::kPieceBytes, kv_.groups_[group_].page_bytes - done_});
-    APUD_CUDA(cudaEventSynchronize(lane_.free[slot_]));
-    return {reinterpret_cast<std::byte*>(piece()), filled_};
+    return {reinterpret_cast<std::byte*>(copies_.next_piece(lane_)), filled_};
   }
   /// The piece given out last is full.
   void send() {
     if (filled_ == 0) return;
     const Group& g = kv_.groups_[group_];
-    APUD_CUDA(cudaMemcpyAsync(g.data + page_ * g.page_bytes + done_, piece(), filled_,
-                              cudaMemcpyHostToDevice, lane_.stream));
-    APUD_CUDA(cudaEventRecord(lane_.free[slot_], lane_.stream));
+    copies_.send(lane_, g.data + page_ * g.page_bytes + done_, filled_);
     done_ += filled_;
     filled_ = 0;
-    slot_ = (slot_ + 1) % PageLane::kPieces;
   }
   /// Attention reads whole pages and masks what it does not use: that must be numbers.
   void clear() {
     filled_ = 0;
     for (const Group& g : kv_.groups_)
-      APUD_CUDA(cudaMemsetAsync(g.data + page_ * g.page_bytes, 0, g.page_bytes, lane_.stream));
+      copies_.clear(lane_, g.data + page_ * g.page_bytes, g.page_bytes);
   }
 
  private:
-  uint8_t* piece() const { return lane_.memory + slot_ * PageLane::kPieceBytes; }
   CudaKv& kv_;
-  PageLane& lane_;
-  int slot_ = 0;
+  PageCopies& copies_;
+  int lane_;
   size_t group_ = 0, page_ = 0, done_ = 0, filled_ = 0;  // bytes of the group sent, of the piece
 };
 
@@ -221,20 +216,16 @@ int CudaKv::read_pages(std::span<const int32_t> pages, int groups, const PageRea
   if (lanes.empty()) return KvStore::read_pages(pages, groups, reader);
   const int count = static_cast<int>(pages.size());
   const int readers = std::min(static_cast<int>(lanes.size()), count);
-  // What the pages held may still be read by a step, or be on its way out.
+  // What the pages held may still be read by a step, or be on its way out on this stream.
   APUD_CUDA(cudaEventRecord(computed_, stream_));
   APUD_CUDA(cudaStreamWaitEvent(copies_, computed_));
-  APUD_CUDA(cudaEventRecord(computed_, copies_));
-  for (cudaStream_t s : lanes_.streams()) APUD_CUDA(cudaStreamWaitEvent(s, computed_));
-  int device = 0;
-  APUD_CUDA(cudaGetDevice(&device));
+  PageCopies copies(lanes, readers, copies_);
   std::atomic<int> next{0}, good{count};
   std::exception_ptr failure;
   std::mutex lock;
   auto work = [&](int lane) {
     try {
-      APUD_CUDA(cudaSetDevice(device));
-      Sink sink(*this, lanes[lane]);
+      Sink sink(*this, copies, lane);
       for (int i; (i = next.fetch_add(1)) < good;) {
         sink.begin(pages[i]);
         if (reader(i, sink)) {
@@ -250,12 +241,18 @@ int CudaKv::read_pages(std::span<const int32_t> pages, int groups, const PageRea
       if (!failure) failure = std::current_exception();
       good = 0;
     }
+    copies.reader_done();
   };
   std::vector<std::thread> threads;
-  for (int t = 1; t < readers; ++t) threads.emplace_back(work, t);
-  work(0);
+  for (int t = 0; t < readers; ++t) threads.emplace_back(work, t);
+  try {
+    copies.run();
+  } catch (...) {  // readers that wait meet it, too
+    std::lock_guard<std::mutex> hold(lock);
+    if (!failure) failure = std::current_exception();
+    good = 0;
+  }
   for (std::thread& t : threads) t.join();
-  for (cudaStream_t s : lanes_.streams()) APUD_CUDA(cudaStreamSynchronize(s));
   if (failure) std::rethrow_exception(failure);
   return good;
 }
