@@ -4,11 +4,10 @@
 // tensor: value, token, head, K or V, page); two consumer warpgroups own 64 rows each. A
 // warpgroup's scores of the next tile are computed while its last probabilities are multiplied with
 // V, and the two take turns so that one's exponentials run under the other's products.
-#include <cuda.h>
-
 #include <cmath>
 
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/tensor_map.h"
 #include "kernels/cuda/wgmma.cuh"
 
 namespace apud::cuda {
@@ -304,7 +303,6 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kResident)
     const float inverse = sum[r] > 0 ? 1.f / sum[r] : 0.f;
     const int row = row0 + 8 * r;
     H* out = static_cast<H*>(p.out) + (first + tile_row + row) * p.out_ld + int64_t{head} * D;
-    // Four lanes hold a row: they trade words until each has 16 bytes side by side.
 #pragma unroll
     for (int n0 = 0; n0 < D / 8; n0 += 4) {
       uint32_t words[4];
@@ -312,54 +310,11 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kResident)
       for (int k = 0; k < 4; ++k)
         words[k] =
             pack2<H>(o[(n0 + k) * 4 + 2 * r] * inverse, o[(n0 + k) * 4 + 2 * r + 1] * inverse);
-      const bool odd = lane & 1, high = lane & 2;
-      uint32_t a = __shfl_xor_sync(0xffffffffu, odd ? words[0] : words[1], 1);
-      uint32_t b = __shfl_xor_sync(0xffffffffu, odd ? words[2] : words[3], 1);
-      uint32_t m[4] = {odd ? a : words[0], odd ? words[1] : a, odd ? b : words[2],
-                       odd ? words[3] : b};
-      uint32_t c = __shfl_xor_sync(0xffffffffu, high ? m[0] : m[2], 2);
-      uint32_t d = __shfl_xor_sync(0xffffffffu, high ? m[1] : m[3], 2);
-      uint4 whole = high ? make_uint4(c, d, m[2], m[3]) : make_uint4(m[0], m[1], c, d);
+      const uint4 whole = row_of_quad(words, lane);
       if (row < rows) *reinterpret_cast<uint4*>(out + (n0 + (lane & 3)) * 8) = whole;
     }
   }
 #endif
-}
-
-using EncodeFn = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*,
-                              const cuuint64_t*, const cuuint64_t*, const cuuint32_t*,
-                              const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
-                              CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-/// Of the driver, which is not linked; null where it has none.
-EncodeFn encoder() {
-  static const EncodeFn found = [] {
-    void* fn = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &fn, 12000,
-                                                          cudaEnableDefault, &result);
-    if (status != cudaSuccess || result != cudaDriverEntryPointSuccess) fn = nullptr;
-    return reinterpret_cast<EncodeFn>(fn);
-  }();
-  return found;
-}
-
-bool make_map(CUtensorMap* map, bool bf16, int rank, const void* base, const cuuint64_t* sizes,
-              const cuuint64_t* strides, const cuuint32_t* box, int row_bytes) {
-  const cuuint32_t ones[5] = {1, 1, 1, 1, 1};
-  return encoder()(map, bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-                   static_cast<cuuint32_t>(rank), const_cast<void*>(base), sizes, strides, box,
-                   ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                   row_bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
-                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-}
-/// Boxes of `rows` rows and one head's values of a 16-bit matrix.
-bool make_matrix_map(CUtensorMap* map, bool bf16, const Matrix& m, int cols, int rows, int box_cols,
-                     int box_rows) {
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(cols), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(m.ld) * 2};
-  const cuuint32_t box[2] = {static_cast<cuuint32_t>(box_cols), static_cast<cuuint32_t>(box_rows)};
-  return make_map(map, bf16, 2, m.data, sizes, strides, box, box_cols * 2);
 }
 
 template <int D, typename H, bool kPaged>
@@ -412,14 +367,7 @@ bool aligned16(const Matrix& m) {
 }  // namespace
 
 bool attention_hopper(const AttentionArgs& a, const Launch& where) {
-  static const bool hopper = [] {
-    int device = 0, major = 0, minor = 0;
-    APUD_CUDA(cudaGetDevice(&device));
-    APUD_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    APUD_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-    return major == 9 && minor == 0 && encoder() != nullptr;
-  }();
-  if (!hopper || !(a.scale > 0) || !aligned16(a.q) || !aligned16(a.out)) return false;
+  if (!tensor_copies() || !(a.scale > 0) || !aligned16(a.q) || !aligned16(a.out)) return false;
   if (a.paged) {
     const KvType same = a.half16 == Half16::kFp16 ? KvType::kF16 : KvType::kBF16;
     if (a.kv.type != same) return false;

@@ -24,8 +24,9 @@ template <WeightType F, typename H>
 __global__ void embed_kernel(const __grid_constant__ EmbedArgs a) {
   grid_dependency_trigger();
   grid_dependency_wait();
-  int g = blockIdx.y * blockDim.x + threadIdx.x, row = blockIdx.x;
-  if (g >= a.table.shape.groups) return;
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  const int row = i / a.table.shape.groups, g = i % a.table.shape.groups;
+  if (row >= a.rows) return;
   int index = a.index == IndexSource::kToken      ? a.batch.tokens[row]
               : a.index == IndexSource::kPosition ? a.batch.positions[row]
                                                   : 0;
@@ -40,6 +41,25 @@ __global__ void embed_kernel(const __grid_constant__ EmbedArgs a) {
 #pragma unroll
     for (int i = 0; i < kGroup / 4; ++i)
       out[i] = make_float4(v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]);
+    return;
+  }
+  if (a.out.half16 && kGroup % 8 == 0 && (g + 1) * kGroup <= a.table.cols && a.out.ld % 8 == 0) {
+    float v[kGroup];
+    group_values<F>(group, [&](int i, float x) { v[i] = x * a.scale; });
+    H* out = static_cast<H*>(a.out.data) + to + g * kGroup;
+#pragma unroll
+    for (int i = 0; i < kGroup; i += 8) {
+      uint4* at = reinterpret_cast<uint4*>(out + i);
+      if (a.accumulate) {
+        const uint4 old = *at;
+        H h[8];
+        memcpy(h, &old, 16);
+#pragma unroll
+        for (int k = 0; k < 8; ++k) v[i + k] += to_float(h[k]);
+      }
+      *at = make_uint4(pack2<H>(v[i], v[i + 1]), pack2<H>(v[i + 2], v[i + 3]),
+                       pack2<H>(v[i + 4], v[i + 5]), pack2<H>(v[i + 6], v[i + 7]));
+    }
     return;
   }
   group_values<F>(group, [&](int i, float v) {
@@ -289,7 +309,7 @@ int blocks(int64_t n) { return ceil_div(n, 256); }
 }  // namespace
 
 void embed(const EmbedArgs& a, const Launch& where) {
-  dim3 grid(a.rows, ceil_div(a.table.shape.groups, 128));
+  dim3 grid(ceil_div(int64_t{a.rows} * a.table.shape.groups, 128));
   with_type(a.table.type, [&]<WeightType F>() {
     if (a.half16 == Half16::kFp16)
       launch(where, embed_kernel<F, __half>, grid, dim3(128), 0, a);

@@ -24,6 +24,7 @@ struct Product {
   bool accumulate = false;
   Rows rows = Rows::kTokens;
   int row_count = 0;  // of weights, all together
+  bool gelu = false;  // behind it, in place
 };
 
 void run_product(const Product& p, const Step& s) {
@@ -44,13 +45,19 @@ void run_product(const Product& p, const Step& s) {
   g.accumulate = p.accumulate;
   g.half16 = half16;
   const int out_size = p.out.half16 ? 2 : 4;
+  auto finish = [&] {
+    if (p.gelu)
+      activation(p.out, {}, p.out, Activation::kGeluErf, rows, p.row_count, half16, s.where);
+  };
   if (p.half.data) {
     g.w = p.half.data;
     g.w_ld = p.half.ld;
     g.n = p.row_count;
     g.out = p.out;
     g.bias = p.bias;
+    if (p.gelu && product_gelu(g, p.c->multiprocessors, s.where.stream)) return;
     p.c->gemm->run(g, s.where.stream);
+    finish();
     return;
   }
   // Panels that stay in L2 between unpacking and product.
@@ -73,6 +80,7 @@ void run_product(const Product& p, const Step& s) {
     }
     column += m.rows;
   }
+  finish();
 }
 
 class LargeCompiler {
@@ -219,7 +227,15 @@ class LargeCompiler {
       products_.push_back(p);
       emit(o.out, "product", [p](const Step& s) { run_product(*p, s); });
     }
-    return g.ops.back() + 1;
+    const int next = g.ops.back() + 1;
+    const auto* after = next < static_cast<int>(program_.ops.size())
+                            ? std::get_if<ActivationOp>(&program_.ops[next])
+                            : nullptr;
+    if (g.ops.size() > 1 || !after || after->kind != Activation::kGeluErf || after->up != kNone ||
+        after->gate != op.out || after->out != op.out || after->gate == program_.result)
+      return next;
+    products_.back()->gelu = true;
+    return next + 1;
   }
 
   void add_output_linear(const LinearOp& op, int group) {

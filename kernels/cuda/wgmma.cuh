@@ -111,6 +111,40 @@ __device__ __forceinline__ void product_shared(float (&c)[32], uint64_t a, uint6
           "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31])
         : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
+/// c (64 x 96) = or += a * b, both in shared memory, k running along rows.
+template <typename H>
+__device__ __forceinline__ void product_shared(float (&c)[48], uint64_t a, uint64_t b, bool add) {
+  if constexpr (std::is_same_v<H, __half>)
+    asm volatile(
+        "{ .reg .pred p; setp.ne.b32 p, %50, 0; "
+        "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 "
+        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%"
+        "24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%"
+        "46,%47}, %48, %49, p, 1, 1, 0, 0; }"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]),
+          "+f"(c[7]), "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]),
+          "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]),
+          "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]),
+          "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31]), "+f"(c[32]), "+f"(c[33]), "+f"(c[34]),
+          "+f"(c[35]), "+f"(c[36]), "+f"(c[37]), "+f"(c[38]), "+f"(c[39]), "+f"(c[40]), "+f"(c[41]),
+          "+f"(c[42]), "+f"(c[43]), "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47])
+        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  else
+    asm volatile(
+        "{ .reg .pred p; setp.ne.b32 p, %50, 0; "
+        "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 "
+        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%"
+        "24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%"
+        "46,%47}, %48, %49, p, 1, 1, 0, 0; }"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]),
+          "+f"(c[7]), "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]),
+          "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]),
+          "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]),
+          "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31]), "+f"(c[32]), "+f"(c[33]), "+f"(c[34]),
+          "+f"(c[35]), "+f"(c[36]), "+f"(c[37]), "+f"(c[38]), "+f"(c[39]), "+f"(c[40]), "+f"(c[41]),
+          "+f"(c[42]), "+f"(c[43]), "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47])
+        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
 /// c (64 x 128) += a (registers) * b, b's columns running along rows.
 template <typename H>
 __device__ __forceinline__ void product_registers(float (&c)[64], const uint32_t (&a)[4],
@@ -201,6 +235,18 @@ __device__ __forceinline__ void product_registers(float (&c)[16], const uint32_t
           "+f"(c[7]), "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]),
           "+f"(c[14]), "+f"(c[15])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+/// Four lanes hold neighbouring pairs of a row of accumulators, in four blocks of 8 columns: they
+/// trade until each has its block's 16 bytes side by side.
+__device__ __forceinline__ uint4 row_of_quad(const uint32_t (&words)[4], int lane) {
+  const bool odd = lane & 1, high = lane & 2;
+  uint32_t a = __shfl_xor_sync(0xffffffffu, odd ? words[0] : words[1], 1);
+  uint32_t b = __shfl_xor_sync(0xffffffffu, odd ? words[2] : words[3], 1);
+  uint32_t m[4] = {odd ? a : words[0], odd ? words[1] : a, odd ? b : words[2], odd ? words[3] : b};
+  uint32_t c = __shfl_xor_sync(0xffffffffu, high ? m[0] : m[2], 2);
+  uint32_t d = __shfl_xor_sync(0xffffffffu, high ? m[1] : m[3], 2);
+  return high ? make_uint4(c, d, m[2], m[3]) : make_uint4(m[0], m[1], c, d);
 }
 
 template <int kRegisters>

@@ -1,5 +1,5 @@
 // The CUDA executor against the reference: every op and weight format, odd shapes, paging, windows,
-// soft caps, int8 KV, encoders, sampling; and that results do not depend on what runs beside them.
+// soft caps, int8 KV, sampling; and that results do not depend on what runs beside them.
 // Skips itself where there is no device.
 #include <gtest/gtest.h>
 
@@ -17,7 +17,6 @@ namespace {
 
 using test::Cuda;
 using test::DecoderShape;
-using test::EncoderShape;
 using test::gpu;
 using test::ids;
 using test::Runner;
@@ -201,33 +200,6 @@ TEST_F(Cuda, WholeDecoderOfEveryHeadWidthAndGroup) {
   }
 }
 
-/// Tiles of queries and keys that are whole, partial, on the diagonal, behind a window and on a
-/// cached prefix, in the widths that Hopper's own loop takes and in one that it leaves to the
-/// other.
-TEST_F(Cuda, PrefillOverManyTiles) {
-  for (int dim : {32, 64, 128, 96})
-    for (WeightType type : {WeightType::kF16, WeightType::kBF16}) {
-      DecoderShape s;
-      s.heads = {4, 2, dim};
-      s.window = 200;
-      s.types = {type};
-      auto m = test::synthetic_decoder(s);
-      auto e = gpu(*m, false, 1024);
-      auto reference = make_reference_executor(m->program, m->weights);
-      Runner want(*reference, 2, 1024, KvType::kF32);
-      Runner got(*e, 2, 1024, e->default_kv_type());
-      int seed = 50;
-      for (auto [a, b] : {std::pair{640, 130}, {300, 9}, {1, 400}}) {
-        std::vector<std::pair<int, std::vector<int32_t>>> parts;
-        parts.push_back({0, ids(a, ++seed)});
-        parts.push_back({1, ids(b, ++seed)});
-        EXPECT_LT(test::relative_error(got.step(parts), want.step(parts)),
-                  type == WeightType::kBF16 ? 2e-2 : 4e-3)
-            << dim << " wide, " << a << " and " << b << " tokens, " << weight_type_name(type);
-      }
-    }
-}
-
 TEST_F(Cuda, WindowsSoftCapsAndHeadNorms) {
   DecoderShape s;
   s.layers = 4;
@@ -349,67 +321,6 @@ TEST_F(Cuda, TwoRunsGiveEqualBits) {
   }
 }
 
-TEST_F(Cuda, Encoders) {
-  for (WeightType type : {WeightType::kF32, WeightType::kF16, WeightType::kBF16})
-    for (auto [heads, dim] : {std::pair{3, 32}, {2, 64}, {1, 128}})
-      for (PoolKind pool : {PoolKind::kMean, PoolKind::kFirst, PoolKind::kLast}) {
-        EncoderShape s;
-        s.heads = {heads, heads, dim};
-        s.type = type;
-        s.pool = pool;
-        s.window = dim == 64 ? 24 : 0;
-        auto m = test::synthetic_encoder(s);
-        std::vector<int32_t> tokens;
-        std::vector<SequenceSlice> slices;
-        for (int n : {1, 7, 64, 130, 33}) {
-          slices.push_back({static_cast<int>(tokens.size()), n, 0, {}});
-          auto more = ids(n, n);
-          tokens.insert(tokens.end(), more.begin(), more.end());
-        }
-        std::vector<float> want(5 * s.width), got(want.size());
-        make_reference_executor(m->program, m->weights)->run({tokens, slices, {}}, nullptr, want);
-        auto e = gpu(*m);
-        e->run({tokens, slices, {}}, nullptr, got);
-        EXPECT_LT(test::relative_error(got, want), type == WeightType::kBF16 ? 2e-2 : 3e-3)
-            << weight_type_name(type) << " " << heads << "x" << dim;
-        // A short text's step is run, then captured, then replayed.
-        std::vector<float> plain[2], one(s.width);
-        for (int round = 0; round < 4; ++round) {
-          auto text = ids(33, round % 2);
-          SequenceSlice slice{0, 33, 0, {}};
-          e->run({text, std::span(&slice, 1), {}}, nullptr, one);
-          if (round == 0) plain[0] = one;
-          if (round == 1) {
-            plain[1].resize(s.width);
-            gpu(*m)->run({text, std::span(&slice, 1), {}}, nullptr, plain[1]);
-          }
-          EXPECT_TRUE(one == plain[round % 2]) << "round " << round;
-        }
-      }
-}
-
-TEST_F(Cuda, RowsOfAnEncoderWithoutItsPooling) {
-  EncoderShape s;
-  s.heads = {3, 3, 32};
-  s.type = WeightType::kF16;
-  auto m = test::synthetic_encoder(s);
-  const Program rows = *unpooled(m->program);
-  std::vector<int32_t> tokens, wanted;
-  std::vector<SequenceSlice> slices;
-  for (int n : {1, 7, 64, 130, 33}) {
-    slices.push_back({static_cast<int>(tokens.size()), n, 0, {}});
-    auto more = ids(n, n);
-    tokens.insert(tokens.end(), more.begin(), more.end());
-  }
-  for (size_t t = 0; t < tokens.size(); ++t) wanted.push_back(static_cast<int32_t>(t));
-  std::vector<float> want(tokens.size() * s.width), got(want.size());
-  make_reference_executor(rows, m->weights)->run({tokens, slices, wanted}, nullptr, want);
-  make_cuda_executor(rows, m->weights, {})->run({tokens, slices, wanted}, nullptr, got);
-  EXPECT_LT(test::relative_error(got, want), 3e-3);
-}
-
-/// Lists of pages go out while a step follows at once, and come in while steps of both kinds use
-/// them.
 TEST_F(Cuda, SamplingDrawsWhatTheHostDraws) {
   DecoderShape s;
   s.vocab = 5000;

@@ -1,0 +1,73 @@
+// Attention of the GPU over many tiles and many runs of pages.
+#include <gtest/gtest.h>
+
+#include "kernels/backend.h"
+#include "tests/kernels/cuda_support.h"
+#include "tests/kernels/synthetic.h"
+
+namespace apud {
+namespace {
+
+using test::Cuda;
+using test::DecoderShape;
+using test::gpu;
+using test::ids;
+using test::Runner;
+
+/// Tiles of queries and keys that are whole, partial, on the diagonal, behind a window and on a
+/// cached prefix, in the widths that Hopper's own loop takes and in one that it leaves to the
+/// other.
+TEST_F(Cuda, PrefillOverManyTiles) {
+  for (int dim : {32, 64, 128, 96})
+    for (WeightType type : {WeightType::kF16, WeightType::kBF16}) {
+      DecoderShape s;
+      s.heads = {4, 2, dim};
+      s.window = 200;
+      s.types = {type};
+      auto m = test::synthetic_decoder(s);
+      auto e = gpu(*m, false, 1024);
+      auto reference = make_reference_executor(m->program, m->weights);
+      Runner want(*reference, 2, 1024, KvType::kF32);
+      Runner got(*e, 2, 1024, e->default_kv_type());
+      int seed = 50;
+      for (auto [a, b] : {std::pair{640, 130}, {300, 9}, {1, 400}}) {
+        std::vector<std::pair<int, std::vector<int32_t>>> parts;
+        parts.push_back({0, ids(a, ++seed)});
+        parts.push_back({1, ids(b, ++seed)});
+        EXPECT_LT(test::relative_error(got.step(parts), want.step(parts)),
+                  type == WeightType::kBF16 ? 2e-2 : 4e-3)
+            << dim << " wide, " << a << " and " << b << " tokens, " << weight_type_name(type);
+      }
+    }
+}
+
+/// The last of many tokens, decoded, against the same in prefill: contexts that are cut into few
+/// and many runs, merged by threads, by whole blocks and by clusters, alone and beside a short one.
+TEST_F(Cuda, DecodeOverManyRuns) {
+  for (auto [heads, kv, dim] :
+       {std::array{8, 8, 32}, {16, 8, 128}, {40, 5, 64}, {9, 9, 96}, {8, 8, 256}, {4, 2, 128}}) {
+    DecoderShape s;
+    s.layers = 1;
+    s.heads = {heads, kv, dim};
+    s.types = {WeightType::kF16};
+    auto m = test::synthetic_decoder(s);
+    auto e = gpu(*m, false, 8192);
+    for (KvType type : {KvType::kF16, KvType::kI8})
+      for (int n : {500, 1100, 2111, 4700, 7681}) {
+        Runner r(*e, 3, 7744, type);
+        auto tokens = ids(n, n);
+        auto all = r.step({{0, tokens}});
+        r.step({{1, std::vector<int32_t>(tokens.begin(), tokens.end() - 1)}});
+        r.step({{2, ids(70, 4)}});
+        auto both = r.step({{1, {tokens.back()}}, {2, {5}}});
+        const std::vector<float> first(both.begin(), both.begin() + static_cast<long>(all.size()));
+        EXPECT_LT(test::relative_error(first, all), type == KvType::kI8 ? 4e-2 : 4e-3)
+            << heads << "/" << kv << " x " << dim << ", " << n << " tokens";
+        r.position[1] = n - 1;
+        EXPECT_TRUE(r.step({{1, {tokens.back()}}}) == first) << "alone";
+      }
+  }
+}
+
+}  // namespace
+}  // namespace apud
