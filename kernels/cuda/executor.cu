@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 #include <optional>
+#include <mutex>
 #include <set>
 #include <thread>
 
@@ -96,6 +97,7 @@ CudaExecutor::CudaExecutor(const Program& program, const Weights& weights,
                            const CudaOptions& options)
     : program_(program), options_(options) {
   validate_program(program, weights);
+  std::shared_lock<std::shared_mutex> making(whole_device());
   APUD_CUDA(cudaSetDevice(options.device));
   int major = 0, minor = 0, sms = 0;
   APUD_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, options.device));
@@ -235,6 +237,7 @@ CudaExecutor::CudaExecutor(const Program& program, const Weights& weights,
 }
 
 CudaExecutor::~CudaExecutor() {
+  std::shared_lock<std::shared_mutex> ending(whole_device());
   if (stream_) cudaStreamSynchronize(stream_);
   for (auto& [key, captured] : graphs_)
     if (captured.graph) cudaGraphExecDestroy(captured.graph);
@@ -404,49 +407,6 @@ void CudaExecutor::enqueue_greedy(const Step& step) {
     a.advance = {meta(step.batch.tokens), meta(step.batch.positions), meta(step.batch.position)};
   }
   sample(a, step.where);
-}
-
-/// The first step of a kind runs plainly (kernels load), the second is captured, later ones replay.
-void CudaExecutor::replay(const GraphKey& key, const std::function<void()>& all) {
-  Captured& c = graphs_[key];
-  if (c.graph) {
-    APUD_CUDA(cudaGraphLaunch(c.graph, stream_));
-    return;
-  }
-  if (c.seen++ == 0) return all();
-  cudaGraph_t graph = nullptr;
-  APUD_CUDA(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed));
-  try {
-    all();
-  } catch (...) {
-    cudaStreamEndCapture(stream_, &graph);
-    if (graph) cudaGraphDestroy(graph);
-    throw;
-  }
-  APUD_CUDA(cudaStreamEndCapture(stream_, &graph));
-  cudaError_t status = cudaGraphInstantiate(&c.graph, graph, 0);
-  cudaGraphDestroy(graph);
-  check(status, "cudaGraphInstantiate");
-  APUD_CUDA(cudaGraphLaunch(c.graph, stream_));
-}
-
-void CudaExecutor::run_graph(const Step& step, bool greedy) {
-  replay(GraphKey{step.tokens, step.out_rows, step.single, step.identity, greedy, step.kv}, [&] {
-    enqueue(small_.body, step);
-    if (step.out_rows > 0) enqueue(small_.outputs, step);
-    if (greedy) enqueue_greedy(step);
-  });
-}
-
-/// A short text's hundred kernels take longer to launch than to run: its step is a graph, too.
-void CudaExecutor::run_encoder(const Step& step) {
-  constexpr int kShort = 64;
-  auto all = [&] {
-    enqueue(large_.body, step);
-    enqueue(large_.outputs, step);
-  };
-  if (step.sequences != 1 || step.tokens > kShort) return all();
-  replay(GraphKey{step.tokens, 1, true, false, false, nullptr}, all);
 }
 
 bool CudaExecutor::use_small(const Batch& batch) const {

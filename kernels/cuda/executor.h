@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <shared_mutex>
 #include <tuple>
 #include <vector>
 
@@ -22,6 +23,10 @@ struct StageTime {
   double microseconds = 0;
   double bytes = 0;  // weights read
 };
+
+/// Shared while executors are made or end, held alone while one captures a step: a wait for the
+/// whole device fails while some stream is captured, and breaks that capture.
+std::shared_mutex& whole_device();
 
 class CudaExecutor : public Executor {
  public:

@@ -21,4 +21,11 @@ inline constexpr double kKvF16 = 1e-3;
 inline constexpr double kKvBf16 = 8e-3;
 inline constexpr double kKvI8 = 1.5e-2;
 
+/// Two ways to the same token on a GPU's default path: prompts in prefill's products (16-bit
+/// activations) or decode's (kActBlock32), whatever the cache left to compute. Of the gap between
+/// the two highest logits, relative to the root mean square of the row: six standard deviations of
+/// the difference of two logits that are each wrong by kActBlock32 of that on both ways. The widest
+/// seen in 2,442 answers of SmolLM2-135M was 0.102.
+inline constexpr double kPathGap = 12 * kActBlock32;
+
 }  // namespace apud::test

@@ -16,7 +16,8 @@ namespace apud::test {
 
 struct LogitRow {
   uint64_t hash = 0;
-  float gap = 0;  // highest - second highest
+  float gap = 0;   // highest - second highest
+  float size = 0;  // root of the mean square of all
   bool operator==(const LogitRow&) const = default;
 };
 
@@ -39,11 +40,14 @@ class Recorder : public Executor {
     for (size_t i = 0; i < batch.output_rows.size(); ++i) {
       std::span<const float> logits = out.subspan(i * width, width);
       float first = -INFINITY, second = -INFINITY;
+      double squares = 0;
       for (float value : logits) {
+        squares += static_cast<double>(value) * value;
         second = std::max(second, std::min(first, value));
         first = std::max(first, value);
       }
-      rows_.push_back({xxh3_64(logits.data(), logits.size_bytes()), first - second});
+      rows_.push_back({xxh3_64(logits.data(), logits.size_bytes()), first - second,
+                       static_cast<float>(std::sqrt(squares / static_cast<double>(width)))});
     }
   }
 
