@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/stopwatch.h"
+#include "rag/hit_maker.h"
 #include "rag/index.h"
 #include "rag/relevance.h"
 #include "rag/text/query.h"
@@ -26,6 +27,7 @@ using Clock = std::chrono::steady_clock;
 /// Scores of one candidate for one of the searched texts.
 struct Scores {
   std::optional<float> dense;
+  std::optional<float> around;  // product with the text's vector less its language's centre
   std::optional<double> bm25;
 };
 
@@ -51,6 +53,15 @@ class MinMax {
   double low_ = HUGE_VAL;
   double high_ = -HUGE_VAL;
 };
+
+MinMax scale_of_best(std::vector<double>& values, int best) {
+  MinMax scale;
+  const auto span = std::min<size_t>(values.size(), static_cast<size_t>(best));
+  std::partial_sort(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(span),
+                    values.end(), std::greater<>());
+  for (size_t i = 0; i < span; ++i) scale.see(values[i]);
+  return scale;
+}
 
 using Order = std::vector<std::pair<int64_t, const Candidate*>>;  // chunks, best first
 
@@ -86,67 +97,6 @@ std::vector<std::optional<TokenMatch>> order_by_tokens(Store& store,
   std::copy(ordered.begin(), ordered.end(), order.begin());
   return moved;
 }
-
-/// Makes hits of candidates, each once; their documents' texts are read once, too.
-class HitMaker {
- public:
-  HitMaker(Store& store, const std::vector<CollectionInfo>& collections)
-      : store_(store), collections_(collections) {}
-
-  /// Null where the chunk is gone, or its document not retrievable any more.
-  const Hit* operator()(int64_t id, const Candidate& candidate) {
-    auto [at, fresh] = made_.try_emplace(id);
-    if (fresh) at->second = make(id, candidate);
-    return at->second ? &*at->second : nullptr;
-  }
-
- private:
-  std::optional<Hit> make(int64_t id, const Candidate& candidate) {
-    std::vector<StoredChunk> found = store_.chunks({&id, 1});
-    if (found.empty()) return {};  // removed by another process since the search
-    const StoredChunk& chunk = found[0];
-    auto at = documents_.find(chunk.document);
-    if (at == documents_.end()) {
-      auto info = store_.document(chunk.document);
-      auto text = store_.text_if_there(chunk.document);
-      if (!info || info->vanished || !text) return {};
-      at = documents_
-               .emplace(chunk.document,
-                        std::pair(std::move(*info),
-                                  std::make_shared<const DocumentText>(std::move(*text))))
-               .first;
-    }
-    const auto& [info, source] = at->second;
-    const DocumentText& text = *source;
-    if (chunk.end > text.text.size() || chunk.begin >= chunk.end) return {};
-    Hit hit;
-    hit.chunk = id;
-    hit.document = chunk.document;
-    hit.collection = collections_[candidate.collection].id;
-    hit.collection_name = collections_[candidate.collection].name;
-    hit.path = info.path;
-    hit.title = info.title;
-    hit.heading = chunk.heading;
-    hit.heading_path = chunk.heading_path;
-    hit.text = text.text.substr(chunk.begin, chunk.end - chunk.begin);
-    hit.source = source;
-    hit.begin = chunk.begin;
-    hit.end = chunk.end;
-    hit.from = text.anchor_at(chunk.begin);
-    hit.to = text.anchor_at(chunk.end - 1);
-    hit.tokens = chunk.tokens;
-    for (const Scores& s : candidate.by_query) {
-      if (s.dense && (!hit.dense || *s.dense > *hit.dense)) hit.dense = s.dense;
-      if (s.bm25 && (!hit.bm25 || *s.bm25 > *hit.bm25)) hit.bm25 = s.bm25;
-    }
-    return hit;
-  }
-
-  Store& store_;
-  const std::vector<CollectionInfo>& collections_;
-  std::map<int64_t, std::pair<DocumentInfo, std::shared_ptr<const DocumentText>>> documents_;
-  std::unordered_map<int64_t, std::optional<Hit>> made_;
-};
 
 /// The end of a text that fits the embedder (of a follow-up the question is at the end).
 std::string fit_to_embedder(const TextEmbedder& embedder, std::string text) {
@@ -205,10 +155,10 @@ struct Retriever::Impl {
     return at->second.index;
   }
 
-  /// Vectors of what is searched; with a centre their tokens, too.
-  void embed_questions(const std::vector<std::string>& texts, std::span<const float> center,
+  /// Vectors of what is searched; with centres their tokens, too.
+  void embed_questions(const std::vector<std::string>& texts, const TokenCenters& centers,
                        std::span<float> vectors, std::vector<TokenQuestion>& questions) {
-    if (center.empty()) {
+    if (centers.empty()) {
       embedder->embed(texts, EmbedKind::kQuery, vectors);
       return;
     }
@@ -217,7 +167,7 @@ struct Retriever::Impl {
     std::vector<std::optional<TokenQuestion>> found(texts.size());
     embedder->embed_parts(whole, EmbedKind::kQuery, vectors,
                           [&](size_t i, std::span<const float> rows, std::span<const int>) {
-                            found[i].emplace(center, rows);
+                            found[i].emplace(centers.of(texts[i]), rows);
                           });
     for (auto& question : found) questions.push_back(std::move(*question));
   }
@@ -310,14 +260,24 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
   std::vector<float> vectors(queries.size() * dimension);
   const bool match = dense && words && options.match_tokens && impl_->embedder->token_width() > 0;
   std::vector<TokenQuestion> questions;  // (queries), or none
-  std::vector<float> center;
+  TokenCenters centers;
+  std::vector<float> around;  // (queries, dimension): less the centre of their language
   if (dense) {
     auto start = Clock::now();
-    if (match) center = store.token_center(impl_->embedder->fingerprint());
+    if (match) centers = TokenCenters(store.token_centers(impl_->embedder->fingerprint()));
     std::vector<std::string> fitted;
     fitted.reserve(queries.size());
     for (const std::string& q : queries) fitted.push_back(fit_to_embedder(*impl_->embedder, q));
-    impl_->embed_questions(fitted, center, vectors, questions);
+    impl_->embed_questions(fitted, centers, vectors, questions);
+    // Vectors of one language lie together, so a question finds its own language first and little
+    // of the other. Without the language's part it finds both.
+    if (!centers.empty() && centers.width() == dimension) {
+      around = vectors;
+      for (size_t q = 0; q < queries.size(); ++q) {
+        std::span<const float> center = centers.of(fitted[q]);
+        for (size_t d = 0; d < dimension; ++d) around[q * dimension + d] -= center[d];
+      }
+    }
     result.embed_ms = milliseconds_since(start);
   }
 
@@ -346,6 +306,11 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
           candidate(h.chunk, i).by_query[q].dense = h.score;
           if (q < asked) result.best_dense = std::max<double>(result.best_dense, h.score);
         }
+        if (!around.empty()) {
+          std::span<const float> moved(around.data() + q * dimension, dimension);
+          for (const VectorHit& h : index->search(moved, options.candidates, keep))
+            candidate(h.chunk, i).by_query[q].around = h.score;
+        }
       }
       std::string match = words ? any_word_match(queries[q]) : std::string();
       if (!match.empty()) {
@@ -369,25 +334,31 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
         for (size_t j = 0; j < ids.size(); ++j) {
           if (!std::isnan(scores[j])) candidates[ids[j]].by_query[q].dense = scores[j];
         }
+        if (around.empty()) continue;
+        scores = index->scores({around.data() + q * dimension, dimension}, ids);
+        for (size_t j = 0; j < ids.size(); ++j) {
+          if (!std::isnan(scores[j])) candidates[ids[j]].by_query[q].around = scores[j];
+        }
       }
     }
   }
 
   // Weighted min-max sum for each searched text, then their mean.
   for (size_t q = 0; q < queries.size(); ++q) {
-    std::vector<double> cosines;
-    MinMax dense_scale, bm25_scale;
+    std::vector<double> cosines, moved;
+    MinMax bm25_scale;
     for (auto& [chunk, c] : candidates) {
       if (c.by_query[q].dense) cosines.push_back(*c.by_query[q].dense);
+      if (c.by_query[q].around) moved.push_back(*c.by_query[q].around);
       if (c.by_query[q].bm25) bm25_scale.see(*c.by_query[q].bm25);
     }
-    // The dense scale spans the side's own best; the keyword side's finds below it count 0.
-    size_t span = std::min<size_t>(cosines.size(), options.candidates);
-    std::partial_sort(cosines.begin(), cosines.begin() + span, cosines.end(), std::greater<>());
-    for (size_t i = 0; i < span; ++i) dense_scale.see(cosines[i]);
+    // The dense scales span the side's own best; other sides' finds below them count 0.
+    const MinMax dense_scale = scale_of_best(cosines, options.candidates),
+                 around_scale = scale_of_best(moved, options.candidates);
     for (auto& [chunk, c] : candidates) {
       const Scores& s = c.by_query[q];
       double d = s.dense ? dense_scale(*s.dense) : 0;
+      if (s.around) d = std::max(d, around_scale(*s.around));
       double b = s.bm25 ? bm25_scale(*s.bm25) : 0;
       double weight =
           options.dense_weight.value_or(collections[c.collection].calibration.dense_weight);
@@ -404,7 +375,7 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
     return a.first < b.first;
   });
 
-  HitMaker make(store, collections);
+  HitMaker make(store);
   // Whether there is evidence at all is asked of the best by fused score: the line was drawn so.
   double over_line = -HUGE_VAL;
   if (dense) {
@@ -412,7 +383,7 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
     int looked = 0;
     for (const auto& [id, c] : order) {
       if (looked == kRelevanceHits) break;
-      const Hit* hit = make(id, *c);
+      const Hit* hit = make(id, collections[c->collection]);
       if (!hit) continue;
       ++looked;
       const CollectionInfo& from = collections[c->collection];
@@ -435,7 +406,7 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
     }
   }
   std::vector<std::optional<TokenMatch>> matches;
-  if (!questions.empty()) matches = order_by_tokens(store, questions, center.size(), order);
+  if (!questions.empty()) matches = order_by_tokens(store, questions, centers.width(), order);
   if (match && !order.empty() &&
       std::none_of(matches.begin(), matches.end(), [](auto& m) { return m.has_value(); })) {
     const std::string& name = collections[order[0].second->collection].name;
@@ -446,11 +417,15 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
   for (size_t place = 0; place < order.size(); ++place) {
     const auto& [id, c] = order[place];
     if (static_cast<int>(result.hits.size()) >= options.k) break;
-    const Hit* made = make(id, *c);
+    const Hit* made = make(id, collections[c->collection]);
     if (!made) continue;
     Hit& hit = result.hits.emplace_back(*made);
     hit.rank = static_cast<int>(result.hits.size());
     hit.score = c->fused;
+    for (const Scores& s : c->by_query) {
+      if (s.dense && (!hit.dense || *s.dense > *hit.dense)) hit.dense = s.dense;
+      if (s.bm25 && (!hit.bm25 || *s.bm25 > *hit.bm25)) hit.bm25 = s.bm25;
+    }
     if (place < matches.size() && matches[place]) {
       hit.match = matches[place]->all;
       hit.sentences = sentence_matches(*matches[place], hit.text, hit.begin);

@@ -232,10 +232,10 @@ class Store {
   std::vector<std::vector<uint16_t>> vectors(std::span<const int64_t> chunks);
   /// Packed token codes of chunks; empty where there are none.
   std::vector<std::string> token_codes(std::span<const int64_t> chunks);
-  /// What an embedder's token codes are signs around; empty: none yet.
-  std::vector<float> token_center(std::string_view embedder);
+  /// What an embedder's token codes are signs around (TokenCenters::values()); empty: none yet.
+  std::vector<float> token_centers(std::string_view embedder);
   /// REQUIRES: a collection of that embedder.
-  void set_token_center(WriteLock&, std::string_view embedder, std::span<const float> center);
+  void set_token_centers(WriteLock&, std::string_view embedder, std::span<const float> centers);
   /// Best `limit` by BM25 over heading, body, path. `match` is FTS5 syntax (rag/query.h makes it).
   std::vector<KeywordHit> keyword_search(int64_t collection, std::string_view match, int limit);
   /// Number of chunks holding each term (as tokenised for the index); for idf.

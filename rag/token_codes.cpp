@@ -1,10 +1,12 @@
 #include "rag/token_codes.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 
 #include "base/check.h"
+#include "base/utf8.h"
 
 namespace apud {
 namespace {
@@ -13,11 +15,15 @@ constexpr size_t kWordBits = 64;
 constexpr int kZero = 128;  // of the 8 bits of a question's dimension
 constexpr int kMost = 127;
 constexpr int kPlanes = 8;
+// Of a script's own mean in its centre, the rest the mean of both. With all of it a question finds
+// as much in the other language, but code and foreign lines come before prose in its own; with none
+// it finds little there. Half has nearly all of both (docs/performance.md, "Retrieval").
+constexpr double kOwnShare = 0.5;
 
-// What the centre is measured on: manuals, contracts, accounts, letters, recipes, science, stories,
-// tables and code in both languages, so that it lies in the middle of what people write. A centre
-// of 1,600 tokens of only two subjects cost .01 to .02 of hit@10; this one is as good as one of
-// 12,000 tokens of another corpus.
+// What the centres are measured on: manuals, contracts, accounts, letters, recipes, science,
+// stories, tables and code in both languages, so that they lie in the middle of what people write.
+// A centre of 1,600 tokens of only two subjects cost .01 to .02 of hit@10; this is as good as one
+// of 12,000 tokens of another corpus.
 constexpr const char* kCenterTexts[] = {
     "The package is installed with one command, and its configuration file lies in the system "
     "folder. To change the default value, edit the file, save it and restart the service. If the "
@@ -44,7 +50,7 @@ constexpr const char* kCenterTexts[] = {
     "version fixes several errors and is compatible with older files.",
     "for i in range(10): print(i, values[i])\nif (count == 0) return false; // nothing to do\n"
     "| Name | Size | Date |\nChapter 2. Overview of the most important terms\nNote: this step "
-    "cannot be undone.\n第二章 重要概念概述\n注意：这一步无法撤销。",
+    "cannot be undone.",
     "这个软件包用一条命令就可以安装，配置文件位于系统目录中。要修改默认设置，请编辑该文件，保存后重"
     "新启动服务。"
     "如果没有指定这个选项，程序就从标准输入读取数据，并把结果写到标准输出。函数成功时返回零，失败时"
@@ -61,7 +67,8 @@ constexpr const char* kCenterTexts[] = {
     "她关上门，望着窗外，很久没有说话。六岁以下的儿童由大人陪同时可以免费乘车。图书馆的开放时间是九"
     "点到五点，节假日除外。"
     "植物需要水、阳光和空气，大多数都经不起严寒。为什么发动机几分钟以后就停了？应该怎么办？"
-    "备份应当放在另一个地方，以免一场火灾把两份都毁掉。新版本修正了若干错误，并且与旧文件兼容。",
+    "备份应当放在另一个地方，以免一场火灾把两份都毁掉。新版本修正了若干错误，并且与旧文件兼容。"
+    "第二章 重要概念概述\n注意：这一步无法撤销。",
 };
 
 void put_u16(std::string& out, uint16_t value) {
@@ -105,43 +112,58 @@ CountBits count_bits() {
 
 }  // namespace
 
-std::vector<float> token_center(TextEmbedder& embedder) {
+TokenCenters TokenCenters::measure(TextEmbedder& embedder) {
   const auto width = static_cast<size_t>(embedder.token_width());
   APUD_CHECK(width > 0, "the embedder has vectors of tokens");
   std::vector<std::vector<std::string>> texts;
   for (const char* text : kCenterTexts) texts.push_back({text});
-  std::vector<double> sum(width, 0);
-  double tokens = 0;
+  std::vector<double> sums(2 * width, 0);
+  std::array<size_t, 2> tokens{};
   std::vector<float> vectors(texts.size() * static_cast<size_t>(embedder.dimension()));
   embedder.embed_parts(texts, EmbedKind::kPassage, vectors,
-                       [&](size_t, std::span<const float> rows, std::span<const int>) {
-                         for (size_t i = 0; i < rows.size(); ++i) sum[i % width] += rows[i];
-                         tokens += static_cast<double>(rows.size() / width);
+                       [&](size_t i, std::span<const float> rows, std::span<const int>) {
+                         const size_t script = holds_cjk(texts[i][0]) ? 1 : 0;
+                         for (size_t at = 0; at < rows.size(); ++at)
+                           sums[script * width + at % width] += rows[at];
+                         tokens[script] += rows.size() / width;
                        });
-  std::vector<float> center(width);
-  for (size_t d = 0; d < width; ++d) center[d] = static_cast<float>(sum[d] / std::max(1.0, tokens));
-  return center;
+  TokenCenters centers;
+  const auto both = static_cast<double>(std::max<size_t>(1, tokens[0] + tokens[1]));
+  for (size_t at = 0; at < sums.size(); ++at) {
+    const size_t script = at / width, d = at % width;
+    const double own = sums[at] / static_cast<double>(std::max<size_t>(1, tokens[script]));
+    const double all = (sums[d] + sums[width + d]) / both;
+    centers.values_.push_back(static_cast<float>(kOwnShare * own + (1 - kOwnShare) * all));
+  }
+  return centers;
 }
 
-TokenCodes TokenCodes::of(std::span<const float> center, std::span<const float> rows,
-                          std::span<const int> parts) {
-  const size_t width = center.size();
+std::span<const float> TokenCenters::of(std::string_view text) const {
+  return std::span(values_).subspan(holds_cjk(text) ? width() : 0, width());
+}
+
+TokenCodes TokenCodes::of(const TokenCenters& centers, std::span<const std::string> texts,
+                          std::span<const float> rows, std::span<const int> counts) {
+  APUD_CHECK(texts.size() == counts.size() && texts.size() <= UINT16_MAX, "tokens of each part");
+  const size_t width = centers.width();
   TokenCodes codes;
   codes.words = (width + kWordBits - 1) / kWordBits;
-  size_t tokens = 0;
-  for (int count : parts) {
-    APUD_CHECK(count >= 0 && count <= UINT16_MAX, "a part's tokens fit the format");
-    codes.parts.push_back(static_cast<uint16_t>(count));
-    tokens += static_cast<size_t>(count);
-  }
-  APUD_CHECK(parts.size() <= UINT16_MAX && rows.size() == tokens * width, "a row for every token");
-  codes.bits.assign(tokens * codes.words, 0);
-  for (size_t t = 0; t < tokens; ++t) {
-    for (size_t d = 0; d < width; ++d) {
-      if (rows[t * width + d] > center[d])
-        codes.bits[t * codes.words + d / kWordBits] |= uint64_t{1} << (d % kWordBits);
+  codes.bits.assign(rows.size() / width * codes.words, 0);
+  size_t token = 0;
+  for (size_t p = 0; p < texts.size(); ++p) {
+    APUD_CHECK(counts[p] >= 0 && counts[p] <= UINT16_MAX, "a part's tokens fit the format");
+    codes.parts.push_back(static_cast<uint16_t>(counts[p]));
+    const std::span<const float> center = centers.of(texts[p]);
+    const size_t end = token + codes.parts.back();
+    APUD_CHECK(end * width <= rows.size(), "a row for every token");
+    for (; token < end; ++token) {
+      for (size_t d = 0; d < width; ++d) {
+        if (rows[token * width + d] > center[d])
+          codes.bits[token * codes.words + d / kWordBits] |= uint64_t{1} << (d % kWordBits);
+      }
     }
   }
+  APUD_CHECK(token * width == rows.size(), "a row for every token");
   return codes;
 }
 

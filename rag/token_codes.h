@@ -20,9 +20,27 @@
 
 namespace apud {
 
-/// Mean of the unit vectors of an embedder's tokens, (token_width), over a built-in text: two
-/// languages, many subjects. Some 1,100 tokens are embedded. REQUIRES: token_width() > 0.
-std::vector<float> token_center(TextEmbedder& embedder);
+/// Where the tokens of an embedder lie: means of their unit vectors, one seen from text without
+/// CJK, one from text with it.
+class TokenCenters {
+ public:
+  TokenCenters() = default;
+  /// Measured on a built-in text, some 1,100 tokens of two languages and many subjects. REQUIRES:
+  /// token_width() > 0.
+  static TokenCenters measure(TextEmbedder& embedder);
+  /// As values() gave them.
+  explicit TokenCenters(std::vector<float> values) : values_(std::move(values)) {}
+
+  bool empty() const { return values_.empty(); }
+  size_t width() const { return values_.size() / 2; }
+  /// (width): the centre of a text's tokens.
+  std::span<const float> of(std::string_view text) const;
+  /// (2, width), for the store.
+  const std::vector<float>& values() const { return values_; }
+
+ private:
+  std::vector<float> values_;
+};
 
 /// Signs of the vectors of a text's tokens, part by part (its heading, then its sentences).
 struct TokenCodes {
@@ -30,9 +48,9 @@ struct TokenCodes {
   std::vector<uint16_t> parts;  // tokens of each part
   std::vector<uint64_t> bits;   // (tokens, words), a set bit: above the centre
 
-  /// rows: (tokens, center.size()); parts: their number in each part, their sum the tokens.
-  static TokenCodes of(std::span<const float> center, std::span<const float> rows,
-                       std::span<const int> parts);
+  /// texts: the parts; rows: (tokens, width) of them all; counts: tokens of each part.
+  static TokenCodes of(const TokenCenters& centers, std::span<const std::string> texts,
+                       std::span<const float> rows, std::span<const int> counts);
   /// For the store; little-endian whatever the machine.
   std::string pack() const;
   /// None where the bytes are no codes of that width: damaged, or of another embedder.
@@ -49,7 +67,7 @@ struct TokenMatch {
 /// A question's tokens, ready to be compared.
 class TokenQuestion {
  public:
-  /// rows: (tokens, center.size()), unit.
+  /// center: of the question's own text, (width); rows: (tokens, width), unit.
   TokenQuestion(std::span<const float> center, std::span<const float> rows);
   /// REQUIRES: codes of the same width. A question or a text without tokens matches nothing (-1).
   TokenMatch match(const TokenCodes& codes) const;

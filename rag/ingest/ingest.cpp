@@ -20,7 +20,6 @@
 #include "rag/index.h"
 #include "rag/ingest/calibrate.h"
 #include "rag/ingest/pipeline.h"
-#include "rag/token_codes.h"
 
 namespace apud {
 namespace {
@@ -285,15 +284,15 @@ class Run {
     pipeline.loading = options_.loading;
     pipeline.cancel = cancel_;
     if (embedder_.token_width() > 0 && !work_.empty()) {
-      std::vector<float>& center = pipeline.token_center;
-      center = store_.token_center(embedder_.fingerprint());
-      if (center.empty()) {
-        center = token_center(embedder_);
-        store_.set_token_center(lock, embedder_.fingerprint(), center);
+      TokenCenters& centers = pipeline.token_centers;
+      centers = TokenCenters(store_.token_centers(embedder_.fingerprint()));
+      if (centers.empty()) {
+        centers = TokenCenters::measure(embedder_);
+        store_.set_token_centers(lock, embedder_.fingerprint(), centers.values());
       }
     }
     pipeline.known_keys =
-        store_.vector_keys(embedder_.fingerprint(), !pipeline.token_center.empty());
+        store_.vector_keys(embedder_.fingerprint(), !pipeline.token_centers.empty());
     pipeline.owners = std::move(owners_);
     PipelineTotals totals =
         run_pipeline(store_, lock, embedder_, std::move(work_), std::move(pipeline),

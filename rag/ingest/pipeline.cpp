@@ -10,9 +10,7 @@
 #include <unordered_set>
 
 #include "base/check.h"
-#include "base/child.h"
 #include "base/utf8.h"
-#include "rag/token_codes.h"
 
 namespace apud {
 namespace {
@@ -90,7 +88,6 @@ class Pipeline {
   bool cancelled() const { return options_.cancel && options_.cancel->raised(); }
 
   void parse_loop() {
-    ChildReuse reuse;  // HTML pages in turn in one child
     for (;;) {
       size_t index;
       {
@@ -137,7 +134,7 @@ class Pipeline {
       NewChunk fresh{chunk.begin, chunk.end, section.heading, section.path, chunk.tokens, {}};
       std::string text = embedded_text(document, cut, chunk);
       fresh.embedded_hash = text_key(text);
-      if (options_.token_center.empty()) {
+      if (options_.token_centers.empty()) {
         job->texts.push_back({std::move(text)});
       } else {
         job->texts.push_back(embedded_parts(document, cut, chunk));
@@ -199,7 +196,7 @@ class Pipeline {
       size_t key;
     };
     std::vector<Text> all;
-    const bool coded = !options_.token_center.empty();
+    const bool coded = !options_.token_centers.empty();
     for (auto& job : jobs) {
       job->vectors.resize(job->keys.size() * dimension);
       if (coded) job->codes.resize(job->keys.size());
@@ -225,7 +222,7 @@ class Pipeline {
             texts, EmbedKind::kPassage, out,
             [&](size_t i, std::span<const float> rows, std::span<const int> parts) {
               call[i].job->codes[call[i].key] =
-                  TokenCodes::of(options_.token_center, rows, parts).pack();
+                  TokenCodes::of(options_.token_centers, texts[i], rows, parts).pack();
             });
       } else {
         std::vector<std::string> texts;

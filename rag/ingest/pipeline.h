@@ -19,6 +19,7 @@
 #include "rag/ingest.h"
 #include "rag/loader.h"
 #include "rag/store.h"
+#include "rag/token_codes.h"
 #include "rag/walk.h"
 
 namespace apud {
@@ -37,7 +38,7 @@ struct PipelineOptions {
   LoadOptions loading;
   const CancelFlag* cancel = nullptr;
   std::vector<std::string> known_keys;  // text_key()s that have a vector (and codes) already
-  std::vector<float> token_center;      // of the embedder's token codes; empty: it has none
+  TokenCenters token_centers;           // of the embedder's tokens; empty: it has none
   /// Content hash -> document that is indexed with it and stays.
   std::unordered_map<std::string, std::pair<int64_t, std::string>> owners;
 };

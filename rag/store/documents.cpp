@@ -9,12 +9,6 @@
 
 namespace apud {
 
-namespace {
-
-constexpr size_t kPurgedTogether = 4;  // keyword tables of some 1.5 MB
-
-}  // namespace
-
 using sqlite::Database;
 using sqlite::KeywordRow;
 using sqlite::Statement;
@@ -32,10 +26,8 @@ std::vector<KeywordRow> sqlite::keyword_rows(std::string_view path, std::string_
 }
 
 void sqlite::rebuild_keywords(Database& db) {
-  std::vector<int64_t> collections;  // no table can be dropped beside a statement that reads
-  Statement known(db, "SELECT id FROM collections");
-  while (known.row()) collections.push_back(known.integer(0));
-  for (int64_t collection : collections) drop_keyword_tables(db, collection);
+  Statement collections(db, "SELECT id FROM collections");
+  while (collections.row()) drop_keyword_tables(db, collections.integer(0));
   Statement select(db,
                    "SELECT d.id, d.collection, d.path, t.text FROM documents d "
                    "JOIN texts t ON t.document = d.id WHERE d.vanished = 0 AND d.chunks > 0");
@@ -66,8 +58,6 @@ void Store::Impl::clear_document(const DocumentInfo& info) {
 }
 
 void Store::Impl::drop_orphans() {
-  // Emptying an empty table writes a page, and its commit waits for the disk.
-  if (db->integer("SELECT EXISTS (SELECT 1 FROM orphans)") == 0) return;
   db->exec(
       "DELETE FROM token_codes WHERE vector IN (SELECT vector FROM orphans) AND NOT EXISTS "
       "(SELECT 1 FROM chunks WHERE chunks.vector = token_codes.vector)");
@@ -285,20 +275,16 @@ std::vector<std::string> Store::remove_documents(WriteLock&, std::span<const int
     impl_->bump(info->collection);
   }
   impl_->drop_orphans();
-  // In the same commit where that is little: each waits for the disk.
-  std::vector<sqlite::KeywordTable> stale = sqlite::stale_keyword_tables(db);
-  if (stale.size() <= kPurgedTogether) {
-    for (sqlite::KeywordTable table : stale) sqlite::purge_keyword_table(db, table);
-  }
   transaction.commit();
   std::sort(sessions.begin(), sessions.end());
   sessions.erase(std::unique(sessions.begin(), sessions.end()), sessions.end());
   return sessions;
 }
 
-void Store::set_token_center(WriteLock&, std::string_view embedder, std::span<const float> center) {
-  Statement(impl_->writable(), "UPDATE embedders SET center = ? WHERE fingerprint = ?")
-      .add_blob(center.data(), center.size_bytes())
+void Store::set_token_centers(WriteLock&, std::string_view embedder,
+                              std::span<const float> centers) {
+  Statement(impl_->writable(), "UPDATE embedders SET centers = ? WHERE fingerprint = ?")
+      .add_blob(centers.data(), centers.size_bytes())
       .add(embedder)
       .run();
 }

@@ -167,15 +167,15 @@ std::vector<std::string> Store::token_codes(std::span<const int64_t> chunks) {
   return all;
 }
 
-std::vector<float> Store::token_center(std::string_view embedder) {
-  Statement select(impl_->database(), "SELECT center FROM embedders WHERE fingerprint = ?");
+std::vector<float> Store::token_centers(std::string_view embedder) {
+  Statement select(impl_->database(), "SELECT centers FROM embedders WHERE fingerprint = ?");
   select.add(embedder);
   if (!select.row()) return {};
   auto bytes = select.blob(0);
-  std::vector<float> center(bytes.size() / sizeof(float));
-  std::copy_n(bytes.data(), center.size() * sizeof(float),
-              reinterpret_cast<std::byte*>(center.data()));
-  return center;
+  std::vector<float> centers(bytes.size() / sizeof(float));
+  std::copy_n(bytes.data(), centers.size() * sizeof(float),
+              reinterpret_cast<std::byte*>(centers.data()));
+  return centers;
 }
 
 void Store::for_each_vector(int64_t collection, const std::function<void(const VectorRow&)>& row) {

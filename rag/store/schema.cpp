@@ -74,25 +74,20 @@ constexpr int64_t kKeywordTablesVersion = 4;
 
 // Tokens of what was embedded before have no codes until it is embedded anew (apud coll reindex).
 constexpr const char* kVersion5 = R"(
-ALTER TABLE embedders ADD COLUMN center BLOB;
+ALTER TABLE embedders ADD COLUMN centers BLOB;
 CREATE TABLE token_codes(
   vector INTEGER PRIMARY KEY REFERENCES vectors(id), data BLOB NOT NULL) STRICT;
 )";
 
-// A collection's sums without its documents' rows; and tables of half as many chunk ids.
-constexpr const char* kVersion6 = R"(
-CREATE INDEX documents_sums ON documents(collection, vanished, chunks, tokens, text_bytes);
-)";
-constexpr int64_t kHalfTablesVersion = 6;
+constexpr const char* kMigrations[kSchemaVersion] = {kVersion1, kVersion2, kVersion3, kVersion4,
+                                                     kVersion5};
 
-constexpr const char* kMigrations[kSchemaVersion] = {kVersion1, kVersion2, kVersion3,
-                                                     kVersion4, kVersion5, kVersion6};
-
-void drop_whole_keyword_tables(Database& db) {
+void split_keyword_tables(Database& db) {
   std::vector<int64_t> collections;
   Statement select(db, "SELECT id FROM collections");
   while (select.row()) collections.push_back(select.integer(0));
   for (int64_t c : collections) db.exec(fmt::format("DROP TABLE fts_{}", c));
+  rebuild_keywords(db);
 }
 
 [[noreturn]] void refuse(Database& db, const std::string& why, const std::string& advice) {
@@ -128,8 +123,7 @@ void migrate(Database& db) {
   if (version == kSchemaVersion) return;
   Transaction transaction(db);
   for (int64_t step = version; step < kSchemaVersion; ++step) db.exec(kMigrations[step]);
-  if (version < kKeywordTablesVersion) drop_whole_keyword_tables(db);
-  if (version < kHalfTablesVersion) rebuild_keywords(db);
+  if (version < kKeywordTablesVersion) split_keyword_tables(db);
   db.exec("PRAGMA application_id = " + std::to_string(kApplicationId));
   db.exec("PRAGMA user_version = " + std::to_string(kSchemaVersion));
   transaction.commit();

@@ -487,7 +487,7 @@ TEST_F(TokenIngestTest, CodesAreKeptByPart) {
   std::vector<std::string> codes = store.token_codes(chunks);
   for (const std::string& packed : codes)
     EXPECT_EQ(packed.size(), 2u + 2 * 2 + 3 * 16) << "no heading, one sentence, three tokens";
-  EXPECT_EQ(store.token_center(tokens.fingerprint()).size(), 100u);
+  EXPECT_EQ(store.token_centers(tokens.fingerprint()).size(), 200u);
 }
 
 // Codes go with what they were made of, and a collection without them says so until it is made

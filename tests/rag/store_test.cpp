@@ -134,8 +134,7 @@ TEST_F(StoreTest, AnAbstainLineOfAnOlderSchemaIsNotInForce) {
     sqlite::drop_keyword_tables(db, collection);
     db.exec("DROP TABLE keyword_tables");
     db.exec("DROP TABLE token_codes");
-    db.exec("ALTER TABLE embedders DROP COLUMN center");
-    db.exec("DROP INDEX documents_sums");
+    db.exec("ALTER TABLE embedders DROP COLUMN centers");
     db.exec("CREATE TABLE fts_" + std::to_string(collection) + "(x)");
     db.exec("PRAGMA user_version = 2");
   }

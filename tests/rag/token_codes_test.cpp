@@ -47,6 +47,26 @@ float max_sim(const std::vector<float>& center, const std::vector<float>& questi
   return static_cast<float>(sum / static_cast<double>(n));
 }
 
+const std::vector<std::string> kOne = {"one"};
+
+/// The same centre for both scripts.
+TokenCenters both(const std::vector<float>& center) {
+  std::vector<float> values = center;
+  values.insert(values.end(), center.begin(), center.end());
+  return TokenCenters(values);
+}
+
+TEST(TokenCodes, EachPartIsSeenFromTheCentreOfItsScript) {
+  const TokenCenters centers({0.0f, 0.0f, 0.5f, 0.5f});
+  EXPECT_EQ(centers.width(), 2u);
+  EXPECT_EQ(centers.of("boiler")[0], 0.0f);
+  EXPECT_EQ(centers.of("see 锅炉")[0], 0.5f);
+  const std::vector<std::string> texts = {"boiler", "锅炉"};
+  const std::vector<float> rows = {0.4f, -0.4f, 0.4f, 0.6f};
+  TokenCodes codes = TokenCodes::of(centers, texts, rows, std::vector<int>{1, 1});
+  EXPECT_EQ(codes.bits, (std::vector<uint64_t>{0b01, 0b10}));
+}
+
 TEST(TokenCodes, MatchIsMaxSimOfTheSigns) {
   std::mt19937_64 random(5);
   for (size_t width : {1u, 64u, 100u, 384u}) {
@@ -55,7 +75,8 @@ TEST(TokenCodes, MatchIsMaxSimOfTheSigns) {
     std::vector<float> rows = unit_rows(random, 9, width, center);
     std::vector<float> asked = unit_rows(random, 4, width, center);
     const std::vector<int> parts = {2, 0, 3, 4};
-    TokenCodes codes = TokenCodes::of(center, rows, parts);
+    const std::vector<std::string> texts = {"one two", "", "three", "four"};
+    TokenCodes codes = TokenCodes::of(both(center), texts, rows, parts);
     TokenMatch match = TokenQuestion(center, asked).match(codes);
     EXPECT_NEAR(match.all, max_sim(center, asked, rows, 0, 9), 0.01);
     ASSERT_EQ(match.parts.size(), 4u);
@@ -64,17 +85,18 @@ TEST(TokenCodes, MatchIsMaxSimOfTheSigns) {
     EXPECT_NEAR(match.parts[2], max_sim(center, asked, rows, 2, 5), 0.01);
     EXPECT_NEAR(match.parts[3], max_sim(center, asked, rows, 5, 9), 0.01);
     // A text that holds the question's own tokens is nearer than any other.
-    TokenMatch own =
-        TokenQuestion(center, asked).match(TokenCodes::of(center, asked, std::vector<int>{4}));
+    TokenMatch own = TokenQuestion(center, asked)
+                         .match(TokenCodes::of(both(center), kOne, asked, std::vector<int>{4}));
     EXPECT_GE(own.all, match.all);
   }
 }
 
 TEST(TokenCodes, NothingMatchesNothing) {
   std::vector<float> center(64, 0.0f), row(64, 0.125f);
-  TokenCodes empty = TokenCodes::of(center, {}, std::vector<int>{0, 0});
+  TokenCodes empty =
+      TokenCodes::of(both(center), std::vector<std::string>{"", ""}, {}, std::vector<int>{0, 0});
   EXPECT_EQ(TokenQuestion(center, row).match(empty).all, -1);
-  TokenCodes one = TokenCodes::of(center, row, std::vector<int>{1});
+  TokenCodes one = TokenCodes::of(both(center), kOne, row, std::vector<int>{1});
   EXPECT_EQ(TokenQuestion(center, {}).match(one).all, -1);
   EXPECT_EQ(TokenQuestion(center, center).match(one).all, -1) << "the centre points nowhere";
 }
@@ -82,8 +104,9 @@ TEST(TokenCodes, NothingMatchesNothing) {
 TEST(TokenCodes, UnpackGivesWhatWasPackedAndRefusesWhatWasNot) {
   std::mt19937_64 random(6);
   std::vector<float> center(100, 0.02f);
-  TokenCodes codes =
-      TokenCodes::of(center, unit_rows(random, 5, 100, center), std::vector<int>{0, 4, 1});
+  const std::vector<std::string> texts = {"", "a", "b"};
+  TokenCodes codes = TokenCodes::of(both(center), texts, unit_rows(random, 5, 100, center),
+                                    std::vector<int>{0, 4, 1});
   const std::string bytes = codes.pack();
   EXPECT_EQ(bytes.size(), 2u + 3 * 2 + 5 * 2 * 8);
   auto back = TokenCodes::unpack(bytes, 100);
