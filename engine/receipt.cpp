@@ -111,6 +111,8 @@ std::string tier_text(const TierChoice& choice) {
 
 }  // namespace
 
+constexpr int kTimedTokens = 64;  // fewer take a step's overhead, not a speed
+
 std::string receipt_details(const Receipt& receipt) {
   const Usage& usage = receipt.usage;
   const Timing& timing = receipt.timing;
@@ -128,7 +130,7 @@ std::string receipt_details(const Receipt& receipt) {
       fmt::format("first token {:.3f} s (queue {:.3f} s, restore {:.3f} s), then {:.1f} ms a token",
                   timing.ttft, timing.queue, timing.restore, timing.tpot * 1000);
   out += fmt::format(" ({:.1f} tok/s), total {:.3f} s\n", timing.tokens_per_second(), timing.total);
-  if (timing.prefill_tokens_per_second > 0) {
+  if (timing.prefill_tokens_per_second > 0 && usage.computed >= kTimedTokens) {
     out += fmt::format("reading {:.0f} tok/s\n", timing.prefill_tokens_per_second);
   }
   if (receipt.cache_break) {

@@ -329,6 +329,10 @@ TEST(Receipt, OneLineFitsEightyColumns) {
   EXPECT_NE(receipt_details(receipt).find("reused 999,499: device 1,200, disk 34"),
             std::string::npos);
   EXPECT_NE(receipt_json(receipt).find("\"cached_disk\":34"), std::string::npos);
+  receipt.timing.prefill_tokens_per_second = 11;
+  EXPECT_NE(receipt_details(receipt).find("reading 11 tok/s"), std::string::npos);
+  receipt.usage.computed = 1;  // the last token of a prompt that was all there
+  EXPECT_EQ(receipt_details(receipt).find("reading"), std::string::npos);
 }
 
 }  // namespace
