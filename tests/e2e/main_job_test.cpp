@@ -389,6 +389,12 @@ TEST_F(MainJob, NoSaveLeavesNothing) {
   RunResult r = other.run(
       {"ask", "--no-docs", "--no-save", "--max-tokens", "4", "Say the word xylophonist."});
   EXPECT_EQ(r.code, 0) << r;
+  RunResult chat = other.run({"chat", "--no-docs", "--no-save", "--max-tokens", "4"},
+                             "Say the word xylophonist.\nAgain: xylophonist.\n");
+  EXPECT_EQ(chat.code, 0) << chat;
+  RunResult batch = other.run({"batch", "--no-docs", "--no-save", "--max-tokens", "4"},
+                              "Who is a xylophonist?\n");
+  EXPECT_EQ(batch.code, 0) << batch;
   RunResult left = other.shell(
       "grep -rl xylophonist \"$HOME\" | wc -l; find \"$HOME/.cache\" -name '*.kv*' 2>/dev/null | "
       "wc -l; ls \"$HOME/.local/share/apud\" 2>/dev/null | wc -l");
