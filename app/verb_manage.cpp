@@ -149,7 +149,10 @@ int verb_doc(Runtime& runtime) {
   Terminal& terminal = runtime.terminal;
   std::string name =
       common.collections.empty() ? runtime.options.settings.collection : common.collections.front();
-  CollectionInfo collection = runtime.store().collection(name);
+  // One connection: each reads the names of all keyword tables, thousands in a large store.
+  const bool removes = m.action == "rm" && runtime.has_store();
+  Store& there = removes ? runtime.writer() : runtime.store();
+  CollectionInfo collection = there.collection(name);
   if (m.action == "list") {
     ordered_json out = {{"schema", kJsonSchema}, {"documents", ordered_json::array()}};
     for (const DocumentInfo& d : runtime.store().documents(collection.id)) {

@@ -9,6 +9,12 @@
 
 namespace apud {
 
+namespace {
+
+constexpr size_t kPurgedTogether = 4;  // keyword tables of some 1.5 MB
+
+}  // namespace
+
 using sqlite::Database;
 using sqlite::KeywordRow;
 using sqlite::Statement;
@@ -26,8 +32,10 @@ std::vector<KeywordRow> sqlite::keyword_rows(std::string_view path, std::string_
 }
 
 void sqlite::rebuild_keywords(Database& db) {
-  Statement collections(db, "SELECT id FROM collections");
-  while (collections.row()) drop_keyword_tables(db, collections.integer(0));
+  std::vector<int64_t> collections;  // no table can be dropped beside a statement that reads
+  Statement known(db, "SELECT id FROM collections");
+  while (known.row()) collections.push_back(known.integer(0));
+  for (int64_t collection : collections) drop_keyword_tables(db, collection);
   Statement select(db,
                    "SELECT d.id, d.collection, d.path, t.text FROM documents d "
                    "JOIN texts t ON t.document = d.id WHERE d.vanished = 0 AND d.chunks > 0");
@@ -58,6 +66,8 @@ void Store::Impl::clear_document(const DocumentInfo& info) {
 }
 
 void Store::Impl::drop_orphans() {
+  // Emptying an empty table writes a page, and its commit waits for the disk.
+  if (db->integer("SELECT EXISTS (SELECT 1 FROM orphans)") == 0) return;
   db->exec(
       "DELETE FROM token_codes WHERE vector IN (SELECT vector FROM orphans) AND NOT EXISTS "
       "(SELECT 1 FROM chunks WHERE chunks.vector = token_codes.vector)");
@@ -275,6 +285,11 @@ std::vector<std::string> Store::remove_documents(WriteLock&, std::span<const int
     impl_->bump(info->collection);
   }
   impl_->drop_orphans();
+  // In the same commit where that is little: each waits for the disk.
+  std::vector<sqlite::KeywordTable> stale = sqlite::stale_keyword_tables(db);
+  if (stale.size() <= kPurgedTogether) {
+    for (sqlite::KeywordTable table : stale) sqlite::purge_keyword_table(db, table);
+  }
   transaction.commit();
   std::sort(sessions.begin(), sessions.end());
   sessions.erase(std::unique(sessions.begin(), sessions.end()), sessions.end());

@@ -213,21 +213,29 @@ void remove_keywords(Database& db, int64_t collection, std::span<const KeywordRo
   }
 }
 
-void purge_keywords(Database& db) {
+std::vector<KeywordTable> stale_keyword_tables(Database& db) {
   Statement select(db, "SELECT collection, shard FROM keyword_tables WHERE stale = 1");
-  std::vector<std::pair<int64_t, int64_t>> stale;
-  while (select.row()) stale.emplace_back(select.integer(0), select.integer(1));
-  for (auto [collection, shard] : stale) {
+  std::vector<KeywordTable> stale;
+  while (select.row()) stale.push_back({select.integer(0), select.integer(1)});
+  return stale;
+}
+
+void purge_keyword_table(Database& db, KeywordTable which) {
+  std::string name = table(which.collection, which.shard);
+  const char* mark = "UPDATE keyword_tables SET stale = 0 WHERE collection = ? AND shard = ?";
+  if (db.integer("SELECT EXISTS (SELECT 1 FROM " + name + "_docsize)")) {
+    db.exec("INSERT INTO " + name + "(" + name + ") VALUES('optimize')");
+  } else {
+    db.exec("DROP TABLE " + name);
+    mark = "DELETE FROM keyword_tables WHERE collection = ? AND shard = ?";
+  }
+  Statement(db, mark).add(which.collection).add(which.shard).run();
+}
+
+void purge_keywords(Database& db) {
+  for (KeywordTable stale : stale_keyword_tables(db)) {
     Transaction transaction(db);
-    std::string name = table(collection, shard);
-    const char* mark = "UPDATE keyword_tables SET stale = 0 WHERE collection = ? AND shard = ?";
-    if (db.integer("SELECT EXISTS (SELECT 1 FROM " + name + "_docsize)")) {
-      db.exec("INSERT INTO " + name + "(" + name + ") VALUES('optimize')");
-    } else {
-      db.exec("DROP TABLE " + name);
-      mark = "DELETE FROM keyword_tables WHERE collection = ? AND shard = ?";
-    }
-    Statement(db, mark).add(collection).add(shard).run();
+    purge_keyword_table(db, stale);
     transaction.commit();
   }
 }

@@ -18,7 +18,7 @@
 namespace apud::sqlite {
 
 /// Chunk ids of one table. Purging a removed document rewrites the tables that its chunks are in.
-inline constexpr int64_t kShardChunks = 4096;
+inline constexpr int64_t kShardChunks = 2048;
 
 // BM25: FTS5's own constants; weights of heading, body, path.
 inline constexpr double kSaturation = 1.2;     // k1
@@ -45,8 +45,14 @@ void replace_keyword_tables(Database& db, int64_t collection, int64_t from);
 void add_keywords(Database& db, int64_t collection, std::span<const KeywordRow> rows);
 /// The rows must be what add_keywords was given: the table keeps no text to compare with.
 void remove_keywords(Database& db, int64_t collection, std::span<const KeywordRow> rows);
-/// Merges the tables that words were removed from, a transaction each, so that these are in none.
-/// REQUIRES: no transaction is open.
+struct KeywordTable {
+  int64_t collection = 0, shard = 0;
+};
+/// Tables that hold words of rows that were removed.
+std::vector<KeywordTable> stale_keyword_tables(Database& db);
+/// Merges such a table so that it holds them no more.
+void purge_keyword_table(Database& db, KeywordTable table);
+/// All of them, a transaction each. REQUIRES: no transaction is open.
 void purge_keywords(Database& db);
 int64_t count_keyword_rows(Database& db, int64_t collection);
 /// Best `limit` rows; `match` in FTS5's syntax.

@@ -79,15 +79,20 @@ CREATE TABLE token_codes(
   vector INTEGER PRIMARY KEY REFERENCES vectors(id), data BLOB NOT NULL) STRICT;
 )";
 
-constexpr const char* kMigrations[kSchemaVersion] = {kVersion1, kVersion2, kVersion3, kVersion4,
-                                                     kVersion5};
+// A collection's sums without its documents' rows; and tables of half as many chunk ids.
+constexpr const char* kVersion6 = R"(
+CREATE INDEX documents_sums ON documents(collection, vanished, chunks, tokens, text_bytes);
+)";
+constexpr int64_t kHalfTablesVersion = 6;
 
-void split_keyword_tables(Database& db) {
+constexpr const char* kMigrations[kSchemaVersion] = {kVersion1, kVersion2, kVersion3,
+                                                     kVersion4, kVersion5, kVersion6};
+
+void drop_whole_keyword_tables(Database& db) {
   std::vector<int64_t> collections;
   Statement select(db, "SELECT id FROM collections");
   while (select.row()) collections.push_back(select.integer(0));
   for (int64_t c : collections) db.exec(fmt::format("DROP TABLE fts_{}", c));
-  rebuild_keywords(db);
 }
 
 [[noreturn]] void refuse(Database& db, const std::string& why, const std::string& advice) {
@@ -123,7 +128,8 @@ void migrate(Database& db) {
   if (version == kSchemaVersion) return;
   Transaction transaction(db);
   for (int64_t step = version; step < kSchemaVersion; ++step) db.exec(kMigrations[step]);
-  if (version < kKeywordTablesVersion) split_keyword_tables(db);
+  if (version < kKeywordTablesVersion) drop_whole_keyword_tables(db);
+  if (version < kHalfTablesVersion) rebuild_keywords(db);
   db.exec("PRAGMA application_id = " + std::to_string(kApplicationId));
   db.exec("PRAGMA user_version = " + std::to_string(kSchemaVersion));
   transaction.commit();

@@ -121,6 +121,7 @@ class OlderStore : public testing::Test {
     db.exec("DROP TABLE keyword_tables");
     db.exec("DROP TABLE token_codes");
     db.exec("ALTER TABLE embedders DROP COLUMN centers");
+    db.exec("DROP INDEX documents_sums");
     db.exec("CREATE VIRTUAL TABLE fts_" + std::to_string(collection) +
             " USING fts5(heading, body, path, content='', tokenize='porter apud')");
     db.exec("PRAGMA user_version = 3");
@@ -139,6 +140,25 @@ class OlderStore : public testing::Test {
 TEST_F(OlderStore, AWriterBringsItUpToDate) {
   Store store;
   expect_found(store);
+}
+
+TEST_F(OlderStore, TablesOfOtherSizesAreMadeAnew) {
+  { Store store; }
+  {
+    // As schema 5 had them: the rows of these chunks in a table of another number.
+    Database db(Store::default_path(), Database::Open::kReadWrite);
+    sqlite::register_tokenizer(db);
+    std::string name = "fts_" + std::to_string(collection) + "_";
+    db.exec("ALTER TABLE " + name + "0 RENAME TO " + name + "7");
+    db.exec("UPDATE keyword_tables SET shard = 7");
+    db.exec("DROP INDEX documents_sums");
+    db.exec("PRAGMA user_version = 5");
+  }
+  Store store;
+  expect_found(store);
+  Database db(Store::default_path(), Database::Open::kReadWrite);
+  EXPECT_EQ(db.integer("SELECT shard FROM keyword_tables"), 0);
+  EXPECT_EQ(db.integer("SELECT count(*) FROM sqlite_schema WHERE name = 'documents_sums'"), 1);
 }
 
 TEST_F(OlderStore, AReaderBringsItUpToDateWhereItMayWrite) {
@@ -177,14 +197,33 @@ TEST(Purge, WordsThatADeadProcessRemovedGoWithTheNext) {
     auto info =
         store.find_document(store.collection("default").id, (home / "docs/secret.md").string());
     ASSERT_TRUE(info);
-    int64_t id = info->id;
-    store.remove_documents(lock, std::span(&id, 1));
+    // The file became empty: its words leave the search at once, the table with the next purge.
+    store.put_document(lock, *info, Document(), {}, {}, {});
   }
   ASSERT_TRUE(in_file());
   Store store;
   WriteLock lock(store);
   store.purge(lock);
   EXPECT_FALSE(in_file());
+}
+
+TEST(Purge, ARemovalLeavesNoWordsToPurge) {
+  TempHome home;
+  FakeEmbedder embedder;
+  home.write("docs/secret.md", "# Vault\n\nThe word is quillonfeather.\n");
+  home.write("docs/other.md", "# Garden\n\nFour apple trees.\n");
+  Store store;
+  Path root = home / "docs";
+  ingest(store, embedder, std::span(&root, 1), {});
+  {
+    WriteLock lock(store);
+    int64_t id =
+        store.find_document(store.collection("default").id, (home / "docs/secret.md").string())->id;
+    store.remove_documents(lock, std::span(&id, 1));
+  }
+  Database db(Store::default_path(), Database::Open::kReadWrite);
+  EXPECT_EQ(db.integer("SELECT count(*) FROM keyword_tables WHERE stale != 0"), 0);
+  EXPECT_EQ(db.integer("SELECT count(*) FROM keyword_tables"), 1) << "the other document's";
 }
 
 }  // namespace

@@ -135,6 +135,7 @@ TEST_F(StoreTest, AnAbstainLineOfAnOlderSchemaIsNotInForce) {
     db.exec("DROP TABLE keyword_tables");
     db.exec("DROP TABLE token_codes");
     db.exec("ALTER TABLE embedders DROP COLUMN centers");
+    db.exec("DROP INDEX documents_sums");
     db.exec("CREATE TABLE fts_" + std::to_string(collection) + "(x)");
     db.exec("PRAGMA user_version = 2");
   }
