@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -74,7 +75,30 @@ struct ChildEntry {
 ChildResult run_in_child(const char* name, std::string_view input, const ChildLimits& limits,
                          const CancelFlag* cancel = nullptr);
 
-/// First line of every main() that may reach run_in_child. Serves `PROGRAM --child NAME` and does
+/// While one lives, run_in_child() on its thread gives its child further inputs instead of starting
+/// another, which takes as long as parsing some hundred KB. Every input keeps its own limits; one
+/// that ends its child costs the others nothing, they get a fresh one. A child serves at most 64
+/// inputs or 4 MiB: should one of them take it over, it can falsify what later ones among these
+/// yield, but it stays sealed. Belongs to the thread that made it; within another one's life it
+/// changes nothing.
+class ChildReuse {
+ public:
+  ChildReuse();
+  ~ChildReuse();
+  ChildReuse(const ChildReuse&) = delete;
+  ChildReuse& operator=(const ChildReuse&) = delete;
+
+ private:
+  friend ChildResult run_in_child(const char* name, std::string_view input,
+                                  const ChildLimits& limits, const CancelFlag* cancel);
+  struct Serving;
+  ChildResult run(const char* name, std::string_view input, const ChildLimits& limits,
+                  const CancelFlag* cancel);
+  std::unique_ptr<Serving> serving_;
+};
+
+/// First line of every main() that may reach run_in_child. Serves `PROGRAM --child NAME [--serve]`
+/// and does
 /// not return from it; returns at once in any other process.
 void child_main(int argc, char** argv);
 

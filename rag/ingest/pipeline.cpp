@@ -10,6 +10,7 @@
 #include <unordered_set>
 
 #include "base/check.h"
+#include "base/child.h"
 #include "base/utf8.h"
 
 namespace apud {
@@ -88,6 +89,7 @@ class Pipeline {
   bool cancelled() const { return options_.cancel && options_.cancel->raised(); }
 
   void parse_loop() {
+    ChildReuse reuse;  // HTML pages in turn in one child
     for (;;) {
       size_t index;
       {

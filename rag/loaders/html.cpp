@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 
 #include "base/child.h"
 #include "base/utf8.h"
@@ -16,6 +17,8 @@ namespace {
 
 constexpr size_t kMaxOpen = 512;
 constexpr size_t kMaxAttributes = 256;
+using Clock = std::chrono::steady_clock;
+
 constexpr int kParseSeconds = 10;  // for what the pre-scan does not foresee
 
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
@@ -235,11 +238,9 @@ bool html_within_limits(std::string_view html) {
 std::vector<HtmlPage> parse_html(const std::vector<std::string>& pages,
                                  const LoadOptions& options) {
   std::vector<HtmlPage> out(pages.size());
-  WireWriter input;
   std::vector<size_t> sent;
   for (size_t i = 0; i < pages.size(); ++i) {
     if (html_within_limits(pages[i])) {
-      input.bytes(pages[i]);
       sent.push_back(i);
     } else {
       out[i] = stripped(pages[i], "more than 512 open elements or 256 attributes in a tag");
@@ -250,13 +251,25 @@ std::vector<HtmlPage> parse_html(const std::vector<std::string>& pages,
   limits.memory_bytes = options.parser_memory;
   limits.cpu_seconds =
       std::min(kParseSeconds, std::max(1, static_cast<int>(options.parser_seconds)));
-  limits.wall_seconds = 2.0 * limits.cpu_seconds;
-  ChildResult result = run_in_child(html_child_name(), input.buffer, limits, options.cancel);
-  WireReader reader(result.output);
-  bool good = result.end == ChildEnd::kOk;
+  // All pages of a document share its time: a book of slow chapters ends as one slow page does.
+  const double wall_seconds = 2.0 * limits.cpu_seconds;
+  const auto start = Clock::now();
+  ChildReuse reuse;
+  ChildResult result;
   for (size_t i : sent) {
-    if (good && !read_page(reader, out[i])) good = false;
-    if (!good) out[i] = stripped(pages[i], "HTML parser " + describe(result, limits));
+    limits.wall_seconds =
+        wall_seconds - std::chrono::duration<double>(Clock::now() - start).count();
+    if (result.end != ChildEnd::kCancelled && limits.wall_seconds > 0) {
+      WireWriter input;
+      input.bytes(pages[i]);
+      result = run_in_child(html_child_name(), input.buffer, limits, options.cancel);
+    } else if (result.end != ChildEnd::kCancelled) {
+      result.end = ChildEnd::kTime;
+    }
+    limits.wall_seconds = wall_seconds;  // as it is told
+    WireReader reader(result.output);
+    if (result.end != ChildEnd::kOk || !read_page(reader, out[i]))
+      out[i] = stripped(pages[i], "HTML parser " + describe(result, limits));
   }
   return out;
 }

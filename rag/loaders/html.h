@@ -34,8 +34,9 @@ std::string decode_html(std::string_view bytes, bool* binary);
 /// True when gumbo's time stays near linear: at most 512 open elements, 256 attributes in a tag.
 bool html_within_limits(std::string_view html);
 
-/// Parses pages, all in one child process. A page beyond the limits, and every page when the child
-/// fails, is stripped of tags instead (structure_lost).
+/// Parses the pages of a document, in turn in one child process (ChildReuse). A page beyond the
+/// limits is stripped of tags instead (structure_lost), and so is one at which the child fails or
+/// for which the document's time is over.
 std::vector<HtmlPage> parse_html(const std::vector<std::string>& pages, const LoadOptions& options);
 
 /// Appends a page's blocks.

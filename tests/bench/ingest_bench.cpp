@@ -37,6 +37,7 @@ void parallel(int jobs, size_t n, const std::function<void(size_t)>& body) {
   std::vector<std::thread> threads;
   for (int i = 0; i < jobs; ++i)
     threads.emplace_back([&] {
+      apud::ChildReuse reuse;  // as ingest's parsers
       for (size_t at; (at = next++) < n;) body(at);
     });
   for (std::thread& t : threads) t.join();

@@ -26,6 +26,10 @@ ChildResult run_in_child(const char* name, std::string_view input, const ChildLi
   return result;
 }
 
+struct ChildReuse::Serving {};
+ChildReuse::ChildReuse() = default;
+ChildReuse::~ChildReuse() = default;
+
 std::optional<Path> find_program(std::string_view name) { return Path("/") / name; }
 
 FileDescriptor memory_file(std::string_view content) {

@@ -113,6 +113,27 @@ TEST(LoadHtml, DeepNestingLosesStructureInLinearTime) {
 }
 
 // Whatever gets through the pre-scan ends at the child's limits, with the text.
+/// Pages in turn in one child: the one that is too large for its memory loses its structure, those
+/// before and behind it keep theirs.
+TEST(LoadHtml, APageBeyondTheMemoryLimitCostsOnlyItself) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "address sanitizer needs the address space";
+#endif
+  LoadOptions options;
+  options.parser_memory = 400u << 20;
+  std::vector<std::string> pages = {"<h1>One</h1>", repeat("<i>x</i>", 12u << 20),
+                                    "<h1>Three</h1>"};
+  std::vector<HtmlPage> parsed = parse_html(pages, options);
+  ASSERT_EQ(parsed.size(), 3u);
+  EXPECT_TRUE(parsed[1].structure_lost);
+  EXPECT_NE(parsed[1].failure.find("memory limit"), std::string::npos) << parsed[1].failure;
+  for (size_t i : {0u, 2u}) {
+    EXPECT_FALSE(parsed[i].structure_lost) << parsed[i].failure;
+    ASSERT_EQ(parsed[i].blocks.size(), 1u);
+    EXPECT_EQ(parsed[i].blocks[0].kind, BlockKind::kHeading);
+  }
+}
+
 TEST(LoadHtml, HostileMarkupEnds) {
   LoadOptions options;
   options.parser_seconds = 2;
