@@ -122,6 +122,7 @@ TEST(Cli, OptionsReachTheirFields) {
   EXPECT_TRUE(o.ask.strict && o.ask.no_sources && o.common.json && o.common.quiet);
   EXPECT_EQ(parse({"ask", "x", "--threads", "auto"}).options.settings.threads, 0);
   EXPECT_EQ(parse({"ask", "x", "--threads", "2"}).options.settings.threads, 2);
+  EXPECT_EQ(parse({"batch", "--beams", "4"}).options.settings.beams, 4);
 }
 
 TEST(Cli, AnOptionTakesOneWordAndLeavesTheNext) {

@@ -76,6 +76,7 @@ TEST_F(SettingsTest, EveryKeySurvivesSaveAndLoad) {
                                                      {"rerank_ms", "1500"},
                                                      {"expand", "on"},
                                                      {"temperature", "0.5"},
+                                                     {"beams", "4"},
                                                      {"system", "Be \"brief\".\n第二行"},
                                                      {"think", "show"},
                                                      {"cache_gb", "2.5"}};
@@ -126,6 +127,7 @@ TEST_F(SettingsTest, ABadValueNamesKeyValueAndWhatWasExpected) {
            {"temperature = nan", {"temperature", "nan", "number"}},
            {"temperature = inf", {"temperature", "inf", "number"}},
            {"answer = ''", {"answer", "number"}},
+           {"beams = 9", {"beams", "9", "1 to 8"}},
            {"think = true", {"think", "expected"}},
            {"model = ['a']", {"model", "expected"}}}) {
     write("# a comment\n" + line + "\n");
