@@ -18,6 +18,7 @@
 #include "rag/index.h"
 #include "rag/store.h"
 #include "rag/store/half.h"
+#include "rag/token_codes.h"
 
 namespace {
 
@@ -78,7 +79,7 @@ void fill(apud::Store& store, Vectors& vectors, int64_t chunks) {
   for (int64_t have = store.chunk_count(info.id); have < chunks; have += kChunksOfDocument) {
     apud::Document document;
     std::vector<apud::NewChunk> parts;
-    std::vector<std::string> keys;
+    std::vector<std::string> keys, codes;
     std::vector<float> rows;
     for (int i = 0; i < kChunksOfDocument; ++i) {
       size_t begin = document.text.size();
@@ -87,6 +88,11 @@ void fill(apud::Store& store, Vectors& vectors, int64_t chunks) {
       parts.push_back(
           {begin, document.text.size(), "Heading " + std::to_string(i), "Book", 80, key});
       keys.push_back(key);
+      apud::TokenCodes tokens;  // as large as real ones
+      tokens.words = kDimension / 64;
+      tokens.parts = {0, 80};
+      tokens.bits.assign(80 * tokens.words, random());
+      codes.push_back(tokens.pack());
       std::vector<float> row = vectors.next();
       rows.insert(rows.end(), row.begin(), row.end());
     }
@@ -94,7 +100,7 @@ void fill(apud::Store& store, Vectors& vectors, int64_t chunks) {
     doc.collection = info.id;
     doc.path = "/docs/" + std::to_string(have) + ".txt";
     doc.content_hash = std::to_string(have);
-    store.put_document(lock, doc, document, parts, keys, rows);
+    store.put_document(lock, doc, document, parts, keys, rows, codes);
     if (have % 50'000 == 0) std::fprintf(stderr, "\r%ld chunks", static_cast<long>(have));
   }
   std::fprintf(stderr, "\n");
