@@ -358,7 +358,9 @@ TEST(DiskTier, AFullDiskCostsNoAnswer) {
   TempDir dir;
   Process process(dir.path());
   Path key = dir.path() / list_kv_cache(dir.path()).at(0).key;
-  std::filesystem::remove_all(key);  // as if the disk had gone
+  // As if the disk had gone: the folder cannot be made again.
+  std::filesystem::remove_all(key);
+  overwrite(key, "no folder");
   Answer first = process.ask(numbers(300), 30);
   EXPECT_EQ(first.best().tokens.size(), 30u);
   process.engine->save_pending(500);
