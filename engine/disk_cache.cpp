@@ -11,7 +11,6 @@
 #include <nlohmann/json.hpp>
 #include <set>
 #include <thread>
-#include <tuple>
 #include <unordered_map>
 
 #include "base/check.h"
@@ -45,7 +44,6 @@ std::string kv_chain_hash(const std::string& key_hash, const std::string& parent
 namespace {
 
 constexpr int kCountedPages = 32;  // written between two looks at the whole folder
-constexpr int kClearAttempts = 8;  // while other processes write
 
 /// What the cache may hold on this disk, `used` of it already.
 uint64_t limit_on_disk(const Path& folder, const DiskCacheOptions& options, uint64_t used) {
@@ -454,35 +452,6 @@ void DiskCache::Impl::write_one(Job& job) {
   siblings.push_back({job.name, job.head.tokens});
 }
 
-namespace {
-
-/// Removes least recently used pages until `goal` bytes are left. Times are compared by the minute
-/// and later blocks go first, so that a chain loses its end before its beginning.
-uint64_t shrink(const Path& folder, uint64_t goal) {
-  std::vector<KvFileEntry> all;
-  uint64_t total = 0;
-  for (const Path& key : list_kv_keys(folder)) {
-    for (KvFileEntry& entry : list_kv_files(key)) {
-      total += entry.bytes;
-      all.push_back(std::move(entry));
-    }
-  }
-  if (total <= goal) return 0;
-  std::sort(all.begin(), all.end(), [](const KvFileEntry& a, const KvFileEntry& b) {
-    if (a.last_used / 60 != b.last_used / 60) return a.last_used < b.last_used;
-    if (a.name.block != b.name.block) return a.name.block > b.name.block;
-    return a.path < b.path;
-  });
-  uint64_t freed = 0;
-  for (const KvFileEntry& entry : all) {
-    if (total - freed <= goal) break;
-    if (unlink(entry.path.c_str()) == 0) freed += entry.bytes;
-  }
-  return freed;
-}
-
-}  // namespace
-
 /// Keeps the folder within its limit; true when pages were removed. Called by the writer alone.
 bool DiskCache::Impl::make_room(uint64_t bytes) {
   if (until_count-- <= 0) {
@@ -497,106 +466,10 @@ bool DiskCache::Impl::make_room(uint64_t bytes) {
                 "free some disk space or raise the limit (apud cache limit)");
   }
   bool full = used + bytes > limit;
-  if (full) shrink(folder, limit - std::max(bytes, limit / 10));
+  if (full) limit_kv_cache(folder, limit - std::max(bytes, limit / 10));
   // Near the limit every page counts: other processes write too.
   if (used + 4 * kCountedPages * bytes > limit) until_count = 0;
   return full;
-}
-
-// --- For `apud cache` ----------------------------------------------------------------------------
-
-Path default_kv_cache_dir() { return cache_dir() / "kv"; }
-
-std::vector<CacheFolderInfo> list_kv_cache(const Path& folder) {
-  std::vector<CacheFolderInfo> out;
-  for (const Path& key : list_kv_keys(folder)) {
-    CacheFolderInfo info;
-    info.key = key.filename().string();
-    if (auto text = read_file_if_exists(key / "key.json", 1 << 16)) {
-      Json json = Json::parse(*text, nullptr, false);
-      auto field = [&](const char* name) {
-        return json.is_object() && json.contains(name) && json[name].is_string()
-                   ? json[name].get<std::string>()
-                   : std::string();
-      };
-      info.model = field("model");
-      info.layout = field("layout");
-      info.executor = field("executor");
-    }
-    for (const KvFileEntry& entry : list_kv_files(key)) {
-      ++info.pages;
-      info.bytes += entry.bytes;
-      info.last_used = std::max(info.last_used, entry.last_used);
-    }
-    out.push_back(std::move(info));
-  }
-  std::sort(out.begin(), out.end(), [](const CacheFolderInfo& a, const CacheFolderInfo& b) {
-    return a.last_used > b.last_used;
-  });
-  return out;
-}
-
-std::vector<CachePageInfo> show_kv_cache(const Path& folder, const std::string& key) {
-  std::vector<CachePageInfo> out;
-  bool known = false;
-  for (const Path& path : list_kv_keys(folder)) {
-    if (path.filename() != key) continue;
-    known = true;
-    for (const KvFileEntry& entry : list_kv_files(path)) {
-      CachePageInfo info{
-          entry.path.filename().string(), entry.name.tokens, entry.bytes, entry.last_used, {}};
-      if (auto head = read_kv_head(entry.path)) info.tags = head->tags;
-      out.push_back(std::move(info));
-    }
-  }
-  if (!known) {
-    throw Error(ErrorKind::kNoInput, "no cache " + key + " in " + folder.string(),
-                "apud cache list names them");
-  }
-  std::sort(out.begin(), out.end(), [](const CachePageInfo& a, const CachePageInfo& b) {
-    return std::tie(b.last_used, a.file) < std::tie(a.last_used, b.file);
-  });
-  return out;
-}
-
-uint64_t clear_kv_cache(const Path& folder, const std::optional<std::string>& key) {
-  uint64_t freed = 0;
-  for (const Path& path : list_kv_keys(folder)) {
-    if (key && path.filename() != *key) continue;
-    for (const KvFileEntry& entry : list_kv_files(path)) freed += entry.bytes;
-    std::error_code error;
-    for (int attempt = 0; attempt < kClearAttempts; ++attempt) {
-      std::filesystem::remove_all(path, error);
-      if (error.value() != ENOTEMPTY) break;
-    }
-    // What a process writes right now is its own, later cache.
-    if (error && error.value() != ENOTEMPTY && error.value() != ENOENT)
-      throw io_error("cannot remove", path.string(), error.value());
-  }
-  return freed;
-}
-
-uint64_t limit_kv_cache(const Path& folder, uint64_t bytes) { return shrink(folder, bytes); }
-
-int remove_kv_pages_tagged(const Path& folder, std::span<const std::string> tags) {
-  std::set<std::string> wanted(tags.begin(), tags.end());
-  int removed = 0;
-  for (const Path& key : list_kv_keys(folder)) {
-    remove_stale_kv_files(key);
-    for (const KvFileEntry& entry : list_kv_files(key)) {
-      std::optional<KvFileHead> head = read_kv_head(entry.path);
-      // What cannot be read cannot be shown to be free of it.
-      bool ours =
-          !head || std::any_of(head->tags.begin(), head->tags.end(),
-                               [&](const std::string& tag) { return wanted.contains(tag); });
-      if (!ours) continue;
-      if (unlink(entry.path.c_str()) != 0 && errno != ENOENT) {
-        throw io_error("cannot remove", entry.path.string(), errno);
-      }
-      ++removed;
-    }
-  }
-  return removed;
 }
 
 }  // namespace apud
