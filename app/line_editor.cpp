@@ -2,11 +2,13 @@
 
 #include <histedit.h>
 #include <locale.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cwchar>
+#include <utility>
 
 #include "app/signals.h"
 #include "base/utf8.h"
@@ -18,6 +20,7 @@ namespace {
 constexpr const char* kPasteOn = "\x1b[?2004h";
 constexpr const char* kPasteOff = "\x1b[?2004l";
 constexpr size_t kMaxInput = 1 << 20;
+constexpr char kCtrlD = 4;
 
 std::wstring widen(const std::string& text) {
   std::wstring out;
@@ -51,6 +54,7 @@ struct LineEditor::Impl {
   std::string pending;  // bytes of plain input not yet used
   bool at_end = false;
   bool interrupted = false;
+  bool typed_ahead = false;  // input was there before the terminal left its line mode
 
   /// Own reader: libedit's swallows the first interrupted read, so that Ctrl-C would need two
   /// presses.
@@ -68,6 +72,8 @@ struct LineEditor::Impl {
       ssize_t n = ::read(STDIN_FILENO, &byte, 1);
       if (n < 0 && errno == EINTR) continue;
       if (n <= 0) return 0;
+      // Ctrl-D typed while the terminal was in line mode comes as a NUL once it is not.
+      if (std::exchange(self.typed_ahead, false) && byte == 0) byte = kCtrlD;
       bytes += byte;
       if (utf8_incomplete_tail(bytes) == 0) {
         *out = static_cast<wchar_t>(utf8_decode(bytes, 0).code);
@@ -137,6 +143,11 @@ struct LineEditor::Impl {
   std::optional<std::string> one_line(const std::string& text) {
     if (!terminal) return plain_line();
     prompt = widen(text);
+    struct pollfd input = {STDIN_FILENO, POLLIN, 0};
+    typed_ahead = ::poll(&input, 1, 0) > 0;
+    // Before the prompt: libedit does it after, and what is typed in between would be the
+    // terminal's.
+    el_wset(editor, EL_PREP_TERM, 1);
     emit(kPasteOn);
     int count = 0;
     const wchar_t* line = el_wgets(editor, &count);

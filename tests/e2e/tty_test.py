@@ -402,6 +402,26 @@ def test_hostile_text_is_shown_not_obeyed():
         check_screen(tty.seen)
 
 
+def test_what_is_typed_ahead_counts():
+    """A prompt that is shown takes keys; Ctrl-D typed before it, too, and lines keep their order."""
+    home = library()
+    for _ in range(8):
+        with Tty(home, ["chat", "--no-save", "--no-docs", "-t", "0"]) as tty:
+            tty.prompt(30)
+            check(not tty.modes()[3] & termios.ICANON, "a prompt that is shown is read key by key")
+            tty.send("\x04")
+            check(tty.finish() == 0, f"{tty.seen!r}")
+    with Tty(home, ["chat", "--no-save", "--no-docs", "-t", "0", "--max-tokens", "40"]) as tty:
+        tty.prompt(30)
+        tty.send("Count from one to twenty.\r")
+        tty.wait_for(rb"\x1b\[\?2004l", 30, tty.mark)  # the line is read; the answer is being written
+        tty.send("/help\r")
+        tty.send("\x04")
+        check(tty.finish(60) == 0, f"typed ahead: {tty.seen!r}")
+        check("/undo" in plain(tty.seen), f"/help ran before the end: {tty.seen!r}")
+        check(tty.modes() == tty.before, "terminal modes are as before")
+
+
 def test_no_question_on_a_terminal():
     home = library()
     with Tty(home, ["ask"]) as tty:
