@@ -51,11 +51,13 @@ TEST_F(Durability, IngestKilledAnywhereIsCompletedByARerun) {
 
   std::mt19937 random(20261122);
   int killed = 0;
+  double seconds =
+      unbroken.seconds;  // of a whole run: the first one was slow where caches were cold
   for (int point = 0; point < 20; ++point) {
     Home home;
     configure(home);
     write_documents(home, kDocuments);
-    double when = std::uniform_real_distribution<double>(0, unbroken.seconds)(random);
+    double when = std::uniform_real_distribution<double>(0, seconds)(random);
     auto start = std::chrono::steady_clock::now();
     std::vector<std::string> acknowledged;
     RunResult broken =
@@ -67,6 +69,7 @@ TEST_F(Durability, IngestKilledAnywhereIsCompletedByARerun) {
           return false;
         });
     killed += broken.code == 128 + SIGKILL;
+    if (broken.code == 0) seconds = std::min(seconds, broken.seconds);
     RunResult again = home.run({"ingest", "docs", "--jsonl"});
     ASSERT_EQ(again.code, 0) << "killed after " << when << " s" << again;
     // What was reported as taken in was committed: the rerun finds it unchanged.
