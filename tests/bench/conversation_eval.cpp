@@ -20,6 +20,7 @@
 
 #include "app/chat_turn.h"
 #include "app/cli.h"
+#include "app/generation.h"
 #include "app/prompts.h"
 #include "base/error.h"
 #include "rag/chunker.h"
@@ -195,7 +196,7 @@ class Evaluation {
     const Passage* gold = holder(window, asked["gold"]);
     Completion completion = finished.evidence.abstained ? refusal()
                             : a_.scripted               ? scripted(gold, asked["gold"])
-                                                        : generated(prepared, finished);
+                                                        : generated(prepared, session, finished);
     std::vector<Passage> citable = window;
     if (finished.evidence.abstained) {
       finished.refused = true;
@@ -247,12 +248,17 @@ class Evaluation {
     if (!gold) return written("I do not know.");
     return written(fmt::format("{} [{}]", gold_sentence(*gold, golds), gold->id));
   }
-  Completion generated(const PreparedTurn& prepared, Finished& finished) {
+  Completion generated(const PreparedTurn& prepared, const ChatSession& session,
+                       Finished& finished) {
     Request request;
     request.prompt = prepared.prompt.ids;
     request.max_tokens = a_.max_tokens;
     request.reasoning = prepared.prompt.reasoning;
     request.save = false;
+    // As the chat does: everything in the ledger, and this turn's passages.
+    std::vector<Passage> passages = session.passages();
+    for (const Passage& passage : finished.evidence.packed.passages) passages.push_back(passage);
+    restrict_citations(request, *runtime_->chat_model().model, passages);
     finished.answer = runtime_->engine().generate(std::move(request));
     return finished.answer.best();
   }
