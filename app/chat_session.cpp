@@ -171,6 +171,12 @@ void ChatSession::fork(const std::string& name) {
   session_.info = copy.info;
 }
 
+std::vector<Passage> ChatSession::citable(const Finished& turn) const {
+  std::vector<Passage> passages = ledger_.passages();
+  for (const Passage& passage : turn.evidence.packed.passages) passages.push_back(passage);
+  return passages;
+}
+
 std::string ChatSession::export_text(bool json) const {
   return json ? export_session_json(session_) : session_markdown(session_);
 }

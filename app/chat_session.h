@@ -36,8 +36,8 @@ class ChatSession {
   int rounds() const;
   /// The question of the last round that searched documents, "" for none: for follow-ups.
   std::string previous_question() const;
-  /// All passages that citations may name.
-  std::vector<Passage> passages() const { return ledger_.passages(); }
+  /// What citations of a turn may name: everything in the ledger, and the turn's own passages.
+  std::vector<Passage> citable(const Finished& turn) const;
 
   /// Notes a finished round: evidence into the ledger, citations counted, file written.
   void finish_round(const Finished& finished, const Completion& completion,

@@ -6,8 +6,8 @@
 #include <chrono>
 
 #include "app/answer.h"
-#include "app/generation.h"
 #include "app/clock.h"
+#include "app/generation.h"
 #include "app/opening.h"
 #include "app/progress.h"
 #include "app/signals.h"

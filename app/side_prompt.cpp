@@ -1,8 +1,8 @@
 #include "app/side_prompt.h"
 
 #include "app/answer.h"
-#include "app/generation.h"
 #include "app/clock.h"
+#include "app/generation.h"
 #include "app/signals.h"
 #include "engine/conversation.h"
 

@@ -3,8 +3,8 @@
 
 #include <chrono>
 
-#include "app/clock.h"
 #include "app/answer.h"
+#include "app/clock.h"
 #include "app/generation.h"
 #include "app/json_text.h"
 #include "app/live_answer.h"

@@ -6,9 +6,9 @@
 #include <functional>
 
 #include "app/chat_turn.h"
+#include "app/generation.h"
 #include "app/json_text.h"
 #include "app/line_editor.h"
-#include "app/generation.h"
 #include "app/live_answer.h"
 #include "app/progress.h"
 #include "app/prompts.h"
@@ -317,9 +317,7 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
     return std::move(finished);
   }
 
-  // What citations may name: everything in the ledger, and this turn's passages.
-  std::vector<Passage> passages = session_.passages();
-  for (const Passage& passage : finished.evidence.packed.passages) passages.push_back(passage);
+  std::vector<Passage> passages = session_.citable(finished);
   double temperature = collections_.empty() ? 0.7 : 0.2;
   Request request =
       make_request(options_, prepared.prompt, turn.answer_tokens, again ? 0.7 : temperature);

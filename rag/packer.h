@@ -1,7 +1,7 @@
 // Packing: the most useful sentences of the best chunks, to an exact token budget.
 //
-// Sentences are scored by their cosine with the question (as the search read them in their chunk;
-// else of a vector of their own, or their chunk's), idf overlap and 1 / (1 + chunk rank / 5),
+// Sentences are scored by how well their tokens, read in their chunk, hold the question's (else by
+// the cosine of a vector of their own, or their chunk's), idf overlap and 1 / (1 + chunk rank / 5),
 // neighbours are joined, document order is restored, near-duplicates dropped.
 // Nothing is cut in silence: what was left out is in the result with its score.
 //

@@ -54,6 +54,7 @@ class MinMax {
   double high_ = -HUGE_VAL;
 };
 
+/// Of the `best` highest values, which come first then.
 MinMax scale_of_best(std::vector<double>& values, int best) {
   MinMax scale;
   const auto span = std::min<size_t>(values.size(), static_cast<size_t>(best));
@@ -258,13 +259,14 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
   }
   size_t dimension = dense ? static_cast<size_t>(impl_->embedder->dimension()) : 0;
   std::vector<float> vectors(queries.size() * dimension);
-  const bool match = dense && words && options.match_tokens && impl_->embedder->token_width() > 0;
+  const bool by_tokens =
+      dense && words && options.match_tokens && impl_->embedder->token_width() > 0;
   std::vector<TokenQuestion> questions;  // (queries), or none
   TokenCenters centers;
   std::vector<float> around;  // (queries, dimension): less the centre of their language
   if (dense) {
     auto start = Clock::now();
-    if (match) centers = TokenCenters(store.token_centers(impl_->embedder->fingerprint()));
+    if (by_tokens) centers = stored_centers(store, *impl_->embedder);
     std::vector<std::string> fitted;
     fitted.reserve(queries.size());
     for (const std::string& q : queries) fitted.push_back(fit_to_embedder(*impl_->embedder, q));
@@ -407,7 +409,7 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
   }
   std::vector<std::optional<TokenMatch>> matches;
   if (!questions.empty()) matches = order_by_tokens(store, questions, centers.width(), order);
-  if (match && !order.empty() &&
+  if (by_tokens && !order.empty() &&
       std::none_of(matches.begin(), matches.end(), [](auto& m) { return m.has_value(); })) {
     const std::string& name = collections[order[0].second->collection].name;
     result.warnings.push_back(fmt::format(

@@ -1,11 +1,27 @@
 #include "rag/token_match.h"
 
+#include <fmt/format.h>
+
 #include <string>
 
+#include "base/error.h"
 #include "rag/chunker.h"
 #include "rag/store.h"
 
 namespace apud {
+
+TokenCenters stored_centers(Store& store, const TextEmbedder& embedder) {
+  if (embedder.token_width() == 0) return {};
+  TokenCenters centers(store.token_centers(embedder.fingerprint()));
+  const auto width = static_cast<size_t>(embedder.token_width());
+  if (!centers.empty() && centers.values().size() != 2 * width) {
+    throw Error(ErrorKind::kBadData,
+                fmt::format("store: the centres of {} are {} numbers, not {}", embedder.name(),
+                            centers.values().size(), 2 * width),
+                "the store is damaged: restore a copy, or remove it and ingest anew");
+  }
+  return centers;
+}
 
 std::vector<std::optional<TokenMatch>> match_chunks(Store& store,
                                                     std::span<const TokenQuestion> questions,

@@ -24,6 +24,10 @@ inline constexpr size_t kMostMatched = 200;
 /// .1, so they make more than half of the order; 10 to 30 order alike.
 inline constexpr double kMatchWeight = 16;
 
+/// An embedder's centres as the store has them; empty: it has none yet, or the embedder no tokens.
+/// Throws kBadData where they are not the embedder's.
+TokenCenters stored_centers(Store& store, const TextEmbedder& embedder);
+
 /// Matches of chunks with the questions, the mean of several; nothing for a chunk without codes of
 /// that width (another embedder's, or none).
 std::vector<std::optional<TokenMatch>> match_chunks(Store& store,

@@ -20,6 +20,7 @@
 #include "rag/index.h"
 #include "rag/ingest/calibrate.h"
 #include "rag/ingest/pipeline.h"
+#include "rag/token_match.h"
 
 namespace apud {
 namespace {
@@ -285,7 +286,7 @@ class Run {
     pipeline.cancel = cancel_;
     if (embedder_.token_width() > 0 && !work_.empty()) {
       TokenCenters& centers = pipeline.token_centers;
-      centers = TokenCenters(store_.token_centers(embedder_.fingerprint()));
+      centers = stored_centers(store_, embedder_);
       if (centers.empty()) {
         centers = TokenCenters::measure(embedder_);
         store_.set_token_centers(lock, embedder_.fingerprint(), centers.values());

@@ -255,10 +255,7 @@ class Evaluation {
     request.max_tokens = a_.max_tokens;
     request.reasoning = prepared.prompt.reasoning;
     request.save = false;
-    // As the chat does: everything in the ledger, and this turn's passages.
-    std::vector<Passage> passages = session.passages();
-    for (const Passage& passage : finished.evidence.packed.passages) passages.push_back(passage);
-    restrict_citations(request, *runtime_->chat_model().model, passages);
+    restrict_citations(request, *runtime_->chat_model().model, session.citable(finished));
     finished.answer = runtime_->engine().generate(std::move(request));
     return finished.answer.best();
   }

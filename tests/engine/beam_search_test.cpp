@@ -9,6 +9,7 @@
 #include "engine/kv_pages.h"
 #include "tests/support/models.h"
 #include "tests/support/naive_beams.h"
+#include "tests/support/recorder.h"
 #include "tests/support/shape_model.h"
 
 namespace apud {
@@ -37,29 +38,20 @@ Request search(std::vector<int32_t> prompt, int beams, int max_tokens) {
   return r;
 }
 
-/// Passes everything on; counts the KV pages that a step's sequences hold together.
-class PageCounter : public Executor {
+/// Counts the KV pages that a step's sequences hold together.
+class PageCounter : public test::PassingExecutor {
  public:
   PageCounter(std::unique_ptr<Executor> inner, size_t& most)
-      : inner_(std::move(inner)), most_(most) {}
-  std::string name() const override { return inner_->name(); }
-  const Program& program() const override { return inner_->program(); }
-  std::unique_ptr<KvStore> make_kv(std::span<const int> pages, KvType type) override {
-    return inner_->make_kv(pages, type);
-  }
-  KvType default_kv_type() const override { return inner_->default_kv_type(); }
-  int max_step_tokens() const override { return inner_->max_step_tokens(); }
-  size_t memory_bytes() const override { return inner_->memory_bytes(); }
+      : PassingExecutor(std::move(inner)), most_(most) {}
   void run(const Batch& batch, KvStore* kv, std::span<float> out) override {
     std::set<int32_t> pages;
     for (const SequenceSlice& slice : batch.sequences)
       pages.insert(slice.pages[0].begin(), slice.pages[0].end());
     most_ = std::max(most_, pages.size());
-    inner_->run(batch, kv, out);
+    PassingExecutor::run(batch, kv, out);
   }
 
  private:
-  std::unique_ptr<Executor> inner_;
   size_t& most_;
 };
 

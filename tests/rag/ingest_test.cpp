@@ -490,6 +490,25 @@ TEST_F(TokenIngestTest, CodesAreKeptByPart) {
   EXPECT_EQ(store.token_centers(tokens.fingerprint()).size(), 200u);
 }
 
+TEST_F(TokenIngestTest, CentresOfAnotherWidthAreDamage) {
+  home.write("docs/a.md", "Alpha beta gamma.\n");
+  take_in(tokens);
+  {
+    WriteLock lock(store);
+    store.set_token_centers(lock, tokens.fingerprint(), std::vector<float>(7, 0.5f));
+  }
+  home.write("docs/b.md", "Delta epsilon zeta.\n");
+  for (bool asks : {true, false}) {
+    try {
+      asks ? (void)ask(tokens, "alpha beta") : (void)take_in(tokens);
+      FAIL() << "taken for centres";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kBadData);
+      EXPECT_NE(std::string(error.what()).find("7 numbers, not 200"), std::string::npos);
+    }
+  }
+}
+
 // Codes go with what they were made of, and a collection without them says so until it is made
 // anew.
 TEST_F(TokenIngestTest, CodesGoWithTheirTextAndComeWithReindexing) {

@@ -21,10 +21,10 @@ struct LogitRow {
   bool operator==(const LogitRow&) const = default;
 };
 
-class Recorder : public Executor {
+/// Passes everything on: for those that look at some of it.
+class PassingExecutor : public Executor {
  public:
-  Recorder(std::unique_ptr<Executor> inner, std::vector<LogitRow>& rows)
-      : inner_(std::move(inner)), rows_(rows) {}
+  explicit PassingExecutor(std::unique_ptr<Executor> inner) : inner_(std::move(inner)) {}
   std::string name() const override { return inner_->name(); }
   const Program& program() const override { return inner_->program(); }
   std::unique_ptr<KvStore> make_kv(std::span<const int> pages, KvType type) override {
@@ -35,6 +35,18 @@ class Recorder : public Executor {
   size_t memory_bytes() const override { return inner_->memory_bytes(); }
   void run(const Batch& batch, KvStore* kv, std::span<float> out) override {
     inner_->run(batch, kv, out);
+  }
+
+ private:
+  std::unique_ptr<Executor> inner_;
+};
+
+class Recorder : public PassingExecutor {
+ public:
+  Recorder(std::unique_ptr<Executor> inner, std::vector<LogitRow>& rows)
+      : PassingExecutor(std::move(inner)), rows_(rows) {}
+  void run(const Batch& batch, KvStore* kv, std::span<float> out) override {
+    PassingExecutor::run(batch, kv, out);
     if (batch.output_rows.empty()) return;
     size_t width = out.size() / batch.output_rows.size();
     for (size_t i = 0; i < batch.output_rows.size(); ++i) {
@@ -52,7 +64,6 @@ class Recorder : public Executor {
   }
 
  private:
-  std::unique_ptr<Executor> inner_;
   std::vector<LogitRow>& rows_;
 };
 
