@@ -45,20 +45,26 @@ void attention_prefill(const AttentionArgs& a, const Launch& where);
 /// for it.
 bool attention_hopper(const AttentionArgs& a, const Launch& where);
 
-/// Scratch of split-KV decode.
+/// How decode attention cuts a row's context: into `few` runs, a cluster, up to `short_units` units
+/// of 16 tokens, into `many` beyond. Depends on the model and the card alone, so that a sequence's
+/// bits do not depend on the batch around it.
+inline constexpr int kDecodeUnit = 16;  // tokens
+struct DecodeRuns {
+  int few = 1, many = 1, short_units = 0;
+};
+DecodeRuns decode_runs(const HeadShape& shape, int multiprocessors);
+
+/// Where the many runs leave their results.
 struct DecodeScratch {
-  float* partial = nullptr;  // (rows, heads, splits, dim)
-  float2* state = nullptr;   // (rows, heads, splits): running maximum (base 2) and sum
-  int* counters = nullptr;   // (rows, heads): zero between launches
+  float* partial = nullptr;  // (rows, heads, runs, dim)
+  float2* state = nullptr;   // (rows, heads, runs): running maximum (base 2) and sum
+  int runs = 1;
   int max_rows = 0;
 };
-/// Blocks that share one head's context; depends on the model and the card alone, so that a
-/// sequence's bits do not depend on the batch around it.
-int decode_splits(const HeadShape& shape, int multiprocessors);
 /// One query row per token. With `fused`, q, k and v are as the projections left them (float):
 /// norms, rotation and the KV write of the new token happen here; every sequence then has one
-/// token.
+/// token. `long_rows`: a row may have more than runs.short_units units.
 void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const DecodeScratch& scratch,
-                      int splits, const Launch& where);
+                      const DecodeRuns& runs, bool long_rows, const Launch& where);
 
 }  // namespace apud::cuda

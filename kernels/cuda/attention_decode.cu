@@ -6,10 +6,10 @@ namespace {
 
 using decode::DecodeParams;
 using decode::kHeads;
-using decode::kMaxSplits;
+using decode::kUnit;
 
 /// Clusters of 16 blocks: the H100's and H200's.
-bool cluster_splits(int splits) {
+bool clusters() {
   static const bool hopper = [] {
     int device = 0, major = 0, minor = 0;
     APUD_CUDA(cudaGetDevice(&device));
@@ -17,63 +17,93 @@ bool cluster_splits(int splits) {
     APUD_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
     return major == 9 && minor == 0;
   }();
-  return hopper && splits == 16;
+  return hopper;
 }
 
+// Two units a warp in flight where heads are narrow, else one; more would crowd out the blocks of
+// the products before and after.
+constexpr int kDecodeWarps = 8;
+template <int D>
+constexpr int kDecodeStages = D <= 64 ? 2 : 1;
+
+// Blocks of all clusters together.
+constexpr int kClusterBlocks = 192;
+
+/// `cluster`: the runs of a head are one.
 template <int D, typename H, bool kI8>
-void run_decode(const DecodeParams& p, dim3 grid, const Launch& where) {
+void run_decode(const DecodeParams& p, dim3 grid, bool cluster, const Launch& where) {
   int device = 0, limit = 0;
   APUD_CUDA(cudaGetDevice(&device));
   APUD_CUDA(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  auto run = [&](auto kernel, int groups, int stages, int cluster) {
+  auto run = [&](auto kernel, int warps, int stages, int size) {
     const size_t shared =
-        decode::decode_shared<D>(groups, stages) + (cluster ? decode::kInboxBytes : 0);
+        decode::decode_shared<D>(warps, stages) + (size ? decode::kInboxBytes : 0);
     APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    static_cast<int>(shared)));
-    if (cluster > 8)
+    if (size > 8)
       APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
-    launch_cluster(cluster, where, kernel, grid, dim3(groups * decode::kPageWarps * 32), shared, p);
+    launch_cluster(size, where, kernel, grid, dim3(warps * 32), shared, p);
   };
-  // Two groups of warps and one page in flight each; more would crowd out the blocks of the
-  // products before and after. Cards with 99 KB a block: one group.
-  constexpr int kStages = D <= 64 ? 2 : 1;
-  if (decode::decode_shared<D>(2, kStages) > static_cast<size_t>(limit))
-    run(decode::decode_kernel<D, H, kI8, 1, 1, false>, 1, 1, 0);
-  else if (cluster_splits(static_cast<int>(grid.x)))
-    run(decode::decode_kernel<D, H, kI8, 2, kStages, true>, 2, kStages, static_cast<int>(grid.x));
+  constexpr int kWarps = kDecodeWarps, kStages = kDecodeStages<D>;
+  if (cluster)
+    return run(decode::decode_kernel<D, H, kI8, kWarps, kStages, true>, kWarps, kStages,
+               static_cast<int>(grid.x));
+  // Cards with 99 KB a block: half of the warps for wide heads.
+  if (decode::decode_shared<D>(kWarps, kStages) > static_cast<size_t>(limit))
+    run(decode::decode_kernel<D, H, kI8, 4, 1, false>, 4, 1, 0);
   else
-    run(decode::decode_kernel<D, H, kI8, 2, kStages, false>, 2, kStages, 0);
+    run(decode::decode_kernel<D, H, kI8, kWarps, kStages, false>, kWarps, kStages, 0);
+  if (p.scratch.runs == 1) return;
+  const int tiles = p.heads * ceil_div(p.dim, 32);
+  // One round trip for the 33 runs that 8 KV heads have on 132 multiprocessors.
+  launch(where, decode::merge_kernel<36>, dim3(ceil_div(tiles, decode::kMergeWarps), grid.z),
+         dim3(decode::kMergeWarps * 32), 0, p);
 }
 
 template <int D>
-void run_decode_type(const DecodeParams& p, dim3 grid, const Launch& where) {
+void run_decode_type(const DecodeParams& p, dim3 grid, bool cluster, const Launch& where) {
   switch (p.kv.type) {
     case KvType::kF16:
-      return run_decode<D, __half, false>(p, grid, where);
+      return run_decode<D, __half, false>(p, grid, cluster, where);
     case KvType::kBF16:
-      return run_decode<D, __nv_bfloat16, false>(p, grid, where);
+      return run_decode<D, __nv_bfloat16, false>(p, grid, cluster, where);
     case KvType::kI8:
-      return run_decode<D, __half, true>(p, grid, where);
+      return run_decode<D, __half, true>(p, grid, cluster, where);
     case KvType::kF32:
       break;
   }
   APUD_CHECK(false, "refused when the store is made");
 }
 
+/// Calls f.template operator()<D>() for the kernels' width that holds `dim` values.
+template <typename F>
+auto with_width(int dim, F&& f) {
+  if (dim <= 32) return f.template operator()<32>();
+  if (dim <= 64) return f.template operator()<64>();
+  if (dim <= 96) return f.template operator()<96>();
+  if (dim <= 128) return f.template operator()<128>();
+  return f.template operator()<256>();
+}
+
 }  // namespace
 
-int decode_splits(const HeadShape& shape, int multiprocessors) {
-  int tiles = shape.kv_heads * ceil_div(shape.heads / shape.kv_heads, kHeads);
+DecodeRuns decode_runs(const HeadShape& shape, int multiprocessors) {
+  const int blocks = shape.kv_heads * ceil_div(shape.heads / shape.kv_heads, kHeads);
+  DecodeRuns runs;
   // Two blocks fit a multiprocessor; one more than that would wait for a second round.
-  int splits = std::clamp(2 * multiprocessors / tiles, 1, kMaxSplits);
-  // Many splits merge faster as a cluster, though it has 16 blocks at most; few merge faster
-  // through global memory, which does not wait for room for a whole cluster.
-  if (splits > 16 && cluster_splits(16)) splits = 16;
-  return splits;
+  runs.many = std::clamp(2 * multiprocessors / blocks, 1, decode::kMostRuns);
+  if (!clusters()) return runs;
+  // Clusters must find room side by side: of 32 clusters of 8 blocks the H200 holds 31, and the
+  // second round would cost more than the whole attention.
+  runs.few = std::clamp(kClusterBlocks / blocks, 1, decode::kMaxCluster);
+  if (runs.few == 1) return runs;
+  // Up to rows that give each warp a unit; up to eight where many runs are hardly more.
+  runs.short_units = runs.few * kDecodeWarps * (runs.many < 2 * runs.few ? 8 : 1);
+  return runs;
 }
 
 void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const DecodeScratch& scratch,
-                      int splits, const Launch& where) {
+                      const DecodeRuns& runs, bool long_rows, const Launch& where) {
   APUD_CHECK(!a.q.half16 && !a.out.half16, "decode attention works on floats");
   APUD_CHECK(a.rows <= scratch.max_rows && a.shape.dim % 8 == 0 && a.shape.dim <= 256,
              "decode shape");
@@ -94,6 +124,7 @@ void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const Dec
   p.softcap = a.softcap;
   p.kv = a.kv;
   p.batch = a.batch;
+  p.runs = runs;
   p.scratch = scratch;
   if (a.shape.dim % 32 == 0) p.quantised = a.quantised;
   p.fused = fused != nullptr;
@@ -103,19 +134,13 @@ void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const Dec
     p.q_norm = fused->q_norm;
     p.k_norm = fused->k_norm;
   }
-  int gqa = a.shape.heads / a.shape.kv_heads;
-  dim3 grid(splits, a.shape.kv_heads * ceil_div(gqa, kHeads), a.rows);
-  int dim = a.shape.dim;
-  if (dim <= 32)
-    run_decode_type<32>(p, grid, where);
-  else if (dim <= 64)
-    run_decode_type<64>(p, grid, where);
-  else if (dim <= 96)
-    run_decode_type<96>(p, grid, where);
-  else if (dim <= 128)
-    run_decode_type<128>(p, grid, where);
-  else
-    run_decode_type<256>(p, grid, where);
+  const int gqa = a.shape.heads / a.shape.kv_heads, dim = a.shape.dim;
+  const bool all_short =
+      !long_rows || (a.window > 0 && ceil_div(a.window, kUnit) + 1 <= runs.short_units);
+  const bool cluster = runs.short_units > 0 && all_short &&
+                       std::min(gqa, kHeads) * ceil_div(dim, 32) <= runs.few * decode::kInboxTiles;
+  dim3 grid(cluster ? runs.few : scratch.runs, a.shape.kv_heads * ceil_div(gqa, kHeads), a.rows);
+  with_width(dim, [&]<int D>() { run_decode_type<D>(p, grid, cluster, where); });
 }
 
 }  // namespace apud::cuda

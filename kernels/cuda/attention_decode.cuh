@@ -1,9 +1,9 @@
 // Split-KV decode attention. A block takes one row, one KV head with its (up to 8) query heads as
-// the columns of one tensor-core tile, and a run of pages; groups of four warps take turns with the
-// pages, each warp streams its own quarter of a page through its own asynchronous copies, and they
-// never wait for one another. The last block of a head to finish merges the runs in fixed order by
-// their log-sum-exp (Flash-Decoding; Dao et al. 2023). On Hopper the blocks of a head are a cluster
-// and merge through each other's shared memory.
+// the columns of one tensor-core tile, and a run of tokens; its warps take turns with units of 16
+// tokens, each streams its own through its own asynchronous copies, and they never wait for one
+// another. Runs are merged in fixed order by their log-sum-exp (Flash-Decoding; Dao et al. 2023):
+// few runs are a cluster on Hopper and merge through each other's shared memory, many go through
+// global memory and a kernel of their own.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -19,12 +19,13 @@
 namespace apud::cuda {
 namespace decode {
 
-inline constexpr int kPageWarps = 4;  // warps that share a page
-inline constexpr int kHeads = 8;      // query heads of a block
-inline constexpr int kMaxSplits = 64;
-// A cluster merges kInboxGroups times 32 outputs in each of its blocks.
-inline constexpr int kMaxCluster = 16, kInboxGroups = 4;
-inline constexpr int kMinPages = 2;  // per split: below this the merge costs more than it hides
+inline constexpr int kUnit = kDecodeUnit;  // what a warp takes at a time
+inline constexpr int kUnitsOfPage = kKvPageTokens / kUnit;
+inline constexpr int kHeads = 8;  // query heads of a block
+inline constexpr int kMostRuns = 64;
+// A cluster merges kInboxTiles times 32 outputs in each of its blocks.
+inline constexpr int kMaxCluster = 16, kInboxTiles = 4;
+inline constexpr int kLeastUnits = 8;  // of a run: below this the merge costs more than it hides
 inline constexpr float kLog2e = 1.4426950408889634f;
 
 struct DecodeParams {
@@ -37,6 +38,7 @@ struct DecodeParams {
   float scale, softcap;
   KvView kv;
   BatchView batch;
+  DecodeRuns runs;
   bool fused;
   HeadRotation rotation;
   const float* q_norm;
@@ -48,14 +50,30 @@ struct DecodeParams {
 /// Shared memory: q (kHeads, D+8) H; new k and v (2, D) float; 128 angles; per warp a head of
 /// scratch; per warp and stage K and V (16, D+8) H. The stages are reused for the merge.
 template <int D>
-constexpr size_t decode_shared(int groups, int stages) {
-  const size_t warps = kPageWarps * groups, tiles = warps * stages * 2 * 16 * (D + 8) * 2,
+constexpr size_t decode_shared(size_t warps, int stages) {
+  const size_t tiles = warps * stages * 2 * kUnit * (D + 8) * 2,
                merge = warps * kHeads * (D + 2) * 4;
   return size_t{kHeads} * (D + 8) * 2 + 2 * D * 4 + 1024 + warps * D * 4 +
          (tiles > merge ? tiles : merge);
 }
 /// Behind that, in a cluster: per run the outputs that this block merges and the heads' states.
-inline constexpr size_t kInboxBytes = size_t{kMaxCluster} * (kInboxGroups * 32 * 4 + kHeads * 8);
+inline constexpr size_t kInboxBytes = size_t{kMaxCluster} * (kInboxTiles * 32 * 4 + kHeads * 8);
+
+/// How a row's tokens are cut: `active` runs of `per_run` units from `begin` on. Depends on the row
+/// alone.
+struct RowRuns {
+  int from_token, begin, end, per_run, active;
+};
+__device__ __forceinline__ RowRuns runs_of(const DecodeRuns& runs, int position, int window) {
+  RowRuns r;
+  r.from_token = window > 0 ? max(0, position + 1 - window) : 0;
+  r.begin = r.from_token / kUnit;
+  r.end = position / kUnit + 1;
+  const int units = r.end - r.begin, most = units <= runs.short_units ? runs.few : runs.many;
+  r.per_run = max(kLeastUnits, (units + most - 1) / most);
+  r.active = (units + r.per_run - 1) / r.per_run;
+  return r;
+}
 
 /// The transpose of an 8x8 matrix of 16-bit values spread over the warp.
 __device__ __forceinline__ uint32_t transposed8x8(uint32_t rows) {
@@ -92,56 +110,63 @@ __device__ __forceinline__ T* of_block(T* p, int rank) {
 #endif
 }
 
-/// Output c of a tile from `count` runs in order: their states (maximum and sum of a head) and
-/// unscaled values. Several are asked for at once.
-template <typename State, typename Partial, typename Store>
-__device__ __forceinline__ void merge_runs(int count, int c, int outputs, int dim, int heads,
-                                           State&& state, Partial&& partial, Store&& store) {
-  constexpr int kAhead = 8;
-  const int h = min(c / dim, heads - 1), d = min(c - h * dim, dim - 1);
-  float top = -INFINITY, sum = 0, value = 0;
-  for (int first = 0; first < count; first += kAhead) {
-    float2 s[kAhead];
-    float v[kAhead];
-    float next = top;
+/// An output of a head from `count` runs, added in order: their states (maximum and sum) and
+/// values, of which kAhead are asked for at once; kAhead changes no bit.
+template <int kAhead, typename State, typename Value>
+__device__ __forceinline__ float merge_runs(int count, State&& state, Value&& value_of) {
+  float2 s[kAhead];
+  float v[kAhead];
+  auto ask = [&](int first) {
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
       const bool valid = first + k < count;
-      s[k] = valid ? state(first + k, h) : make_float2(-INFINITY, 0);
-      v[k] = valid ? partial(first + k, h, d) : 0.f;
-      next = fmaxf(next, s[k].x);
+      s[k] = valid ? state(first + k) : make_float2(-INFINITY, 0);
+      v[k] = valid ? value_of(first + k) : 0.f;
     }
-    const float base = next == -INFINITY ? 0.f : next, shrink = exp2f(top - base);
-    sum *= shrink;
-    value *= shrink;
+  };
+  ask(0);
+  float top = -INFINITY, sum = 0, value = 0;
+#pragma unroll
+  for (int k = 0; k < kAhead; ++k) top = fmaxf(top, s[k].x);
+  for (int k = kAhead; k < count; ++k) top = fmaxf(top, state(k).x);
+  if (top == -INFINITY) return 0;
+  for (int first = 0; first < count; first += kAhead) {
+    if (first > 0) ask(first);
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
-      const float weight = exp2f(s[k].x - base);
-      sum += weight * s[k].y;
-      value += weight * v[k];
+      const float weight = exp2f(s[k].x - top);
+      sum = __fmaf_rn(weight, s[k].y, sum);
+      value = __fmaf_rn(weight, v[k], value);
     }
-    top = next;
   }
-  store(c, c < outputs && sum > 0 ? value / sum : 0.f);
+  return sum > 0 ? __fdividef(value, sum) : 0.f;
 }
 
-/// PRECOND: kGroups * 128 threads; grid (splits, kv_heads * query tiles, rows); dim <= D, dim % 8
-/// == 0. With kCluster, the splits of a head are one cluster, no smaller than its outputs need and
-/// of kMaxCluster blocks at most; kInboxBytes are added.
-template <int D, typename H, bool kI8, int kGroups, int kStages, bool kCluster>
-__global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
+/// Writes 32 outputs (d = first + lane) of a head, and as the next product reads them.
+__device__ __forceinline__ void store_outputs(const DecodeParams& p, int row, int head, int first,
+                                              float value) {
+  const int d = first + (threadIdx.x & 31);
+  if (d < p.dim) p.out[row * p.out_ld + int64_t{head} * p.dim + d] = value;
+  if (p.quantised.data)
+    store_group(p.quantised, row, (head * p.dim + first) / 32, value, value * value);
+}
+
+/// PRECOND: kWarps * 32 threads; grid (runs, kv_heads * query tiles, rows); dim <= D, dim % 8 == 0.
+/// With kCluster, the runs of a head are one cluster, no smaller than its outputs need and of
+/// kMaxCluster blocks at most; kInboxBytes are added. Without, merge_kernel follows.
+template <int D, typename H, bool kI8, int kWarps, int kStages, bool kCluster>
+__global__ void __launch_bounds__(kWarps * 32, 2)
     decode_kernel(const __grid_constant__ DecodeParams p) {
   grid_dependency_trigger();
   if constexpr (kCluster) cluster_arrive();
   extern __shared__ __align__(16) uint8_t shared[];
-  constexpr int kLd = D + 8, kWarps = kGroups * kPageWarps;
+  constexpr int kLd = D + 8;
   H* q_shared = reinterpret_cast<H*>(shared);
   float* fresh = reinterpret_cast<float*>(q_shared + kHeads * kLd);  // new k, new v
   float* head_scratch = fresh + 2 * D + 256;                         // (warps, D), after 128 angles
   uint8_t* stage_base = reinterpret_cast<uint8_t*>(head_scratch + kWarps * D);
 
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  const int group = warp / kPageWarps, quarter = warp % kPageWarps;
   const int gqa = p.heads / p.kv_heads, query_tiles = (gqa + kHeads - 1) / kHeads;
   const int row = blockIdx.z, kv_head = blockIdx.y / query_tiles,
             query_tile = blockIdx.y % query_tiles;
@@ -154,59 +179,47 @@ __global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
 
   // Tokens read from pages. A fused new token is put among them in shared memory.
   const int cached = p.fused ? position : position + 1;
-  const int from_token = p.window > 0 ? max(0, position + 1 - p.window) : 0;
-  const int page_begin = from_token / kKvPageTokens;
-  const int page_end = position / kKvPageTokens + 1;
-  const int count = max(0, page_end - page_begin);
-  const int per_split =
-      max(kMinPages, (count + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x));
-  const int active = max(1, (count + per_split - 1) / per_split);
-  const int split = blockIdx.x;
-  const int outputs = tile_heads * dim;
-  // Output c of the tile, by the warp that has the 32 around it.
-  auto store = [&](int c, float value) {
-    if (c < outputs) p.out[row * p.out_ld + int64_t{first_head} * dim + c] = value;
-    if (p.quantised.data)
-      store_group(p.quantised, row, first_head * dim / 32 + c / 32, value, value * value);
-  };
+  const RowRuns runs = runs_of(p.runs, position, p.window);
+  const int run = blockIdx.x, tiles_of_head = (dim + 31) / 32, tiles = tile_heads * tiles_of_head;
   // In a cluster every block has an inbox: of each run the states of all heads, and the outputs
   // that this block merges.
-  float* inbox = reinterpret_cast<float*>(shared + decode_shared<D>(kGroups, kStages));
-  float2* inbox_states = reinterpret_cast<float2*>(inbox + kMaxCluster * kInboxGroups * 32);
+  float* inbox = reinterpret_cast<float*>(shared + decode_shared<D>(kWarps, kStages));
+  float2* inbox_states = reinterpret_cast<float2*>(inbox + kMaxCluster * kInboxTiles * 32);
   auto merge_inbox = [&] {
     cluster_sync();
-    const int first = (blockIdx.x * kInboxGroups + warp) * 32;
-    if (warp < kInboxGroups && first < outputs)
-      merge_runs(
-          active, first + lane, outputs, dim, tile_heads,
-          [&](int k, int h) { return inbox_states[k * kHeads + h]; },
-          [&](int k, int, int) { return inbox[(k * kInboxGroups + warp) * 32 + lane]; }, store);
+    const int tile = blockIdx.x * kInboxTiles + warp;
+    if (warp >= kInboxTiles || tile >= tiles) return;
+    const int h = tile / tiles_of_head;
+    const float value = merge_runs<8>(
+        runs.active, [&](int k) { return inbox_states[k * kHeads + h]; },
+        [&](int k) { return inbox[(k * kInboxTiles + warp) * 32 + lane]; });
+    store_outputs(p, row, first_head + h, tile % tiles_of_head * 32, value);
   };
-  if (split >= active) {
+  if (run >= runs.active) {
     grid_dependency_wait();
     if constexpr (kCluster) {
       cluster_wait();
-      if (active > 1) merge_inbox();
+      if (runs.active > 1) merge_inbox();
     }
     return;
   }
-  const int begin = page_begin + split * per_split, end = min(page_end, begin + per_split);
-  const bool has_fresh = p.fused && split == active - 1;
+  const int begin = runs.begin + run * runs.per_run, end = min(runs.end, begin + runs.per_run);
+  const bool has_fresh = p.fused && run == runs.active - 1;
 
   H* warp_stages = reinterpret_cast<H*>(stage_base) + warp * (kStages * 2 * 16 * kLd);
   auto tile_at = [&](int stage, int which) { return warp_stages + (stage * 2 + which) * 16 * kLd; };
 
-  // Loads K (which = 0) or V of this warp's quarter of page index i into a stage.
+  // Loads K (which = 0) or V of unit i into a stage.
   auto load = [&](int i, int stage, int which) {
     if (i < end) {
-      const uint8_t* block = p.kv.base + pages[i] * p.kv.page_bytes + kv_head * p.kv.head_bytes +
-                             which * p.kv.v_offset;
-      int token0 = i * kKvPageTokens + quarter * 16;
+      const uint8_t* block = p.kv.base + pages[i / kUnitsOfPage] * p.kv.page_bytes +
+                             kv_head * p.kv.head_bytes + which * p.kv.v_offset;
+      const int token0 = i * kUnit, slot0 = token0 % kKvPageTokens;
       H* to = tile_at(stage, which);
       constexpr int kChunks = D / 8;
       if constexpr (!kI8) {
         if (dim == D) {  // 16 whole rows lie one behind another
-          const uint8_t* from = block + quarter * 16 * D * 2 + lane * 16;
+          const uint8_t* from = block + slot0 * D * 2 + lane * 16;
           const int left = (cached - token0) * kChunks;
 #pragma unroll
           for (int c0 = 0; c0 < 16 * kChunks; c0 += 32) {
@@ -218,8 +231,7 @@ __global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
           for (int c = lane; c < 16 * kChunks; c += 32) {
             int t = c / kChunks, d8 = c % kChunks;
             bool valid = token0 + t < cached && d8 * 8 < dim;
-            const uint8_t* from =
-                block + (valid ? (int64_t{quarter * 16 + t} * dim + d8 * 8) * 2 : 0);
+            const uint8_t* from = block + (valid ? (int64_t{slot0 + t} * dim + d8 * 8) * 2 : 0);
             copy_async16(to + t * kLd + d8 * 8, from, valid);
           }
         }
@@ -228,9 +240,9 @@ __global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
           int t = c / kChunks, d8 = c % kChunks;
           uint4 packed = make_uint4(0, 0, 0, 0);
           if (token0 + t < cached && d8 * 8 < dim) {
-            float scale = reinterpret_cast<const float*>(block + 64 * dim)[quarter * 16 + t];
+            float scale = reinterpret_cast<const float*>(block + 64 * dim)[slot0 + t];
             uint2 bytes =
-                *reinterpret_cast<const uint2*>(block + int64_t{quarter * 16 + t} * dim + d8 * 8);
+                *reinterpret_cast<const uint2*>(block + int64_t{slot0 + t} * dim + d8 * 8);
             uint32_t words[4];
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
@@ -256,7 +268,7 @@ __global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
 #pragma unroll
   for (int s = 0; s < kStages; ++s)
 #pragma unroll
-    for (int which = 0; which < 2; ++which) load(begin + group + s * kGroups, s, which);
+    for (int which = 0; which < 2; ++which) load(begin + warp + s * kWarps, s, which);
   __syncwarp();  // the barrier takes whole warps
   __syncthreads();
   if (p.fused) grid_dependency_wait();
@@ -333,17 +345,16 @@ __global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
     for (int i = 0; i < 4; ++i) o[n][i] = 0;
   float m[2] = {-INFINITY, -INFINITY}, l[2] = {0, 0};  // of heads 2 (lane % 4) and the next
 
-  // A page at a time. K of the next one comes as soon as this one's scores are made, V when its
-  // sums are: half of a page's way is behind the work on the other half.
+  // A unit at a time. K of the next one comes as soon as this one's scores are made, V when its
+  // sums are: half of a unit's way is behind the work on the other half.
   constexpr int kPending = 2 * kStages - 1;
-  const bool owns_fresh = has_fresh && quarter == position % kKvPageTokens / 16;
-  for (int i = begin + group, stage = 0; i < end; i += kGroups) {
+  for (int i = begin + warp, stage = 0; i < end; i += kWarps) {
     auto arrived = [&](int which) {
       copy_wait<kPending>();
       __syncwarp();
-      if (owns_fresh && i == end - 1) {
+      if (has_fresh && i == end - 1) {
         for (int c = lane; c < dim; c += 32)
-          tile_at(stage, which)[position % 16 * kLd + c] = to_h16<H>(fresh[which * D + c]);
+          tile_at(stage, which)[position % kUnit * kLd + c] = to_h16<H>(fresh[which * D + c]);
         __syncwarp();
       }
     };
@@ -357,15 +368,15 @@ __global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
       mma_16816<H>(kk & 1 ? odd : even, a, q_frag[kk][0], q_frag[kk][1]);
     }
     __syncwarp();
-    load(i + kStages * kGroups, stage, 0);
-    const int token0 = i * kKvPageTokens + quarter * 16;
+    load(i + kStages * kWarps, stage, 0);
+    const int token0 = i * kUnit;
     float s[4], top[2] = {m[0], m[1]};
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
       const int token = token0 + (lane >> 2) + 8 * (n >> 1);
       float x = (even[n] + odd[n]) * p.scale;
       if (p.softcap > 0) x = p.softcap * tanhf(x / p.softcap);
-      s[n] = token >= from_token && token <= position ? x * kLog2e : -INFINITY;
+      s[n] = token >= runs.from_token && token <= position ? x * kLog2e : -INFINITY;
       top[n & 1] = fmaxf(top[n & 1], s[n]);
     }
     float base[2], shrink[2];
@@ -398,7 +409,7 @@ __global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
       mma_16816<H>(o[n], a, p0, p1);
     }
     __syncwarp();
-    load(i + kStages * kGroups, stage, 1);
+    load(i + kStages * kWarps, stage, 1);
     stage = stage + 1 == kStages ? 0 : stage + 1;
   }
   copy_wait<0>();
@@ -445,52 +456,55 @@ __global__ void __launch_bounds__(kGroups* kPageWarps * 32, 2)
   }
   __syncthreads();
 
-  const int splits = gridDim.x;
   const int64_t row_head = int64_t{row} * p.heads + first_head;
   if constexpr (kCluster) cluster_wait();
-  for (int first = warp * 32; first < outputs; first += kWarps * 32) {
-    const int c = first + lane, h = min(dim == D ? c / D : c / dim, tile_heads - 1);
-    const float* from = all + h * (D + 2) + min(c - h * dim, dim - 1);
+  for (int tile = warp; tile < tiles; tile += kWarps) {
+    const int h = tile / tiles_of_head, first = tile % tiles_of_head * 32, d = first + lane;
+    const float* from = all + h * (D + 2) + min(d, dim - 1);
     float value = 0;
 #pragma unroll
     for (int w = 0; w < kWarps; ++w)
-      value += weight_of[h * kWarps + w] * from[w * kHeads * (D + 2)];
-    if (active == 1)
-      store(c, states[h].y > 0 ? value / states[h].y : 0.f);
+      value = __fmaf_rn(weight_of[h * kWarps + w], from[w * kHeads * (D + 2)], value);
+    if (runs.active == 1)
+      store_outputs(p, row, first_head + h, first,
+                    states[h].y > 0 ? __fdividef(value, states[h].y) : 0.f);
     else if (kCluster)
-      of_block(inbox,
-               first / 32 /
-                   kInboxGroups)[(split * kInboxGroups + first / 32 % kInboxGroups) * 32 + lane] =
+      of_block(inbox, tile / kInboxTiles)[(run * kInboxTiles + tile % kInboxTiles) * 32 + lane] =
           value;
-    else if (c < outputs)
-      p.scratch.partial[((row_head + h) * splits + split) * dim + c - h * dim] = value;
+    else if (d < dim)
+      p.scratch.partial[((row_head + h) * p.scratch.runs + run) * dim + d] = value;
   }
-  if (active == 1) return;
+  if (runs.active == 1) return;
   if constexpr (kCluster) {
-    for (int i = threadIdx.x; i < splits * kHeads; i += kWarps * 32)
-      of_block(inbox_states, i / kHeads)[split * kHeads + i % kHeads] = states[i % kHeads];
+    for (int i = threadIdx.x; i < static_cast<int>(gridDim.x) * kHeads; i += kWarps * 32)
+      of_block(inbox_states, i / kHeads)[run * kHeads + i % kHeads] = states[i % kHeads];
     merge_inbox();
     return;
   }
   if (threadIdx.x < tile_heads)
-    p.scratch.state[(row_head + threadIdx.x) * splits + split] = states[threadIdx.x];
-  __threadfence();
-  __syncthreads();
-  __shared__ bool last;
-  int* counter = p.scratch.counters + row_head;
-  if (threadIdx.x == 0) last = atomicAdd(counter, 1) == active - 1;
-  __syncthreads();
-  if (!last) return;
-  __threadfence();
-  for (int first = warp * 32; first < outputs; first += kWarps * 32)
-    merge_runs(
-        active, first + lane, outputs, dim, tile_heads,
-        [&](int k, int h) { return __ldcg(&p.scratch.state[(row_head + h) * splits + k]); },
-        [&](int k, int h, int d) {
-          return __ldcg(&p.scratch.partial[((row_head + h) * splits + k) * dim + d]);
-        },
-        store);
-  if (threadIdx.x == 0) *counter = 0;
+    p.scratch.state[(row_head + threadIdx.x) * p.scratch.runs + run] = states[threadIdx.x];
+}
+
+inline constexpr int kMergeWarps = 4;
+/// Rows of several runs from what decode_kernel left in global memory: a warp merges 32 outputs of
+/// a head. PRECOND: kMergeWarps * 32 threads; grid (heads * ceil(dim / 32) / kMergeWarps, rows).
+template <int kAhead>
+__global__ void __launch_bounds__(kMergeWarps * 32)
+    merge_kernel(const __grid_constant__ DecodeParams p) {
+  grid_dependency_trigger();
+  const int row = blockIdx.y, lane = threadIdx.x & 31, tiles_of_head = (p.dim + 31) / 32;
+  const int tile = blockIdx.x * kMergeWarps + (threadIdx.x >> 5), head = tile / tiles_of_head,
+            first = tile % tiles_of_head * 32;
+  const RowRuns runs = runs_of(p.runs, p.batch.positions[row], p.window);
+  grid_dependency_wait();
+  if (head >= p.heads || runs.active == 1) return;
+  const int64_t at = (int64_t{row} * p.heads + head) * p.scratch.runs;
+  const float* values = p.scratch.partial + at * p.dim + min(first + lane, p.dim - 1);
+  const float2* states = p.scratch.state + at;
+  store_outputs(p, row, head, first,
+                merge_runs<kAhead>(
+                    runs.active, [&](int k) { return __ldcg(states + k); },
+                    [&](int k) { return __ldcg(values + int64_t{k} * p.dim); }));
 }
 
 }  // namespace decode

@@ -3,13 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
-#include <optional>
 #include <mutex>
-#include <set>
-#include <thread>
+#include <optional>
 
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/products_ahead.h"
 
 namespace apud::cuda {
 namespace {
@@ -25,71 +23,6 @@ uint64_t turns_of(double inv_freq) {
 }
 
 size_t pad(size_t n) { return (n + 255) / 256 * 256; }
-
-/// cuBLASLt loads a kernel when it is first used, all in all a tenth of a second before the first
-/// token. Runs a small step's products, on what lies in memory, while the weights arrive.
-class ProductsAhead {
- public:
-  ProductsAhead(const Program& program, const Weights& weights,
-                const std::vector<LinearGroup>& groups, int device) {
-    constexpr int64_t kMost = int64_t{128} << 20;  // values of a matrix
-    Half16 half16 = Half16::kFp16;
-    for (const LinearGroup& g : groups) {
-      const auto& first = std::get<LinearOp>(program.ops[g.ops[0]]);
-      Product p{0, program.values[first.x].cols, first.accumulate};
-      for (int i : g.ops) {
-        const auto& op = std::get<LinearOp>(program.ops[i]);
-        p.n += program.values[op.out].cols;
-        if (weights[op.weight].type == WeightType::kBF16) half16 = Half16::kBf16;
-      }
-      if (program.values[first.out].rows == Rows::kTokens && int64_t{p.n} * p.k <= kMost)
-        products_.insert(p);
-    }
-    thread_ = std::thread([this, half16, device] {
-      try {
-        run(half16, device);
-      } catch (const Error&) {  // the first step will meet it again and say so
-      }
-    });
-  }
-  ~ProductsAhead() { thread_.join(); }
-
- private:
-  struct Product {
-    int n, k;
-    bool accumulate;
-    auto operator<=>(const Product&) const = default;
-  };
-  void run(Half16 half16, int device) {
-    constexpr int kRows = 128;
-    APUD_CUDA(cudaSetDevice(device));
-    int64_t x = 0, w = 0, out = 0;
-    for (const Product& p : products_) {
-      const int64_t k = round_up(p.k, 8), n = round_up(p.n, 8);
-      x = std::max(x, kRows * k * 2);
-      w = std::max(w, n * k * 2);
-      out = std::max(out, kRows * n * 4);
-    }
-    DeviceBuffer memory(static_cast<size_t>(x + w + out), "products run ahead");
-    Gemm gemm;
-    for (const Product& p : products_) {
-      GemmArgs g;
-      g.x = memory.as();
-      g.w = memory.as() + x;
-      g.x_ld = g.w_ld = round_up(p.k, 8);
-      g.out = {memory.as() + x + w, round_up(p.n, 8), !p.accumulate};
-      g.rows = kRows;
-      g.n = p.n;
-      g.k = p.k;
-      g.accumulate = p.accumulate;
-      g.half16 = half16;
-      gemm.run(g, cudaStreamPerThread);
-    }
-    APUD_CUDA(cudaStreamSynchronize(cudaStreamPerThread));
-  }
-  std::set<Product> products_;
-  std::thread thread_;
-};
 
 }  // namespace
 
@@ -158,7 +91,8 @@ CudaExecutor::CudaExecutor(const Program& program, const Weights& weights,
                     "run this model with --device cpu");
       heads = std::max(heads, a->shape.heads);
       head_values = std::max(head_values, a->shape.heads * a->shape.dim);
-      context_.splits = std::max(context_.splits, decode_splits(a->shape, sms));
+      const DecodeRuns runs = decode_runs(a->shape, sms);
+      if (runs.many > context_.runs.many) context_.runs = runs;
       int rows = prefill_tile_rows(a->shape.dim);
       APUD_CHECK(tile_rows_ == 0 || tile_rows_ == rows, "one prefill tile height in a program");
       tile_rows_ = rows;
@@ -172,21 +106,20 @@ CudaExecutor::CudaExecutor(const Program& program, const Weights& weights,
     return here;
   };
   size_t turns_bytes = turns.size() * 8, turns_off = take(turns_bytes);
-  size_t partial = take(size_t{kSmallRows} * head_values * context_.splits * 4);
-  size_t state = take(size_t{kSmallRows} * heads * context_.splits * sizeof(float2));
-  size_t counters = take(size_t{kSmallRows} * heads * 4);
+  const int runs = std::max(context_.runs.few, context_.runs.many);
+  size_t partial = take(size_t{kSmallRows} * head_values * runs * 4);
+  size_t state = take(size_t{kSmallRows} * heads * runs * sizeof(float2));
   size_t convert_off = take(static_cast<size_t>(max) * widest * 2);
   size_t panel_bytes = std::max(kPanelBytes, static_cast<size_t>(widest) * 2 * 64);
   size_t panel = take(panel_bytes);
   size_t attention = take(program_.is_encoder() ? 0 : size_t{2} * max * head_values * 4);
   shared_ = DeviceBuffer(at, "workspace");
-  APUD_CUDA(cudaMemset(shared_.as() + counters, 0, size_t{kSmallRows} * heads * 4));
   if (turns_bytes)
     APUD_CUDA(
         cudaMemcpy(shared_.as() + turns_off, turns.data(), turns_bytes, cudaMemcpyHostToDevice));
   context_.scratch.partial = reinterpret_cast<float*>(shared_.as() + partial);
   context_.scratch.state = reinterpret_cast<float2*>(shared_.as() + state);
-  context_.scratch.counters = reinterpret_cast<int*>(shared_.as() + counters);
+  context_.scratch.runs = runs;
   context_.scratch.max_rows = kSmallRows;
   context_.convert_scratch = shared_.as() + convert_off;
   context_.panel = shared_.as() + panel;
@@ -273,117 +206,6 @@ std::unique_ptr<KvStore> CudaExecutor::make_kv(std::span<const int> pages_per_gr
     if (captured.graph) cudaGraphExecDestroy(captured.graph);
   graphs_.clear();
   return std::make_unique<CudaKv>(program_, pages_per_group, type, stream_, *lanes_);
-}
-
-void CudaExecutor::make_meta(Meta& m, int tokens, int capacity, size_t pages) {
-  m.tokens = tokens;
-  m.capacity = capacity;
-  m.groups = std::max<int>(1, static_cast<int>(program_.kv_groups.size()));
-  m.page_capacity = pages;
-  m.tile_capacity = size_t{2} * (capacity + (tile_rows_ ? tokens / tile_rows_ : 0) + 1);
-  size_t at = 0;
-  auto take = [&](size_t n) {
-    size_t here = at;
-    at += round_up(static_cast<int64_t>(n), 4);
-    return here;
-  };
-  size_t token_at = take(tokens), position_at = take(tokens), row_at = take(tokens),
-         out_at = take(tokens);
-  size_t first_at = take(capacity), count_at = take(capacity), start_at = take(capacity);
-  size_t tile_at = take(m.tile_capacity),
-         offset_at = take(static_cast<size_t>(m.groups) * capacity);
-  size_t row_page_at = take(static_cast<size_t>(m.groups) * tokens);
-  m.ints = at;
-  m.device = DeviceBuffer((m.ints + pages) * 4, "batch");
-  APUD_CUDA(cudaHostAlloc(&m.host, (m.ints + pages) * 4, cudaHostAllocDefault));
-  std::memset(m.host, 0, m.ints * 4);
-  APUD_CUDA(cudaMemset(m.device.as(), 0, m.ints * 4));
-  const int32_t* d = m.device.as<int32_t>();
-  m.view.tokens = d + token_at;
-  m.view.positions = d + position_at;
-  m.view.row_sequence = d + row_at;
-  m.view.output_rows = d + out_at;
-  m.view.first = d + first_at;
-  m.view.count = d + count_at;
-  m.view.position = d + start_at;
-  m.view.tiles = d + tile_at;
-  m.view.page_offset = d + offset_at;
-  m.view.row_pages = d + row_page_at;
-  m.view.pages = d + m.ints;
-  m.view.token_capacity = tokens;
-  m.view.capacity = capacity;
-}
-
-void CudaExecutor::check_batch(const Batch& batch, const KvStore* kv) const {
-  APUD_CHECK(
-      !batch.tokens.empty() && static_cast<int>(batch.tokens.size()) <= options_.max_step_tokens,
-      "1 to max_step_tokens tokens");
-  APUD_CHECK(program_.is_encoder() == (kv == nullptr), "decoders have a KV store");
-  int row = 0;
-  for (const SequenceSlice& s : batch.sequences) {
-    APUD_CHECK(s.first_row == row && s.token_count > 0, "sequences cover the tokens in order");
-    row += s.token_count;
-  }
-  APUD_CHECK(row == static_cast<int>(batch.tokens.size()), "sequences cover all tokens");
-  for (int r : batch.output_rows) APUD_CHECK(r >= 0 && r < row, "an output row is a token");
-}
-
-/// Fills the pinned twin and enqueues the copy.
-Step CudaExecutor::prepare(Meta& m, const Batch& batch, CudaKv* kv) {
-  auto host = [&](const int32_t* device) { return m.host + (device - m.device.as<int32_t>()); };
-  const int tokens = static_cast<int>(batch.tokens.size()),
-            sequences = static_cast<int>(batch.sequences.size());
-  std::copy(batch.tokens.begin(), batch.tokens.end(), host(m.view.tokens));
-  std::copy(batch.output_rows.begin(), batch.output_rows.end(), host(m.view.output_rows));
-  int32_t* positions = host(m.view.positions);
-  int32_t* rows = host(m.view.row_sequence);
-  int32_t* tiles = host(m.view.tiles);
-  Step step;
-  step.single = true;
-  size_t pages = 0;
-  for (int s = 0; s < sequences; ++s) {
-    const SequenceSlice& q = batch.sequences[s];
-    host(m.view.first)[s] = q.first_row;
-    host(m.view.count)[s] = q.token_count;
-    host(m.view.position)[s] = q.position;
-    step.single = step.single && q.token_count == 1;
-    for (int t = 0; t < q.token_count; ++t) {
-      positions[q.first_row + t] = q.position + t;
-      rows[q.first_row + t] = s;
-    }
-    if (tile_rows_ > 0)
-      for (int t = 0; t < q.token_count && size_t(2 * step.tiles + 1) < m.tile_capacity;
-           t += tile_rows_) {
-        tiles[2 * step.tiles] = s;
-        tiles[2 * step.tiles + 1] = t;
-        ++step.tiles;
-      }
-    if (!kv) continue;
-    for (int g = 0; g < m.groups; ++g) {
-      std::span<const int32_t> list = q.pages[g];
-      size_t needed = ceil_div(q.position + q.token_count, kKvPageTokens);
-      APUD_CHECK(list.size() >= needed, "pages cover the sequence");
-      if (pages + needed > m.page_capacity)
-        throw Error(ErrorKind::kBusy,
-                    "CUDA: a step over more than " + std::to_string(m.page_capacity) + " KV pages",
-                    "run fewer sequences at once");
-      host(m.view.page_offset)[g * m.capacity + s] = static_cast<int32_t>(pages);
-      int32_t* by_row = host(m.view.row_pages) + static_cast<size_t>(g) * m.tokens + q.first_row;
-      std::fill(by_row, by_row + q.token_count, static_cast<int32_t>(pages));
-      std::copy(list.begin(), list.begin() + needed, m.host + m.ints + pages);
-      pages += needed;
-    }
-  }
-  step.tokens = tokens;
-  step.sequences = sequences;
-  step.kv = kv;
-  step.batch = m.view;
-  step.small = &m == &small_meta_;
-  if (kv) kv->begin_step(step.small);  // a graph cannot wait between its layers
-  step.where = {stream_, programmatic_ && step.small};
-  APUD_CUDA(cudaMemcpyAsync(m.device.as(), m.host, (m.ints + pages) * 4, cudaMemcpyHostToDevice,
-                            stream_));
-  return step;
 }
 
 void CudaExecutor::enqueue(const std::vector<Stage>& stages, const Step& step) {
@@ -597,40 +419,6 @@ void CudaExecutor::run_sampled(const Batch& batch, KvStore* kv, std::span<const 
     });
     if (!ahead_.step.kv) APUD_CUDA(cudaStreamSynchronize(stream_));
   });
-}
-
-std::vector<StageTime> CudaExecutor::profile(const Batch& batch, KvStore* kv) {
-  APUD_CUDA(cudaSetDevice(options_.device));
-  ahead_.forget();
-  check_batch(batch, kv);
-  bool small = use_small(batch);
-  Step step = prepare(small ? small_meta_ : large_meta_, batch, static_cast<CudaKv*>(kv));
-  step.where.programmatic = false;
-  step.out_rows = std::min<int>(kOutputChunk, static_cast<int>(batch.output_rows.size()));
-  std::vector<StageTime> times;
-  std::vector<cudaEvent_t> events;
-  auto mark = [&] {
-    cudaEvent_t e = nullptr;
-    APUD_CUDA(cudaEventCreate(&e));
-    APUD_CUDA(cudaEventRecord(e, stream_));
-    events.push_back(e);
-  };
-  const Plan& plan = small ? small_ : large_;
-  mark();
-  for (const auto* list : {&plan.body, &plan.outputs})
-    for (const Stage& s : *list) {
-      s.run(step);
-      mark();
-      times.push_back({s.name, 0, s.bytes});
-    }
-  APUD_CUDA(cudaStreamSynchronize(stream_));
-  for (size_t i = 0; i < times.size(); ++i) {
-    float ms = 0;
-    APUD_CUDA(cudaEventElapsedTime(&ms, events[i], events[i + 1]));
-    times[i].microseconds = ms * 1000;
-  }
-  for (cudaEvent_t e : events) cudaEventDestroy(e);
-  return times;
 }
 
 }  // namespace apud::cuda

@@ -45,6 +45,9 @@ class CudaExecutor : public Executor {
 
   /// Runs one step stage by stage and times each with events (so without overlap); for `bench`.
   std::vector<StageTime> profile(const Batch& batch, KvStore* kv);
+  /// Seconds of each of a decode step's stages called `name`, all of them one behind the other in a
+  /// graph, as decode runs them; median of five. Their results mean nothing.
+  double chain_seconds(const Batch& batch, KvStore* kv, const std::string& name);
   bool resident_halves() const { return weights_->resident_halves(); }
 
  private:
@@ -68,7 +71,11 @@ class CudaExecutor : public Executor {
   void run_rows(const Batch& batch, KvStore* kv,
                 const std::function<void(const Batch&, int)>& one) const;
   void enqueue(const std::vector<Stage>& stages, const Step& step);
-  using GraphKey = std::tuple<int, int, bool, bool, bool, const CudaKv*>;
+  /// Tokens, output rows, single, identity, long_rows, greedy, KV store.
+  using GraphKey = std::tuple<int, int, bool, bool, bool, bool, const CudaKv*>;
+  static GraphKey graph_key(const Step& s, bool greedy) {
+    return {s.tokens, s.out_rows, s.single, s.identity, s.long_rows, greedy, s.kv};
+  }
   void replay(const GraphKey& key, const std::function<void()>& all);
   void run_graph(const Step& step, bool greedy);
   void run_encoder(const Step& step);

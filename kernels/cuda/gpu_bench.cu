@@ -271,6 +271,13 @@ void bench_attention(Bench& b, int context, const GpuCeilings& c, GpuBenchRow ro
   row.ceiling = "read";
   row.microseconds_per_stage = times[times.size() / 2];
   emit(row);
+  // One layer's behind the other's, as in decode.
+  const double chained = b.executor->chain_seconds(batch, b.kv.get(), "rope+attention");
+  row.work = "attention, chained";
+  row.value = bytes / chained / 1e9;
+  row.share = row.value * 1e9 / c.read;
+  row.microseconds_per_stage = chained * 1e6;
+  emit(row);
 }
 
 void bench_embed(Bench& b, const GpuCeilings& c, bool stages, GpuBenchRow row,

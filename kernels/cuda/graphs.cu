@@ -42,7 +42,7 @@ void CudaExecutor::replay(const GraphKey& key, const std::function<void()>& all)
 }
 
 void CudaExecutor::run_graph(const Step& step, bool greedy) {
-  replay(GraphKey{step.tokens, step.out_rows, step.single, step.identity, greedy, step.kv}, [&] {
+  replay(graph_key(step, greedy), [&] {
     enqueue(small_.body, step);
     if (step.out_rows > 0) enqueue(small_.outputs, step);
     if (greedy) enqueue_greedy(step);
@@ -57,7 +57,7 @@ void CudaExecutor::run_encoder(const Step& step) {
     enqueue(large_.outputs, step);
   };
   if (step.sequences != 1 || step.tokens > kShort) return all();
-  replay(GraphKey{step.tokens, 1, true, false, false, nullptr}, all);
+  replay(GraphKey{step.tokens, 1, true, false, false, false, nullptr}, all);
 }
 
 }  // namespace apud::cuda

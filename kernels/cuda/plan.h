@@ -31,6 +31,7 @@ struct Step {
   bool small = false;               // decode's plan and values
   bool single = false;              // every sequence has one token: decode attention may be fused
   bool identity = false;            // output rows are the rows themselves
+  bool long_rows = false;  // some row has more context than decode attention's few runs take
 };
 
 struct Stage {
@@ -68,7 +69,7 @@ struct PlanContext {
   int max_tokens = 0;
   std::vector<RotaryArgs> rotary;  // by op index (others empty)
   DecodeScratch scratch;
-  int splits = 1;
+  DecodeRuns runs;
   void* convert_scratch = nullptr;  // (max_tokens, widest x) 16-bit
   void* panel = nullptr;            // 16-bit rows of weights not kept resident
   size_t panel_bytes = 0;

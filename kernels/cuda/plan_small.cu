@@ -308,16 +308,16 @@ class SmallCompiler {
       AttentionArgs b = attention_args(*next, i + 2);
       b.k = a.k;
       b.v = a.v;
-      emit(next->out, "rope+attention", 0,
-           [b, r, rotate, layer = op.kv_layer, scratch = c_.scratch,
-            splits = c_.splits](const Step& s) {
-             AttentionArgs d = b;
-             d.batch = s.batch;
-             d.rows = s.tokens;
-             d.kv = s.kv->view(layer);
-             if (!s.single) rotate(s);
-             attention_decode(d, s.single ? &r : nullptr, scratch, splits, s.where);
-           });
+      emit(
+          next->out, "rope+attention", 0,
+          [b, r, rotate, layer = op.kv_layer, scratch = c_.scratch, runs = c_.runs](const Step& s) {
+            AttentionArgs d = b;
+            d.batch = s.batch;
+            d.rows = s.tokens;
+            d.kv = s.kv->view(layer);
+            if (!s.single) rotate(s);
+            attention_decode(d, s.single ? &r : nullptr, scratch, runs, s.long_rows, s.where);
+          });
       return i + 2;
     }
     emit(op.q, "rope", 0, rotate);
@@ -326,12 +326,12 @@ class SmallCompiler {
   int add(const AttentionOp& op, int i) {
     emit(op.out, "attention", 0,
          [a = attention_args(op, i + 1), layer = op.kv_layer, scratch = c_.scratch,
-          splits = c_.splits](const Step& s) {
+          runs = c_.runs](const Step& s) {
            AttentionArgs d = a;
            d.batch = s.batch;
            d.rows = s.tokens;
            d.kv = s.kv->view(layer);
-           attention_decode(d, nullptr, scratch, splits, s.where);
+           attention_decode(d, nullptr, scratch, runs, s.long_rows, s.where);
          });
     return i + 1;
   }

@@ -61,8 +61,7 @@ void CudaExecutor::run_ahead(const Step& step, const Batch& batch, bool continui
     inside =
         inside && (q.position + 1) % kKvPageTokens != 0 && q.position + 2 <= program_.max_positions;
   }
-  auto found =
-      graphs_.find(GraphKey{step.tokens, step.out_rows, step.single, step.identity, true, step.kv});
+  auto found = graphs_.find(graph_key(step, true));
   if (continuing && inside && found != graphs_.end() && found->second.graph) {
     APUD_CUDA(cudaGraphLaunch(found->second.graph, stream_));
     APUD_CUDA(cudaEventRecord(a.done[a.turn ^ 1], stream_));

@@ -42,7 +42,7 @@ TEST_F(Cuda, PrefillOverManyTiles) {
 }
 
 /// The last of many tokens, decoded, against the same in prefill: contexts that are cut into few
-/// and many runs, merged by threads, by whole blocks and by clusters, alone and beside a short one.
+/// and many runs, merged by clusters and by a kernel, alone and beside a short one.
 TEST_F(Cuda, DecodeOverManyRuns) {
   for (auto [heads, kv, dim] :
        {std::array{8, 8, 32}, {16, 8, 128}, {40, 5, 64}, {9, 9, 96}, {8, 8, 256}, {4, 2, 128}}) {
@@ -58,13 +58,22 @@ TEST_F(Cuda, DecodeOverManyRuns) {
         auto tokens = ids(n, n);
         auto all = r.step({{0, tokens}});
         r.step({{1, std::vector<int32_t>(tokens.begin(), tokens.end() - 1)}});
-        r.step({{2, ids(70, 4)}});
-        auto both = r.step({{1, {tokens.back()}}, {2, {5}}});
-        const std::vector<float> first(both.begin(), both.begin() + static_cast<long>(all.size()));
-        EXPECT_LT(test::relative_error(first, all), type == KvType::kI8 ? 4e-2 : 4e-3)
-            << heads << "/" << kv << " x " << dim << ", " << n << " tokens";
-        r.position[1] = n - 1;
-        EXPECT_TRUE(r.step({{1, {tokens.back()}}}) == first) << "alone";
+        // 1,000 tokens are cut into few runs or many as the longest row of the step commands.
+        for (int neighbour : {70, 1000}) {
+          r.position[1] = n - 1;
+          r.position[2] = 0;
+          r.step({{2, ids(neighbour, 4)}});
+          auto both = r.step({{1, {tokens.back()}}, {2, {5}}});
+          const std::vector<float> first(both.begin(),
+                                         both.begin() + static_cast<long>(all.size())),
+              second(both.begin() + static_cast<long>(all.size()), both.end());
+          EXPECT_LT(test::relative_error(first, all), type == KvType::kI8 ? 4e-2 : 4e-3)
+              << heads << "/" << kv << " x " << dim << ", " << n << " tokens";
+          r.position[1] = n - 1;
+          EXPECT_TRUE(r.step({{1, {tokens.back()}}}) == first) << "alone";
+          r.position[2] = neighbour;
+          EXPECT_TRUE(r.step({{2, {5}}}) == second) << "its neighbour alone, beside " << n;
+        }
       }
   }
 }

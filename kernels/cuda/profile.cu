@@ -1,0 +1,82 @@
+// Timing the stages of a step, for `bench`.
+#include <algorithm>
+
+#include "kernels/cuda/executor.h"
+
+namespace apud::cuda {
+
+std::vector<StageTime> CudaExecutor::profile(const Batch& batch, KvStore* kv) {
+  APUD_CUDA(cudaSetDevice(options_.device));
+  ahead_.forget();
+  check_batch(batch, kv);
+  bool small = use_small(batch);
+  Step step = prepare(small ? small_meta_ : large_meta_, batch, static_cast<CudaKv*>(kv));
+  step.where.programmatic = false;
+  step.out_rows = std::min<int>(kOutputChunk, static_cast<int>(batch.output_rows.size()));
+  std::vector<StageTime> times;
+  std::vector<cudaEvent_t> events;
+  auto mark = [&] {
+    cudaEvent_t e = nullptr;
+    APUD_CUDA(cudaEventCreate(&e));
+    APUD_CUDA(cudaEventRecord(e, stream_));
+    events.push_back(e);
+  };
+  const Plan& plan = small ? small_ : large_;
+  mark();
+  for (const auto* list : {&plan.body, &plan.outputs})
+    for (const Stage& s : *list) {
+      s.run(step);
+      mark();
+      times.push_back({s.name, 0, s.bytes});
+    }
+  APUD_CUDA(cudaStreamSynchronize(stream_));
+  for (size_t i = 0; i < times.size(); ++i) {
+    float ms = 0;
+    APUD_CUDA(cudaEventElapsedTime(&ms, events[i], events[i + 1]));
+    times[i].microseconds = ms * 1000;
+  }
+  for (cudaEvent_t e : events) cudaEventDestroy(e);
+  return times;
+}
+
+double CudaExecutor::chain_seconds(const Batch& batch, KvStore* kv, const std::string& name) {
+  APUD_CUDA(cudaSetDevice(options_.device));
+  ahead_.forget();
+  check_batch(batch, kv);
+  APUD_CHECK(use_small(batch), "stages of a decode step");
+  const Step step = prepare(small_meta_, batch, static_cast<CudaKv*>(kv));
+  int count = 0;
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t replayed = nullptr;
+  APUD_CUDA(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed));
+  for (const Stage& s : small_.body)
+    if (s.name == name) {
+      s.run(step);
+      ++count;
+    }
+  APUD_CUDA(cudaStreamEndCapture(stream_, &graph));
+  APUD_CHECK(count > 0, "a stage of that name");
+  const cudaError_t status = cudaGraphInstantiate(&replayed, graph, 0);
+  cudaGraphDestroy(graph);
+  check(status, "cudaGraphInstantiate");
+  cudaEvent_t begin, end;
+  APUD_CUDA(cudaEventCreate(&begin));
+  APUD_CUDA(cudaEventCreate(&end));
+  std::vector<float> times;
+  for (int i = 0; i < 6; ++i) {  // the first loads the kernels
+    APUD_CUDA(cudaEventRecord(begin, stream_));
+    APUD_CUDA(cudaGraphLaunch(replayed, stream_));
+    APUD_CUDA(cudaEventRecord(end, stream_));
+    APUD_CUDA(cudaEventSynchronize(end));
+    float ms = 0;
+    APUD_CUDA(cudaEventElapsedTime(&ms, begin, end));
+    if (i > 0) times.push_back(ms);
+  }
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  cudaGraphExecDestroy(replayed);
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2] / 1000 / count;
+}
+
+}  // namespace apud::cuda
