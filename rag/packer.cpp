@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "base/check.h"
+#include "base/utf8.h"
 #include "rag/chunker.h"
 #include "rag/pack/select.h"
 #include "rag/relevance.h"
@@ -25,6 +26,10 @@ constexpr Weights kByChunk = {0.5, 0.5, 0.5};
 constexpr Weights kBySentence = {0.5, 0.25, 0.25};
 constexpr Weights kByTokens = {0.7, 0.1, 0.2};
 constexpr double kRankScale = 5;
+// Added where stretch and question are both with or both without CJK. Of a text kept in two
+// languages its reader wants the own one; where all is in the other, nothing has it. By stretch,
+// since code and names are without CJK everywhere.
+constexpr double kOwnScript = 0.06;
 
 constexpr size_t kTextRegionSentences = 12;  // of text that has no chunks
 constexpr size_t kEmbedCall = 32;
@@ -210,15 +215,22 @@ struct Packer::Impl {
 
   void score(PackInput& input, std::string_view question, const IdfOverlap& overlap,
              const std::vector<double>& region_cosine, const PackOptions& options) {
+    auto text_of = [&](const PackSentence& s) {
+      return std::string_view(input.sources[input.regions[s.region].source].text())
+          .substr(s.begin, s.end - s.begin);
+    };
+    std::vector<bool> cjk(input.regions.size(), false);
+    for (const PackSentence& s : input.sentences)
+      cjk[s.region] = cjk[s.region] || holds_cjk(text_of(s));
+    const bool asked_in_cjk = holds_cjk(question);
     auto weighed = [&](const PackSentence& s, const Weights& w, double near) {
       int rank = input.regions[s.region].rank;
       return w.near * near + w.overlap * overlap(s.terms) +
-             (rank > 0 ? w.rank / (1 + (rank - 1) / kRankScale) : 0);
+             (rank > 0 ? w.rank / (1 + (rank - 1) / kRankScale) : 0) +
+             (cjk[s.region] == asked_in_cjk ? kOwnScript : 0);
     };
     for (PackSentence& s : input.sentences) {
-      s.terms = distinct_terms(
-          store, std::string_view(input.sources[input.regions[s.region].source].text())
-                     .substr(s.begin, s.end - s.begin));
+      s.terms = distinct_terms(store, text_of(s));
       s.score = weighed(s, kByChunk, region_cosine[s.region]);
     }
     std::vector<double> near = brought_matches(input);

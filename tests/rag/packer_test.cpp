@@ -215,6 +215,30 @@ TEST_F(PackerTest, HitsFarBehindTheBestStayOut) {
   for (const LeftOut& left : packed.left_out) EXPECT_EQ(left.reason, "far behind the best");
 }
 
+TEST_F(PackerTest, OfATextInTwoLanguagesTheReadersOwnComesFirst) {
+  home.write("docs/a.md", "# 锁\n\nGranary padlock 有两把钥匙。\n");
+  home.write("docs/b.md", "# Locks\n\nGranary padlock with two keys.\n");
+  ingest_docs();
+  Packer by_words(store, nullptr);
+  for (auto [question, path] :
+       {std::pair("granary padlock", "b.md"), std::pair("granary padlock 钥匙", "a.md")}) {
+    auto hits = search("granary padlock");
+    ASSERT_EQ(hits.size(), 2u);
+    for (Hit& hit : hits) {  // what else tells them apart
+      hit.rank = 1;
+      hit.dense = 0.5F;
+    }
+    PackOptions options;
+    options.budget =
+        2 + std::max(counter.count("[1] b.md · Locks\nGranary padlock with two keys.\n"),
+                     counter.count("[1] a.md · 锁\nGranary padlock 有两把钥匙。\n"));
+    options.whole_document = false;
+    Packed packed = by_words.pack(hits, question, counter, options);
+    ASSERT_EQ(packed.passages.size(), 1u) << packed.evidence;
+    EXPECT_TRUE(packed.passages[0].path.ends_with(path)) << packed.evidence;
+  }
+}
+
 TEST_F(PackerTest, LookAlikesOfMarksAreEscaped) {
   EXPECT_EQ(escape_marks("see [1] and [2, 3], a[i], [x], [12"),
             "see (1) and (2, 3), a[i], [x], [12");
