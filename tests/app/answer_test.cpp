@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "app/live_answer.h"
+
 namespace apud {
 namespace {
 
@@ -62,6 +64,31 @@ TEST(Answer, TheStreamShowsWhatIsChecked) {
        {"It may be kept three weeks.", "Yes.", "Not in the documents.", "Knead the dough [2].",
         "Three weeks [2]. The optician, after that, does the rest."}) {
     EXPECT_EQ(streamed(searched(), text), checked(searched(), text).checked.text) << text;
+  }
+}
+
+TEST(Answer, ReasoningGoesToTheJsonAlone) {
+  Completion completion;
+  completion.text = "It may be kept three weeks.";
+  completion.reasoning = "a hidden thought";
+  Finished finished = searched();
+  check_finished(finished, completion, citable(finished));
+  EXPECT_EQ(finished.checked.text.find("hidden"), std::string::npos);
+  EXPECT_NE(answer_json(finished, true).find("a hidden thought"), std::string::npos);
+
+  for (bool shown : {false, true}) {
+    testing::internal::CaptureStdout();
+    testing::internal::CaptureStderr();
+    Terminal terminal(TerminalState{true, true, true, false, 80});
+    LiveAnswer live(terminal, {}, false, true, shown);
+    Request request;
+    live.attach(request);
+    request.on_text({completion.reasoning, 0, true});
+    request.on_text({completion.text, 0, false});
+    live.finish();
+    terminal.flush();
+    EXPECT_EQ(testing::internal::GetCapturedStdout(), completion.text + "\n");
+    EXPECT_EQ(testing::internal::GetCapturedStderr(), shown ? "a hidden thought\n" : "");
   }
 }
 

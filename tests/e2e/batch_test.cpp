@@ -167,6 +167,16 @@ TEST_F(Batch, ResumesAfterATornLine) {
   home().write("both.jsonl", both.substr(0, both.find('\n') + 1));
   EXPECT_EQ(run(twins).code, 0);
   EXPECT_EQ(essence(read("both.jsonl")), essence(both));
+  // A question that failed is asked again.
+  home().write("three.jsonl", "{\"id\":8,\"question\":\"Three?\"}\n");
+  home().write("failed.jsonl", "{\"id\":8,\"index\":0,\"error\":{}}\n");
+  EXPECT_EQ(run({"batch", "--no-docs", "--max-tokens", "4", "-i", "three.jsonl", "-o",
+                 "failed.jsonl", "--resume"})
+                .code,
+            0);
+  std::vector<Json> asked = json_lines(read("failed.jsonl"));
+  ASSERT_EQ(asked.size(), 2u);
+  EXPECT_TRUE(asked[1].contains("answer")) << asked[1];
   EXPECT_EQ(run({"batch", "--resume", "-i", "questions.jsonl"}).code, 2);
   home().write("other.txt", "my precious notes\n");
   RunResult refused = run({"batch", "-i", "questions.jsonl", "-o", "other.txt", "--resume"});

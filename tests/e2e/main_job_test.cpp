@@ -235,19 +235,23 @@ TEST_F(MainJob, ShowPromptPrintsItAndAsksNothing) {
 }
 
 TEST_F(MainJob, ShowPromptAsJsonCountsThePromptAndNamesItsPassages) {
-  RunResult plain = run({"ask", "--show-prompt", "What does a late return cost?"});
-  RunResult r = run({"ask", "--show-prompt", "--json", "--ctx", "512", "--max-tokens", "100",
+  Json plain = json_of(run(
+      {"ask", "--show-prompt", "--json", "--evidence", "1500", "What does a late return cost?"}));
+  EXPECT_EQ(plain["context"], 4096) << "of the CPU, where --ctx says nothing";
+  EXPECT_EQ(plain["reserve"], 600);
+  RunResult r = run({"ask", "--show-prompt", "--json", "--ctx", "384", "--max-tokens", "100",
                      "What does a late return cost?"});
   EXPECT_EQ(r.code, 0) << r;
   Json json = json_of(r);
   EXPECT_EQ(json["schema"], 1);
-  EXPECT_EQ(json["context"], 512);
+  EXPECT_EQ(json["context"], 384);
   EXPECT_EQ(json["reserve"], 100);
   EXPECT_GT(json["tokens"], json["evidence_tokens"]) << r;
-  EXPECT_LE(json["tokens"], 412) << r;
+  EXPECT_LE(json["tokens"], 284) << r;
   ASSERT_FALSE(json["passages"].empty()) << r;
   std::string prompt = json["prompt"];
-  EXPECT_LT(prompt.size(), plain.out.size()) << "a smaller window holds less evidence";
+  EXPECT_LT(prompt.size(), plain["prompt"].get<std::string>().size())
+      << "a smaller window holds less evidence";
   for (const Json& passage : json["passages"]) {
     EXPECT_TRUE(has(prompt, passage["text"].get<std::string>())) << passage;
     EXPECT_FALSE(passage["path"].get<std::string>().empty());

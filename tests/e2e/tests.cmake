@@ -1,5 +1,5 @@
 find_package(nlohmann_json REQUIRED)
-apud_test(NAME main_job_test SOURCES e2e/main_job_test.cpp LIBS nlohmann_json::nlohmann_json LABELS e2e TIMEOUT 600)
+apud_test(NAME main_job_test SOURCES e2e/main_job_test.cpp e2e/verbs_test.cpp LIBS nlohmann_json::nlohmann_json LABELS e2e TIMEOUT 600)
 apud_test(NAME batch_test SOURCES e2e/batch_test.cpp LIBS nlohmann_json::nlohmann_json LABELS e2e TIMEOUT 600)
 apud_test(NAME cache_test SOURCES e2e/cache_test.cpp LIBS nlohmann_json::nlohmann_json LABELS e2e TIMEOUT 900)
 apud_test(NAME cache_files_test SOURCES e2e/cache_files_test.cpp LIBS nlohmann_json::nlohmann_json LABELS e2e crash TIMEOUT 600)

@@ -212,7 +212,9 @@ def test_commands():
         check("default" in tty.ask("/docs"), "docs lists")
         check("error" in tty.ask("/docs nowhere"), "an unknown collection")
         check("none" in tty.ask("/nodocs"), "nodocs")
+        check("* default" not in tty.ask("/docs"), "none is in use")
         check("documents: default" in tty.ask("/docs default"), "docs chooses")
+        check("* default" in tty.ask("/docs"), "the chosen one is in use")
         check("passages" in tty.ask("/system").lower(), "the system prompt is shown")
         check("changed" in tty.ask("/system Answer in one word."), "the system prompt is changed")
         check("saved as first" in tty.ask("/save first"), "save")
@@ -272,6 +274,9 @@ def test_lines_that_go_on():
 
 def test_chinese_input_and_history():
     home = library()
+    history = os.path.join(home.path, ".local/state/apud/history")
+    if os.path.exists(history):
+        os.unlink(history)
     with Tty(home, ["chat", "--no-docs", "-t", "0", "-s", "汉语", "--max-tokens", "8"]) as tty:
         tty.prompt(20)
         tty.ask("你好世界")
@@ -285,6 +290,7 @@ def test_chinese_input_and_history():
     session = json.loads(home.run("session", "export", "汉语", "--format", "json").stdout)
     turns = session.get("turns") or session["conversation"]["turns"]
     check([t["content"] for t in turns if t["role"] == "user"] == ["你好世界", "你好世界"], "history repeats the line")
+    check(os.path.getsize(history) > 0, "it lies in the state directory")
 
 
 def test_interrupt_stops_an_answer_and_keeps_the_session():

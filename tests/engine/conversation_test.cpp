@@ -162,6 +162,11 @@ TEST(Conversation, OldRoundsLeaveThePromptNeverTheHistory) {
   EXPECT_GT(drops, 5);
   EXPECT_LT(drops, 20) << "several rounds leave at once";
   EXPECT_GT(most, 450) << "the window is used";
+  Conversation one = Conversation::start(model_with(kChatMl), "System.", 0);
+  one.add_user(std::string(300, 'x'), "", 0);
+  int exact = static_cast<int>(one.prompt(1 << 20).ids.size());
+  EXPECT_EQ(one.prompt(exact).ids.size(), static_cast<size_t>(exact));
+  EXPECT_THROW(one.prompt(exact - 1), Error) << "not one token above the limit";
   chat.add_user(std::string(700, 'x'), "", 99);
   try {
     chat.prompt(600);

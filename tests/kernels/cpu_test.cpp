@@ -205,6 +205,7 @@ std::vector<test::DecoderShape> decoder_shapes() {
   shapes[3].softcap = 8;
   shapes[4].types = {WeightType::kF32};
   shapes[4].heads = {2, 1, 24};
+  shapes[4].magnitude = 1.2f;
   shapes[4].width = 40;
   shapes[4].ffn = 72;
   shapes[4].vocab = 37;

@@ -120,6 +120,7 @@ struct DecoderShape {
   int window = 0;  // of odd layers, in a KV group of their own
   float softcap = 0;
   bool qk_norm = false;
+  float magnitude = 1;  // of the rotation, as LongRoPE has it
   Activation activation = Activation::kSilu;
   std::vector<WeightType> types = {WeightType::kQ4_K};  // taken in turn by the linear layers
 };
@@ -160,6 +161,7 @@ inline std::unique_ptr<Synthetic> synthetic_decoder(const DecoderShape& s, uint3
     p.ops.push_back(LinearOp{n, k, linear("wk", kv_cols, s.width)});
     p.ops.push_back(LinearOp{n, v, linear("wv", kv_cols, s.width)});
     RotaryOp rotary{q, k, v, s.heads};
+    rotary.rotary.magnitude = s.magnitude;
     for (int i = 0; i < s.heads.dim / 2; ++i) {
       rotary.rotary.inv_freq.push_back(std::pow(
           local ? 1e4f : 1e6f, -2.0f * static_cast<float>(i) / static_cast<float>(s.heads.dim)));

@@ -156,10 +156,15 @@ TEST_F(Catalogues, AnInstalledFileNeedsItsSize) {
 
 TEST_F(Catalogues, LicencesMustBeAccepted) {
   const CatalogueEntry& entry = *Catalogue::builtin().find("embeddinggemma:300m");
-  auto error = error_of([&] { pull_model(entry, "", nullptr, nullptr); });
-  ASSERT_TRUE(error);
-  EXPECT_EQ(error->kind(), ErrorKind::kUsage);
-  EXPECT_NE(error->advice().find("--accept-licence gemma"), std::string::npos);
+  // Held, so that nothing is fetched where the check of the licence fails to stop it.
+  auto lock = FileLock::try_acquire(models_dir() / (".pull-" + entry.target + ".lock"));
+  ASSERT_TRUE(lock);
+  for (const char* accepted : {"", "MIT"}) {
+    auto error = error_of([&] { pull_model(entry, accepted, nullptr, nullptr); });
+    ASSERT_TRUE(error);
+    EXPECT_EQ(error->kind(), ErrorKind::kUsage);
+    EXPECT_NE(error->advice().find("--accept-licence gemma"), std::string::npos);
+  }
 }
 
 TEST_F(Catalogues, OneProcessPullsAModel) {

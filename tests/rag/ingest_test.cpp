@@ -93,6 +93,14 @@ TEST_F(IngestTest, RerunCostsAStatAndChangesReplace) {
   EXPECT_EQ(outcome("a.txt"), FileOutcome::kUnchanged);
   EXPECT_EQ(embedder.embedded, before);
 
+  // Size and time as known: the file is not read, so that other bytes are not seen.
+  auto time = std::filesystem::last_write_time(home / "docs/b.txt");
+  home.write("docs/b.txt", "DELTA EPSILON ZETA\n");
+  std::filesystem::last_write_time(home / "docs/b.txt", time);
+  run();
+  EXPECT_EQ(outcome("b.txt"), FileOutcome::kUnchanged);
+  EXPECT_EQ(embedder.embedded, before);
+
   home.write("docs/a.txt", "omega sigma\n");
   run();
   EXPECT_EQ(outcome("a.txt"), FileOutcome::kReplaced);

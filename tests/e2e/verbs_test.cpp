@@ -1,0 +1,217 @@
+// What the verbs' options do, end to end, on a few lines of text and the smallest model.
+#include <signal.h>
+
+#include <set>
+
+#include "tests/e2e/library.h"
+
+namespace apud::test {
+namespace {
+
+class Verbs : public testing::Test {
+ protected:
+  void SetUp() override {
+    APUD_REQUIRE_MODEL(kTinyModel);
+    APUD_REQUIRE_MODEL(kEmbedder);
+    home_.write(".config/apud/config.toml", "model = '" + model_path(kTinyModel) + "'\n");
+  }
+  RunResult run(const std::vector<std::string>& args, const std::string& input = "",
+                const Home::During& during = {}) {
+    return home_.run(args, input, during);
+  }
+  void ingest_birds() {
+    home_.write("docs/heron.md", "# Birds of the pond\n\nThe heron stands in the reed.\n");
+    ASSERT_EQ(run({"ingest", "docs", "-k", "birds"}).code, 0);
+  }
+  Home home_;
+};
+
+// --- ingest --------------------------------------------------------------------------------------
+
+/// Names of the files that `ingest --jsonl` took in.
+std::set<std::string> taken(const RunResult& r) {
+  std::set<std::string> names;
+  for (const Json& event : json_lines(r.out)) {
+    if (event["outcome"] == "indexed")
+      names.insert(std::filesystem::path(event["path"].get<std::string>()).filename());
+  }
+  return names;
+}
+
+TEST_F(Verbs, IngestTakesWhatItsOptionsSay) {
+  home_.write("docs/heron.md", "The heron stands in the reed.\n");
+  home_.write("docs/kestrel.txt", "The kestrel hovers over the field.\n");
+  home_.write("docs/.owl.md", "The owl sleeps by day.\n");
+  home_.write("docs/gull.log", "The gull cries.\n");
+  home_.write("docs/.gitignore", "*.log\n");
+  home_.write("docs/key.pem", "x\n");
+  home_.write("docs/raw.bin", std::string("\0\1\2\3", 4));
+
+  RunResult shown = run({"ingest", "docs", "-n"});
+  EXPECT_EQ(shown.code, 0) << shown;
+  EXPECT_TRUE(has(shown.err, "docs/heron.md")) << shown;
+  EXPECT_EQ(run({"coll", "list"}).code, 1) << "-n only shows";
+
+  RunResult some = run({"ingest", "docs", "--jsonl"});
+  EXPECT_EQ(some.code, 0) << "some skipped is no failure" << some;
+  EXPECT_EQ(taken(some), (std::set<std::string>{"heron.md", "kestrel.txt"})) << some;
+  std::string skipped = some.err.substr(std::min(some.err.find("skipped: "), some.err.size()));
+  for (const char* reason : {"2 hidden", "1 ignored", "1 secret", "1 binary"})
+    EXPECT_TRUE(has(skipped, reason)) << reason << some;
+  EXPECT_FALSE(has(some.err, "heron.md")) << "a line for each file comes with -v" << some;
+  EXPECT_TRUE(has(run({"ingest", "docs", "-v"}).err, "heron.md"));
+
+  RunResult all = run({"ingest", "docs", "-k", "all", "--hidden", "--no-ignore", "--jsonl"});
+  EXPECT_EQ(taken(all),
+            (std::set<std::string>{"heron.md", "kestrel.txt", ".owl.md", "gull.log", ".gitignore"}))
+      << all;
+  RunResult picked = run({"ingest", "docs", "-k", "picked", "--include", "*.md", "--include",
+                          "*.txt", "--exclude", "kes*", "--jsonl"});
+  EXPECT_EQ(taken(picked), (std::set<std::string>{"heron.md"})) << picked;
+
+  home_.write("raw/raw.bin", std::string("\0\1\2\3", 4));
+  RunResult none = run({"ingest", "raw", "-k", "raw"});
+  EXPECT_EQ(none.code, 65) << "all skipped" << none;
+
+  // -k repeats: only the second holds the word.
+  EXPECT_EQ(run({"search", "--mode", "bm25", "-k", "picked", "kestrel"}).code, 1);
+  EXPECT_EQ(run({"search", "--mode", "bm25", "-k", "picked", "-k", "all", "kestrel"}).code, 0);
+}
+
+// --- chat ----------------------------------------------------------------------------------------
+
+TEST_F(Verbs, AResumedChatSaysItsModelAndDocumentsAndWhatIsMissing) {
+  ingest_birds();
+  RunResult first = run({"chat", "-s", "pond", "-k", "birds", "--max-tokens", "4"},
+                        "Where does the heron stand?\n");
+  ASSERT_EQ(first.code, 0) << first;
+  EXPECT_FALSE(has(first.err, "session pond")) << first;
+  RunResult again = run({"chat", "-s", "pond"});
+  EXPECT_TRUE(has(again.err, "session pond (2 turns), model ")) << again;
+  EXPECT_TRUE(has(again.err, "smollm2") && has(again.err, "documents: birds")) << again;
+  EXPECT_FALSE(has(again.err, "warning")) << again;
+
+  APUD_REQUIRE_MODEL(kChatModel);
+  RunResult other = run({"chat", "-s", "pond", "-m", model_path(kChatModel)});
+  EXPECT_TRUE(has(other.err, "made with another model: its text is kept")) << other;
+  ASSERT_EQ(run({"coll", "rm", "birds"}).code, 0);
+  RunResult missing = run({"chat", "-s", "pond"});
+  EXPECT_EQ(missing.code, 0) << missing;
+  EXPECT_TRUE(has(missing.err, "collection birds of this session no longer exists")) << missing;
+  EXPECT_TRUE(has(run({"session", "show", "pond"}).out, "Where does the heron stand?"));
+}
+
+TEST_F(Verbs, UndoTakesThePassagesBackToo) {
+  ingest_birds();
+  RunResult r = run({"chat", "-k", "birds", "--max-tokens", "4"},
+                    "Where does the heron stand?\n/evidence\n/undo\n/evidence\n");
+  ASSERT_EQ(r.code, 0) << r;
+  size_t there = r.err.find("heron.md · turn 1");
+  ASSERT_NE(there, std::string::npos) << r;
+  EXPECT_NE(r.err.find("no passages yet", there), std::string::npos) << r;
+}
+
+TEST_F(Verbs, AChatIsWarmAndCoolerWithDocuments) {
+  ingest_birds();
+  auto said = [&](std::vector<std::string> more) {
+    std::vector<std::string> args = {"chat", "--no-save", "--seed", "7", "--max-tokens", "24"};
+    args.insert(args.end(), more.begin(), more.end());
+    RunResult r = run(args, "Where does the heron stand, and what does it do there?\n");
+    EXPECT_EQ(r.code, 0) << r;
+    return r.out;
+  };
+  std::string warm = said({"--no-docs", "-t", "0.7"}), cool = said({"-k", "birds", "-t", "0.2"});
+  EXPECT_NE(warm, said({"--no-docs", "-t", "0.2"})) << "the two can be told apart";
+  EXPECT_NE(cool, said({"-k", "birds", "-t", "0.7"})) << "here, too";
+  EXPECT_EQ(said({"--no-docs"}), warm);
+  EXPECT_EQ(said({"-k", "birds"}), cool);
+}
+
+TEST_F(Verbs, TheOldestTurnsLeaveAFullWindowWithOneLine) {
+  std::string questions;
+  for (int i = 0; i < 6; ++i)
+    questions += "Question " + std::to_string(i) +
+                 " of a long talk about herons, kestrels, owls and gulls that stand, hover, sleep "
+                 "and cry by the pond, over the field, by day and by night: what do they eat?\n";
+  RunResult r =
+      run({"chat", "-s", "long", "--no-docs", "--ctx", "256", "--max-tokens", "16"}, questions);
+  ASSERT_EQ(r.code, 0) << r;
+  EXPECT_TRUE(std::regex_search(r.err, std::regex("window full: the oldest [0-9]+ turns left")))
+      << r;
+  Json session = json_of(run({"session", "export", "long", "--format", "json"}));
+  EXPECT_EQ(session["conversation"]["turns"].size(), 12u) << "the history keeps them";
+}
+
+// --- what a run says and takes -------------------------------------------------------------------
+
+TEST_F(Verbs, OffATerminalTheReceiptComesOnRequestAndThePathIsTheOneAskedFor) {
+  std::vector<std::string> args = {"ask",          "--no-docs", "--cpu-isa",   "avx2",
+                                   "--max-tokens", "4",         "Name a bird."};
+  RunResult plain = run(args);
+  EXPECT_EQ(plain.code, 0) << plain;
+  EXPECT_FALSE(has(plain.err, "reused")) << plain;
+  args.push_back("--stats");
+  RunResult stats = run(args);
+  EXPECT_TRUE(std::regex_search(stats.err, std::regex("[0-9]+ reused · [0-9]+ read · [0-9]+ ")))
+      << stats;
+  Json caches = json_of(run({"cache", "list", "--json"}))["caches"];
+  ASSERT_EQ(caches.size(), 1u) << caches;
+  EXPECT_TRUE(has(caches[0]["executor"], "avx2")) << caches;
+}
+
+TEST_F(Verbs, ModelInfoTellsWhatTheModelIsMadeOf) {
+  RunResult r = run({"model", "info", model_path(kTinyModel)});
+  EXPECT_EQ(r.code, 0) << r;
+  for (const char* part : {"llama", "134,515,008", "Q8_0", "at 4,096 tokens", "GFLOP"})
+    EXPECT_TRUE(has(r.out, part)) << part << r;
+  EXPECT_FALSE(has(r.out, "rms_norm")) << r;
+  RunResult ops = run({"model", "info", model_path(kTinyModel), "--ops"});
+  EXPECT_TRUE(has(ops.out, "rms_norm") && has(ops.out, "attention")) << ops;
+}
+
+// --- batch ---------------------------------------------------------------------------------------
+
+TEST_F(Verbs, ALineOfABatchHasItsOwnDocumentsSystemPromptAndLength) {
+  ingest_birds();
+  std::string system;
+  for (int i = 0; i < 40; ++i) system += "Answer like a heron. ";
+  RunResult r = run({"batch", "--max-tokens", "8"},
+                    "{\"question\":\"Where does the heron stand?\",\"k\":\"birds\"}\n"
+                    "{\"question\":\"Name a bird.\"}\n"
+                    "{\"question\":\"Name a bird.\",\"system\":\"" +
+                        system + "\"}\n{\"question\":\"Name a bird.\",\"max_tokens\":1}\n");
+  std::vector<Json> lines = json_lines(r.out);
+  ASSERT_EQ(lines.size(), 4u) << r;
+  EXPECT_EQ(lines[0]["retrieval"]["candidates"], 1) << lines[0];
+  EXPECT_TRUE(lines[1]["retrieval"].empty()) << lines[1];
+  EXPECT_GT(lines[1]["usage"]["generated"], 1) << lines[1];
+  EXPECT_GT(lines[2]["usage"]["prompt"], lines[1]["usage"]["prompt"].get<int>() + 100) << lines[2];
+  EXPECT_EQ(lines[3]["usage"]["generated"], 1) << lines[3];
+}
+
+TEST_F(Verbs, ABatchWritesAnAnswerWhenItsTurnComes) {
+  RunResult r = run({"batch", "--no-docs", "--jobs", "1"},
+                    "{\"question\":\"Name a bird.\",\"max_tokens\":1}\n"
+                    "{\"question\":\"Count from one to three hundred in words.\"}\n",
+                    [](pid_t pid, const RunResult& now) {
+                      if (!has(now.out, "\n")) return true;
+                      ::kill(pid, SIGKILL);
+                      return false;
+                    });
+  EXPECT_EQ(r.code, 128 + SIGKILL) << "the first answer came before the end" << r;
+  EXPECT_EQ(r.lines().size(), 1u) << r;
+}
+
+TEST_F(Verbs, SeveralQuestionsOfABatchRunAtOnce) {
+  std::string input;
+  for (int i = 0; i < 6; ++i)
+    input += "Tell a long story of heron number " + std::to_string(i) + ".\n";
+  RunResult r =
+      run({"batch", "--no-docs", "--no-save", "--max-tokens", "24", "--jobs", "4"}, input);
+  double sum = 0;
+  for (const Json& line : json_lines(r.out)) sum += line["timing"]["total"].get<double>();
+  EXPECT_GT(sum, 1.2 * r.seconds) << "one after the other they take no longer than the run" << r;
+}
+
+}  // namespace
+}  // namespace apud::test
