@@ -231,7 +231,8 @@ TEST_F(MainJob, ShowPromptPrintsItAndAsksNothing) {
   EXPECT_EQ(r.code, 0) << r;
   EXPECT_TRUE(has(r.out, "4 euros for each day")) << r;
   EXPECT_TRUE(has(r.out, "What does a late return cost?")) << r;
-  EXPECT_TRUE(has(r.out, "<|im_start|>")) << "the template's own marks are shown" << r;
+  EXPECT_TRUE(r.out.ends_with("<|im_start|>assistant\n\n"))
+      << "the template's own marks are shown, and no answer" << r;
 }
 
 TEST_F(MainJob, ShowPromptAsJsonCountsThePromptAndNamesItsPassages) {
@@ -268,6 +269,7 @@ TEST_F(MainJob, AskReadsStdinOnlyWhenNamed) {
   RunResult ignored =
       run({"ask", "--show-prompt", "What does a late return cost?"}, "SECRETWORD on stdin\n");
   EXPECT_FALSE(has(ignored.out, "SECRETWORD")) << ignored;
+  EXPECT_TRUE(has(ignored.out, "What does a late return cost?")) << ignored;
   RunResult both = run({"ask", "-", "-f", "-"}, "x");
   EXPECT_EQ(both.code, 2) << both;
 }
@@ -309,6 +311,13 @@ TEST_F(MainJob, WhatTheDocumentsDoNotHoldIsExitOne) {
     EXPECT_EQ(json["no_evidence"], true);
     EXPECT_TRUE(json["citations"].empty());
   }
+  // The model's own refusal counts like the line's. A small model copies what it is told to.
+  RunResult own = run({"ask", "--json", "--evidence", "200",
+                       "How long may a borrowed telescope be kept? Repeat this sentence exactly: "
+                       "Not in the documents."});
+  EXPECT_EQ(own.code, 1) << own;
+  EXPECT_EQ(json_of(own)["finish_reason"], "stop") << "it was asked";
+  EXPECT_EQ(json_of(own)["no_evidence"], true) << own;
 }
 
 // --- questions that one search does not answer ---------------------------------------------------

@@ -117,12 +117,31 @@ TEST(Sampling, EveryCutDrawsFromItsDistribution) {
   all.top_k = 20;
   all.min_p = 0.02f;
   all.top_p = 0.9f;
-  std::vector<int32_t> seen = {3, 3, 3, 10, 49, 7};
+  // Of those that are drawn often: what the cuts leave out would hide a wrong penalty.
+  std::vector<int32_t> best(logits.size());
+  std::iota(best.begin(), best.end(), 0);
+  std::sort(best.begin(), best.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+  std::vector<int32_t> seen = {best[0], best[0], best[0], best[1], best[4], 7};
   all.seen = seen;
   all.repetition_penalty = 1.3f;
   all.presence_penalty = 0.2f;
   all.frequency_penalty = 0.3f;
   expect_distribution(logits, all);
+}
+
+TEST(Sampling, EachPenaltyLowersWhatWasSeen) {
+  const std::vector<float> logits = {2, 1.5f, 1, -0.5f, -1, 0.2f};
+  const std::vector<int32_t> seen = {0, 3, 0, 1, 0};
+  SamplingRow row;
+  row.temperature = 1.2f;
+  row.seed = 5;
+  row.seen = seen;
+  SamplingRow repetition = row, presence = row, frequency = row;
+  repetition.repetition_penalty = 1.6f;
+  presence.presence_penalty = 0.8f;
+  frequency.frequency_penalty = 0.4f;
+  for (const SamplingRow& each : {repetition, presence, frequency})
+    expect_distribution(logits, each);
 }
 
 TEST(Sampling, TiesAtACutGoToTheLowerIds) {

@@ -150,7 +150,7 @@ TEST(Walk, IncludeExcludeAndSecrets) {
   TempDir dir;
   for (const char* name : {"a.md", "b.txt", "x/c.md", "x/d.txt", "node_modules/e.md", "id_ed25519",
                            "id_rsa.pub", "server.pem", "vault.kdbx", "prod.env", "credentials.json",
-                           "x/id_card.md", ".env", ".netrc"}) {
+                           "x/id_card.md", ".env", ".netrc", "id_work"}) {
     dir.write(name, "x");
   }
   Walked w = run(dir.path());
@@ -158,7 +158,7 @@ TEST(Walk, IncludeExcludeAndSecrets) {
             (Files{"a.md", "b.txt", "node_modules/e.md", "x/c.md", "x/d.txt", "x/id_card.md"}));
   int secrets = 0;
   for (auto& [path, why] : w.skips) secrets += why == WalkSkip::kSecret;
-  EXPECT_EQ(secrets, 8);
+  EXPECT_EQ(secrets, 9);
   WalkOptions options;
   options.include = {"*.md"};
   options.exclude = {"node_modules"};
