@@ -13,6 +13,8 @@ namespace {
 
 // Query rows (tokens x heads of a group) of one piece of attention work.
 constexpr int kAttentionRows = 48;
+// Rows of linear layers are cut at multiples of the rows that any path takes at once (6, 32).
+constexpr int kRowStep = 96;
 
 size_t at(int i) { return static_cast<size_t>(i); }
 
@@ -23,7 +25,7 @@ CpuExecutor::CpuExecutor(const Program& program, const Weights& weights, const K
     : program_(program),
       weights_(weights),
       kernels_(kernels),
-      plan_(make_plan(program_, weights)),
+      plan_(make_plan(program_, weights, kernels.tiles)),
       pool_(options.threads > 0 ? options.threads : usable_cpus()),
       max_rows_(options.max_step_tokens),
       packed_(program.weights.size()),
@@ -71,7 +73,8 @@ void CpuExecutor::pack_weights() {
       PackedMatrix& m = packed_[at(linear->weight)];
       const WeightView& view = weights_[at(linear->weight)];
       if (m.cols == 0) {
-        m = packed_layout(view.type, packing_of(program_, view.type), view.rows, view.cols);
+        m = packed_layout(view.type, packing_of(program_, view.type, kernels_.tiles), view.rows,
+                          view.cols);
         total += m.bytes();
       }
       load_vector(linear->bias, 0);
@@ -220,6 +223,7 @@ const float* CpuExecutor::vector(WeightId id) const {
 void CpuExecutor::run_rows(const Stage& stage, std::atomic<int>& next) {
   int count = row_count(stage.rows);
   int take = std::max(1, count / (pool_.threads() * 8));
+  if (take > 8) take = (take + 15) / 16 * 16;  // whole groups of interleaved activations
   for (;;) {
     int begin = next.fetch_add(take, std::memory_order_relaxed);
     if (begin >= count) return;
@@ -248,7 +252,7 @@ void CpuExecutor::run_linear(const Stage& stage, std::atomic<int>& next, int wor
     // More strips a piece, while there are pieces enough, find its rows in cache.
     while (run < 8 && strips / (run * 2) >= wanted * 2) run *= 2;
   }
-  int row_run = ((rows + cuts - 1) / cuts + 11) / 12 * 12;
+  int row_run = ((rows + cuts - 1) / cuts + kRowStep - 1) / kRowStep * kRowStep;
   cuts = (rows + row_run - 1) / row_run;
   auto* scratch = reinterpret_cast<uint8_t*>(scratch_[at(worker)].data());
   int first = 0;  // piece of the current layer
@@ -270,6 +274,7 @@ void CpuExecutor::run_linear(const Stage& stage, std::atomic<int>& next, int wor
     if (l.act_buffer != kNone) {
       args.acts = reinterpret_cast<const uint8_t*>(acts_[at(l.act_buffer)].data());
       args.act_layout = act_layout(act_kind(m.type, m.packing), m.cols);
+      args.act_layout.group = act_group(act_kind(m.type, m.packing), rows);
       plane = args.act_layout.stride;
       args.act_layout.stride *= static_cast<size_t>(l.act_planes);
     }

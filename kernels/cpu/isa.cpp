@@ -33,10 +33,12 @@ CpuFeatures probe() {
   f.avx512 = f.avx2 && zmm && (b >> 16 & 1) && (b >> 17 & 1) && (b >> 30 & 1) && (b >> 31 & 1);
   f.vnni = f.avx512 && (c >> 11 & 1);
   bool tiles = (registers & 0x60000) == 0x60000;
-  f.amx_listed = f.vnni && tiles && (d >> 22 & 1) && (d >> 24 & 1) && (d >> 25 & 1);
+  bool amx = tiles && (d >> 22 & 1) && (d >> 24 & 1);
 #ifdef APUD_EMULATE_AMX
-  f.amx_listed = f.vnni;
+  amx = true;
 #endif
+  // Leaf 7 has a second half where AVX512_BF16 may be; all AMX machines have it.
+  f.amx_listed = f.vnni && amx && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
   return f;
 }
 #else

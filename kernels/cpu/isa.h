@@ -7,7 +7,7 @@ struct CpuFeatures {
   bool avx2 = false;        // AVX2, FMA, F16C and the system's support for their registers
   bool avx512 = false;      // F, BW, VL, DQ
   bool vnni = false;        // AVX512_VNNI
-  bool amx_listed = false;  // AMX-TILE, AMX-INT8, AMX-BF16 in CPUID; permission is another matter
+  bool amx_listed = false;  // VNNI, AVX512_BF16, AMX-TILE, AMX-BF16; permission is another matter
 };
 const CpuFeatures& cpu_features();
 

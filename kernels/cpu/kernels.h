@@ -15,7 +15,7 @@ namespace apud::cpu {
 /// out[row] (+)= weight · x[row] (+ bias) for rows [row_begin, row_end).
 struct LinearArgs {
   const PackedMatrix* weight = nullptr;
-  const uint8_t* acts = nullptr;  // quantised weights: rows of act_layout
+  const uint8_t* acts = nullptr;  // weights that take them: rows of act_layout, from row 0
   ActLayout act_layout;
   const float* x = nullptr;  // float weights: rows of x_stride floats
   int64_t x_stride = 0;
@@ -23,7 +23,7 @@ struct LinearArgs {
   int64_t out_stride = 0;
   const float* bias = nullptr;  // weight->rows floats
   bool accumulate = false;
-  int row_begin = 0;
+  int row_begin = 0;  // of interleaved activations: a multiple of 2 * group, or 0
   int row_end = 0;
 };
 
@@ -73,6 +73,7 @@ constexpr size_t attention_scratch_floats(int rows, int dim) {
 struct Kernels {
   CpuIsa isa;
   const char* name;  // Executor::name()
+  bool tiles;        // Packing::kTiles for what is a tile_format
   void (*linear)(const LinearArgs& args, int strip_begin, int strip_end, uint8_t* scratch);
   void (*quantize)(ActKind kind, const float* x, const ActLayout& layout, uint8_t* row);
   /// out = x - the values that `row` holds.
@@ -91,9 +92,12 @@ struct Kernels {
 };
 
 /// Bytes of scratch that `linear` needs for a matrix of `cols` inputs: unpacked panels of two
-/// strips, their minima and sums of rows, in the largest of the paths' forms.
+/// strips, their minima and sums of rows, in the largest of the paths' forms. The AMX path's does
+/// not depend on `cols`.
+inline constexpr size_t kTileScratchBytes = 448 << 10;
 constexpr size_t linear_scratch_bytes(int64_t cols) {
-  return static_cast<size_t>(cols + 64) * 4 * kStripRows + (192 << 10);
+  size_t panels = static_cast<size_t>(cols + 64) * 4 * kStripRows + (192 << 10);
+  return panels > kTileScratchBytes ? panels : kTileScratchBytes;
 }
 
 const Kernels& avx2_kernels();

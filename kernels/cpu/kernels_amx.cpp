@@ -1,6 +1,6 @@
-// The AMX path: tiles for many rows, VNNI for few. Compiled with its own instruction flags
-// (kernels/CMakeLists.txt): everything but the table lies in an anonymous namespace, so that no
-// inline function built here is linked elsewhere.
+// The AMX path: tiles of bfloat16 for some formats, VNNI for the others. Compiled with its own
+// instruction flags (kernels/CMakeLists.txt): everything but the table lies in an anonymous
+// namespace, so that no inline function built here is linked elsewhere.
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -24,16 +24,18 @@ namespace {
 #include "kernels/cpu/linear_dot.inc"
 #include "kernels/cpu/linear_words.inc"
 #include "kernels/cpu/linear_float.inc"
+#include "kernels/cpu/linear.inc"
 #include "kernels/cpu/rowwise.inc"
 #include "kernels/cpu/attention.inc"
+#include "kernels/cpu/tile_unpack.inc"
 #include "kernels/cpu/amx.inc"
 // clang-format on
 }  // namespace
 
 const Kernels& amx_kernels() {
-  static constexpr Kernels kTable = {CpuIsa::kAmx, "cpu-amx", amx_linear, quantize, quantize_rest,
-                                     norm,         activate,  scale_add,  softcap,  rotate,
-                                     l2_normalize, store_kv,  attend};
+  static constexpr Kernels kTable = {
+      CpuIsa::kAmx, "cpu-amx", true,    amx_linear, amx_quantize, quantize_rest, norm,
+      activate,     scale_add, softcap, rotate,     l2_normalize, store_kv,      attend};
   return kTable;
 }
 

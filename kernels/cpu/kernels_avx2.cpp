@@ -16,15 +16,16 @@ namespace {
 #include "kernels/cpu/linear_pairs.inc"
 #include "kernels/cpu/linear_words.inc"
 #include "kernels/cpu/linear_float.inc"
+#include "kernels/cpu/linear.inc"
 #include "kernels/cpu/rowwise.inc"
 #include "kernels/cpu/attention.inc"
 // clang-format on
 }  // namespace
 
 const Kernels& avx2_kernels() {
-  static constexpr Kernels kTable = {CpuIsa::kAvx2, "cpu-avx2", linear,    quantize, quantize_rest,
-                                     norm,          activate,   scale_add, softcap,  rotate,
-                                     l2_normalize,  store_kv,   attend};
+  static constexpr Kernels kTable = {CpuIsa::kAvx2, "cpu-avx2",   false,    linear,    quantize,
+                                     quantize_rest, norm,         activate, scale_add, softcap,
+                                     rotate,        l2_normalize, store_kv, attend};
   return kTable;
 }
 

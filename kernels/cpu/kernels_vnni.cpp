@@ -17,15 +17,16 @@ namespace {
 #include "kernels/cpu/linear_dot.inc"
 #include "kernels/cpu/linear_words.inc"
 #include "kernels/cpu/linear_float.inc"
+#include "kernels/cpu/linear.inc"
 #include "kernels/cpu/rowwise.inc"
 #include "kernels/cpu/attention.inc"
 // clang-format on
 }  // namespace
 
 const Kernels& vnni_kernels() {
-  static constexpr Kernels kTable = {CpuIsa::kVnni, "cpu-vnni", linear,    quantize, quantize_rest,
-                                     norm,          activate,   scale_add, softcap,  rotate,
-                                     l2_normalize,  store_kv,   attend};
+  static constexpr Kernels kTable = {CpuIsa::kVnni, "cpu-vnni",   false,    linear,    quantize,
+                                     quantize_rest, norm,         activate, scale_add, softcap,
+                                     rotate,        l2_normalize, store_kv, attend};
   return kTable;
 }
 

@@ -41,7 +41,7 @@ KvPages::KvPages(const Program& program, std::span<const int> pages_per_group, K
 std::string KvPages::layout_id() const {
   // The last number rises with any change of layout or of the numbers that kernels compute: pages
   // of an older build must not meet newer ones.
-  return std::string("cpu-kt64-") + kv_type_name(type_) + "-3";
+  return std::string("cpu-kt64-") + kv_type_name(type_) + "-4";
 }
 
 std::byte* KvPages::page(int group, int page) {

@@ -253,6 +253,55 @@ void pack_quantised(const WeightView& w, const PackedMatrix& m, int strip) {
   }
 }
 
+// Packing::kTiles, quantised.
+template <WeightType type>
+void pack_tiles(const WeightView& w, const PackedMatrix& m, int strip) {
+  constexpr FormatTraits f = format_traits(type);
+  constexpr int kShare = blocks_of_word(f);
+  uint8_t* out = m.data + static_cast<size_t>(strip) * m.strip_bytes;
+  std::memset(out, 0, m.strip_bytes);
+  const int64_t blocks = w.cols / 32, per_scale = f.super ? kChunkBlocks : 1;
+  for (int r = 0; r < kStripRows && strip * kStripRows + r < w.rows; ++r) {
+    const auto* row = reinterpret_cast<const uint8_t*>(w.row(strip * kStripRows + r));
+    for (int64_t b = 0; b < blocks; ++b) {
+      const auto in = static_cast<int>(b % kChunkBlocks);
+      uint8_t* chunk =
+          out + static_cast<size_t>(b / kChunkBlocks) * tile_chunk_bytes(f, kChunkBlocks);
+      if (b % per_scale == 0) {
+        write_scales<type>(row, b / per_scale, r,
+                           chunk + (f.super ? 0 : static_cast<size_t>(in) * scale_bytes(f)));
+      }
+      uint32_t groups[8];
+      read_block<type>(row, b, groups);
+      uint8_t values[32];
+      std::memcpy(values, groups, 32);
+      uint16_t words[32];
+      auto* to = chunk + chunk_scales(f) + static_cast<size_t>(in / kShare * kStripRows + r) * 64;
+      std::memcpy(words, to, 64);
+      for (int i = 0; i < 32; ++i) {
+        words[i] =
+            static_cast<uint16_t>(words[i] | values[tile_input(i)] << in % kShare * f.low_bits);
+      }
+      std::memcpy(to, words, 64);
+    }
+  }
+}
+
+// Packing::kTiles, BF16: the tiles themselves.
+void pack_bf16_tiles(const WeightView& w, const PackedMatrix& m, int strip) {
+  uint8_t* out = m.data + static_cast<size_t>(strip) * m.strip_bytes;
+  std::memset(out, 0, m.strip_bytes);
+  for (int r = 0; r < kStripRows && strip * kStripRows + r < w.rows; ++r) {
+    const std::byte* row = w.row(strip * kStripRows + r);
+    for (int64_t c = 0; c < w.cols; c += 32) {
+      uint16_t inputs[32] = {}, words[32];
+      std::memcpy(inputs, row + 2 * c, static_cast<size_t>(std::min<int64_t>(32, w.cols - c)) * 2);
+      for (int i = 0; i < 32; ++i) words[i] = inputs[tile_input(i)];
+      std::memcpy(out + static_cast<size_t>(c / 32) * kTileBytes + r * 64, words, 64);
+    }
+  }
+}
+
 void pack_float(const WeightView& w, const PackedMatrix& m, int strip) {
   uint8_t* out = m.data + static_cast<size_t>(strip) * m.strip_bytes;
   int64_t first = static_cast<int64_t>(strip) * kStripRows;
@@ -317,6 +366,12 @@ PackedMatrix packed_layout(WeightType type, Packing packing, int64_t rows, int64
   if (packing == Packing::kWords) {
     size_t chunks = (n - 1) / kWordChunk, left = n - chunks * kWordChunk;
     m.strip_bytes = chunks * kWordChunkBytes + kStripRows * (sizeof(float) + (left + 1) / 2 * 4);
+  } else if (packing == Packing::kTiles) {
+    APUD_CHECK(tile_format(type) && cols % block_values(type) == 0, "whole blocks in a row");
+    int64_t blocks = tile_blocks(cols), last = (blocks - 1) / kChunkBlocks;
+    m.strip_bytes = f.quantised ? static_cast<size_t>(last) * tile_chunk_bytes(f, kChunkBlocks) +
+                                      tile_chunk_bytes(f, blocks_of_chunk(blocks, last))
+                                : static_cast<size_t>(blocks) * kTileBytes;
   } else if (f.quantised) {
     APUD_CHECK(cols % block_values(type) == 0, "whole blocks in a row");
     m.strip_bytes = quants_at(f, cols / 32 - 1) + quant_bytes32(f);
@@ -333,41 +388,48 @@ void pack_strips(const WeightView& weight, const PackedMatrix& packed, int begin
       pack_words(weight, packed, s);
       continue;
     }
+    const bool tiles = packed.packing == Packing::kTiles;
+    auto quantised = [&]<WeightType type>() {
+      if constexpr (tile_format(type)) {
+        if (tiles) return pack_tiles<type>(weight, packed, s);
+      }
+      pack_quantised<type>(weight, packed, s);
+    };
     switch (packed.type) {
       case WeightType::kF32:
       case WeightType::kF16:
       case WeightType::kBF16:
-        pack_float(weight, packed, s);
+        tiles ? pack_bf16_tiles(weight, packed, s) : pack_float(weight, packed, s);
         break;
       case WeightType::kQ4_0:
-        pack_quantised<WeightType::kQ4_0>(weight, packed, s);
+        quantised.template operator()<WeightType::kQ4_0>();
         break;
       case WeightType::kQ4_1:
-        pack_quantised<WeightType::kQ4_1>(weight, packed, s);
+        quantised.template operator()<WeightType::kQ4_1>();
         break;
       case WeightType::kQ5_0:
-        pack_quantised<WeightType::kQ5_0>(weight, packed, s);
+        quantised.template operator()<WeightType::kQ5_0>();
         break;
       case WeightType::kQ5_1:
-        pack_quantised<WeightType::kQ5_1>(weight, packed, s);
+        quantised.template operator()<WeightType::kQ5_1>();
         break;
       case WeightType::kQ8_0:
-        pack_quantised<WeightType::kQ8_0>(weight, packed, s);
+        quantised.template operator()<WeightType::kQ8_0>();
         break;
       case WeightType::kQ2_K:
-        pack_quantised<WeightType::kQ2_K>(weight, packed, s);
+        quantised.template operator()<WeightType::kQ2_K>();
         break;
       case WeightType::kQ3_K:
-        pack_quantised<WeightType::kQ3_K>(weight, packed, s);
+        quantised.template operator()<WeightType::kQ3_K>();
         break;
       case WeightType::kQ4_K:
-        pack_quantised<WeightType::kQ4_K>(weight, packed, s);
+        quantised.template operator()<WeightType::kQ4_K>();
         break;
       case WeightType::kQ5_K:
-        pack_quantised<WeightType::kQ5_K>(weight, packed, s);
+        quantised.template operator()<WeightType::kQ5_K>();
         break;
       case WeightType::kQ6_K:
-        pack_quantised<WeightType::kQ6_K>(weight, packed, s);
+        quantised.template operator()<WeightType::kQ6_K>();
         break;
     }
   }

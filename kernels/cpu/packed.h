@@ -17,6 +17,17 @@
 // Float formats, per strip: F32, F16: [cols][16]; BF16: [cols/2][16][2] (odd cols padded with
 // zero).
 //
+// On the AMX path, some formats (Packing::kTiles, tile_format): what unpacks best into the bf16
+// tiles that this path multiplies, each of 16 rows x 32 inputs (a block). BF16, per strip: the
+// tiles themselves, the last one padded with zeros. Quantised, per strip and 256 inputs (a chunk;
+// in the last one of a row, bits of blocks beyond the end are zero):
+//   scales  as above, padded to those of a whole chunk
+//   quants  vectors of 16 rows x 32 words; a word holds one value of each of several blocks: 4
+//   bits,
+//           of blocks 0..3 and 4..7; 8 bits, of two blocks a vector; whole fours of blocks
+// The words of a tile's row, of weights and activations alike, are a block's inputs 0, 16, 1, 17, …
+// 15, 31 (tile_input), so that the two of a dword are neighbours in two vectors of floats.
+//
 // An encoder's F32 and F16 weights (Packing::kWords), per strip and 128 inputs (the last chunk of a
 // row may hold fewer): float scale[16], then int16 [inputs/2][16][2], odd inputs padded with zero.
 // Values are rounded to +-4095 of a row's largest in the chunk: twice the speed of float, and an
@@ -25,7 +36,7 @@
 // Scales stand beside their quants, not in front of the strip: with two streams to read, one core
 // drew 11 GB/s of 29 from memory (Zen 4), whatever was prefetched.
 //
-// One layout serves the matvec, the VNNI and AMX products and AVX2 (which takes half a plane).
+// The first layout serves the matvec, the VNNI products and AVX2 (which takes half a plane).
 #pragma once
 
 #include <cstddef>
@@ -107,7 +118,31 @@ constexpr size_t quants_at(const FormatTraits& f, int64_t b) {
          static_cast<size_t>(b % kChunkBlocks) * quant_bytes32(f);
 }
 
-enum class Packing : uint8_t { kExact, kWords };
+/// Blocks of 32 inputs, the last one padded; and those of chunk `c` of `blocks`.
+constexpr int64_t tile_blocks(int64_t cols) { return (cols + 31) / 32; }
+constexpr int64_t blocks_of_chunk(int64_t blocks, int64_t c) {
+  int64_t left = blocks - c * kChunkBlocks;
+  return left < kChunkBlocks ? left : kChunkBlocks;
+}
+/// kTiles: the input of a block that word `w` (0..31) stands for.
+constexpr int tile_input(int w) { return w / 2 + 16 * (w % 2); }
+/// Formats that the AMX path multiplies in tiles for any number of rows: those whose unpacking
+/// keeps up with memory when it serves one row (docs/performance.md). The others' products are
+/// VNNI's.
+constexpr bool tile_format(WeightType type) {
+  return type == WeightType::kBF16 || type == WeightType::kQ4_0 || type == WeightType::kQ4_1 ||
+         type == WeightType::kQ4_K || type == WeightType::kQ8_0;
+}
+/// kTiles: blocks whose values share a vector of words; bytes of a chunk of `blocks`, to whole
+/// fours of them, which kernels unpack at once.
+constexpr int blocks_of_word(const FormatTraits& f) { return 16 / f.low_bits; }
+constexpr size_t tile_chunk_bytes(const FormatTraits& f, int64_t blocks) {
+  int64_t vectors = (blocks + 3) / 4 * 4 / blocks_of_word(f);
+  return chunk_scales(f) + static_cast<size_t>(vectors) * kStripRows * 64;
+}
+inline constexpr size_t kTileBytes = kStripRows * 64;  // of 16 x 32 bf16
+
+enum class Packing : uint8_t { kExact, kWords, kTiles };
 
 /// Inputs that share a scale, and their largest magnitude: 128 products stay within 31 bits.
 inline constexpr int64_t kWordChunk = 128;
@@ -142,12 +177,27 @@ void pack_strips(const WeightView& weight, const PackedMatrix& packed, int begin
 /// without a dot product two int16, minus the sums of values 0, 1 and of values 2, 3 of every four.
 /// sum32, sum16, for minima: the sums of the values that they stand for.
 /// kWords, for Packing::kWords: int16 within +-kWordMost, scale float[chunks of 128], nothing else.
-enum class ActKind : uint8_t { kBlock32, kFormatK, kWords };
+/// kBf16, for Packing::kTiles: rounded to bfloat16, inputs padded with zeros to whole blocks of 32
+/// and in the order of tile_input; `group` rows lie interleaved, [inputs / 2][group][2], so that a
+/// block of theirs is a tile.
+enum class ActKind : uint8_t { kBlock32, kFormatK, kWords, kBf16 };
+
+/// Rows of `kind` that lie interleaved when a step has `rows` of them.
+constexpr int act_group(ActKind kind, int rows) {
+  return kind != ActKind::kBf16 ? 1 : rows < 16 ? rows : 16;
+}
 
 struct ActLayout {
   int64_t cols = 0;
+  int group = 1;                                        // act_group, kBf16
   size_t scale = 0, neg_sum = 0, sum32 = 0, sum16 = 0;  // byte offsets in a row; values start at 0
   size_t stride = 0;                                    // bytes of a row
+
+  /// Where row `r` begins, from the first row.
+  size_t at(int r) const {
+    auto begin = static_cast<size_t>(r / group * group);
+    return begin * stride + static_cast<size_t>(r % group) * 4;
+  }
 };
 
 constexpr ActLayout act_layout(ActKind kind, int64_t cols) {
@@ -159,6 +209,10 @@ constexpr ActLayout act_layout(ActKind kind, int64_t cols) {
     a.scale = align(2 * n);
     a.stride = a.scale + align((n + kWordChunk - 1) / kWordChunk * 4);
     if (a.stride % 4096 == 0) a.stride += 64;
+    return a;
+  }
+  if (kind == ActKind::kBf16) {
+    a.stride = static_cast<size_t>(tile_blocks(cols)) * 64;
     return a;
   }
   a.scale = align(n);
@@ -174,10 +228,11 @@ constexpr ActLayout act_layout(ActKind kind, int64_t cols) {
 
 /// Whether products take quantised activations, and of which kind.
 constexpr bool takes_acts(WeightType type, Packing packing) {
-  return packing == Packing::kWords || format_traits(type).quantised;
+  return packing != Packing::kExact || format_traits(type).quantised;
 }
 constexpr ActKind act_kind(WeightType type, Packing packing) {
   if (packing == Packing::kWords) return ActKind::kWords;
+  if (packing == Packing::kTiles) return ActKind::kBf16;
   return format_traits(type).super ? ActKind::kFormatK : ActKind::kBlock32;
 }
 

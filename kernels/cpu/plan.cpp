@@ -21,7 +21,8 @@ bool same(const Rotary& a, const Rotary& b) {
 
 class Planner {
  public:
-  Planner(const Program& program, const Weights& weights) : program_(program), weights_(weights) {}
+  Planner(const Program& program, const Weights& weights, bool tiles)
+      : program_(program), weights_(weights), tiles_(tiles) {}
 
   Plan run() {
     for (size_t i = 0; i < program_.ops.size(); ++i) {
@@ -146,17 +147,19 @@ class Planner {
   }
 
   WeightType type_of(WeightId w) const { return weights_[static_cast<size_t>(w)].type; }
-  bool quantised(WeightId w) const {
-    return takes_acts(type_of(w), packing_of(program_, type_of(w)));
-  }
-  ActKind kind_for(WeightId w) const {
-    return act_kind(type_of(w), packing_of(program_, type_of(w)));
+  Packing packing(WeightId w) const { return packing_of(program_, type_of(w), tiles_); }
+  bool quantised(WeightId w) const { return takes_acts(type_of(w), packing(w)); }
+  ActKind kind_for(WeightId w) const { return act_kind(type_of(w), packing(w)); }
+  // Of a row. 16-bit kinds are finer than what one plane of int8 leaves over.
+  int planes_for(ActKind kind, size_t linear) const {
+    bool bytes = kind == ActKind::kBlock32 || kind == ActKind::kFormatK;
+    return bytes && feeds_attention(linear) ? 2 : 1;
   }
 
-  // Queries, keys and values take two planes of activations: errors there pass through the softmax
-  // and are kept by a decoder's cache, and they cost a few per cent of a layer's products. By
-  // measurement this one rounding made most of the drift of the perplexity, and more than half of
-  // an encoder's distance from its exact vectors (docs/performance.md).
+  // With int8, queries, keys and values take two planes of activations: errors there pass through
+  // the softmax and are kept by a decoder's cache, and they cost a few per cent of a layer's
+  // products. By measurement this one rounding made most of the drift of the perplexity, and more
+  // than half of an encoder's distance from its exact vectors (docs/performance.md).
   bool feeds_attention(size_t linear) const {
     ValueId v = std::get<LinearOp>(program_.ops[linear]).out;
     for (size_t i = linear + 1; i < program_.ops.size(); ++i) {
@@ -179,7 +182,7 @@ class Planner {
         if (linear->x == x && quantised(linear->weight)) {
           ActKind kind = kind_for(linear->weight);
           int& planes = kinds[kind];
-          planes = std::max(planes, kind != ActKind::kWords && feeds_attention(i) ? 2 : 1);
+          planes = std::max(planes, planes_for(kind, i));
         }
       }
       if (i > at_ && writes_value(program_.ops[i], x)) break;
@@ -281,6 +284,7 @@ class Planner {
 
   const Program& program_;
   const Weights& weights_;
+  const bool tiles_;
   Plan plan_;
   size_t at_ = 0;
   std::set<ValueId> written_, read_;                                      // by the current stage
@@ -292,13 +296,14 @@ class Planner {
 
 }  // namespace
 
-Packing packing_of(const Program& program, WeightType type) {
+Packing packing_of(const Program& program, WeightType type, bool tiles) {
   bool wide = type == WeightType::kF32 || type == WeightType::kF16;
-  return wide && program.is_encoder() ? Packing::kWords : Packing::kExact;
+  if (wide) return program.is_encoder() ? Packing::kWords : Packing::kExact;
+  return tiles && tile_format(type) ? Packing::kTiles : Packing::kExact;
 }
 
-Plan make_plan(const Program& program, const Weights& weights) {
-  return Planner(program, weights).run();
+Plan make_plan(const Program& program, const Weights& weights, bool tiles) {
+  return Planner(program, weights, tiles).run();
 }
 
 }  // namespace apud::cpu

@@ -12,8 +12,9 @@
 
 namespace apud::cpu {
 
-/// How `program`'s matrices of `type` are held: an encoder's F32 and F16 as 16-bit integers.
-Packing packing_of(const Program& program, WeightType type);
+/// How `program`'s matrices of `type` are held: an encoder's F32 and F16 as 16-bit integers; on the
+/// path with bf16 `tiles`, the formats of tile_format as their rows.
+Packing packing_of(const Program& program, WeightType type, bool tiles);
 
 /// Row-wise: quantises a row of x for the linear layers that read it. Two planes: the second holds
 /// what the first left over, quantised the same way, so that the sum of both products has the
@@ -62,7 +63,7 @@ struct Plan {
   int64_t trig_cols = 0;                // largest half of a table
 };
 
-/// `program` must outlive the plan and be valid.
-Plan make_plan(const Program& program, const Weights& weights);
+/// `program` must outlive the plan and be valid. `tiles`: as for packing_of.
+Plan make_plan(const Program& program, const Weights& weights, bool tiles);
 
 }  // namespace apud::cpu

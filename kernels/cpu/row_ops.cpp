@@ -125,8 +125,9 @@ void CpuExecutor::apply(const L2NormalizeOp& op, int r) {
 
 void CpuExecutor::apply(const QuantizeOp& op, int r) {
   ActLayout layout = act_layout(op.kind, cols(op.x));
+  layout.group = act_group(op.kind, row_count(program_.values[at(op.x)].rows));
   auto* to = reinterpret_cast<uint8_t*>(acts_[at(op.buffer)].data()) +
-             at(r) * layout.stride * at(op.planes);
+             layout.at(r * op.planes);  // planes only where rows do not interleave
   const float* x = row(op.x, r);
   kernels_.quantize(op.kind, x, layout, to);
   thread_local std::vector<float> rest;

@@ -59,13 +59,14 @@ void bench_linear(const cpu::Kernels& kernels, WeightType type, cpu::Packing pac
   args.row_end = rows;
   if (cpu::takes_acts(type, packing)) {
     args.act_layout = cpu::act_layout(cpu::act_kind(type, packing), k);
+    args.act_layout.group = cpu::act_group(cpu::act_kind(type, packing), rows);
     uint8_t* acts =
         aligned(act_bytes, static_cast<size_t>(rows + cpu::kActSlackRows) * args.act_layout.stride);
     args.acts = acts;
     for (int r = 0; r < rows; ++r) {
       kernels.quantize(cpu::act_kind(type, packing),
                        x.data() + static_cast<size_t>(r) * static_cast<size_t>(k), args.act_layout,
-                       acts + static_cast<size_t>(r) * args.act_layout.stride);
+                       acts + args.act_layout.at(r));
     }
   }
   uint8_t* scratch = aligned(scratch_bytes, cpu::linear_scratch_bytes(k));
@@ -155,8 +156,10 @@ int main(int argc, char** argv) {
     for (int i = 0; i <= static_cast<int>(WeightType::kQ6_K); ++i) {
       auto type = static_cast<WeightType>(i);
       if (std::find(types.begin(), types.end(), weight_type_name(type)) == types.end()) continue;
+      bool tiles = kernels.tiles && cpu::tile_format(type);
+      auto packing = tiles ? cpu::Packing::kTiles : cpu::Packing::kExact;
       for (const std::string& r : rows)
-        bench_linear(kernels, type, cpu::Packing::kExact, std::atoi(r.c_str()), n, k);
+        bench_linear(kernels, type, packing, std::atoi(r.c_str()), n, k);
     }
     if (std::find(types.begin(), types.end(), "words") != types.end()) {  // an encoder's F32
       for (const std::string& r : rows)

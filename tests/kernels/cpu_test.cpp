@@ -1,12 +1,16 @@
 // The fast CPU executor against the reference: every path that this machine has, every format, odd
 // shapes; and bitwise independence of rows from chunks, neighbours and threads.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <numeric>
 
 #include "base/error.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/kernels.h"
 #include "tests/kernels/synthetic.h"
 #include "tests/kernels/tolerance.h"
 
@@ -34,6 +38,7 @@ std::string isa_name(const ::testing::TestParamInfo<CpuIsa>& info) {
 // One linear layer over `rows` given rows of x, each its own sequence of an encoder.
 struct LinearCase {
   std::unique_ptr<Synthetic> m = std::make_unique<Synthetic>(3);
+  WeightId w;
   std::vector<int32_t> tokens;
   std::vector<SequenceSlice> slices;
   int out_cols;
@@ -46,7 +51,7 @@ struct LinearCase {
             out = m->value("out", rows_out, Rows::kSequences);
     m->program.ops.push_back(EmbedOp{m->weight_of("x", count, cols, x), in});
     if (accumulate) m->program.ops.push_back(EmbedOp{m->weight("residual", count, rows_out), y});
-    WeightId w = m->weight("w", rows_out, cols, type);
+    w = m->weight("w", rows_out, cols, type);
     if (order == RowOrder::kRotaryPairs) {
       m->weights[static_cast<size_t>(w)].order = order;
       m->weights[static_cast<size_t>(w)].head_dim = rows_out / 2;
@@ -72,6 +77,25 @@ struct LinearCase {
     return out;
   }
 };
+
+// What the AMX path multiplies in the place of quantised weights: cut to the upper half of a float,
+// raised before by what a cut takes off in the mean. `values` keeps them.
+Weights as_tiles(const LinearCase& c, std::vector<float>& values) {
+  Weights weights = c.m->weights;
+  WeightView& view = weights[static_cast<size_t>(c.w)];
+  auto cols = static_cast<size_t>(view.cols);
+  values.resize(static_cast<size_t>(view.rows) * cols);
+  for (int64_t r = 0; r < view.rows; ++r)
+    dequantize_row(view, r, values.data() + static_cast<size_t>(r) * cols);
+  for (float& v : values) {
+    uint32_t bits = std::bit_cast<uint32_t>(v * (1 + 0.72134752f / 256));
+    v = std::bit_cast<float>(bits & 0xffff0000u);
+  }
+  view.data = reinterpret_cast<const std::byte*>(values.data());
+  view.type = WeightType::kF32;
+  view.order = RowOrder::kPlain;
+  return weights;
+}
 
 // Rows of integers up to 127 with a 127 in every 32: int8 holds them exactly.
 std::vector<float> exact_rows(int count, int cols) {
@@ -106,11 +130,16 @@ TEST_P(CpuPath, LinearEqualsTheReferenceWhereInt8IsExact) {
       int tokens = rows % 2 ? 23 : 13;
       auto x = exact_rows(tokens, width);
       LinearCase c(type, rows, width, x, rows % 2 == 1, rows % 3 == 0);
-      auto want = c.run(*make_reference_executor(c.m->program, c.m->weights), 0, tokens);
+      bool words = type == WeightType::kF32 || type == WeightType::kF16;
+      bool cut = GetParam() == CpuIsa::kAmx && block != 1 && cpu::tile_format(type);
+      std::vector<float> values;
+      Weights weights = cut ? as_tiles(c, values) : c.m->weights;
+      auto want = c.run(*make_reference_executor(c.m->program, weights), 0, tokens);
       auto fast = cpu(*c.m, GetParam());
       auto got = c.run(*fast, 0, tokens);
-      bool words = type == WeightType::kF32 || type == WeightType::kF16;
-      EXPECT_LT(test::relative_error(got, want), words ? test::kWords : test::kExactSums)
+      EXPECT_LT(test::relative_error(got, want), words ? test::kWords
+                                                 : cut ? test::kCutWeights
+                                                       : test::kExactSums)
           << weight_type_name(type) << " " << rows << "x" << width;
     }
   }
@@ -119,16 +148,20 @@ TEST_P(CpuPath, LinearEqualsTheReferenceWhereInt8IsExact) {
 TEST_P(CpuPath, LinearWithRotaryRowOrder) {
   auto x = exact_rows(5, 256);
   LinearCase c(WeightType::kQ4_K, 64, 256, x, false, false, RowOrder::kRotaryPairs);
-  auto want = c.run(*make_reference_executor(c.m->program, c.m->weights), 0, 5);
-  EXPECT_LT(test::relative_error(c.run(*cpu(*c.m, GetParam()), 0, 5), want), test::kExactSums);
+  bool cut = GetParam() == CpuIsa::kAmx;
+  std::vector<float> values;
+  Weights weights = cut ? as_tiles(c, values) : c.m->weights;
+  auto want = c.run(*make_reference_executor(c.m->program, weights), 0, 5);
+  EXPECT_LT(test::relative_error(c.run(*cpu(*c.m, GetParam()), 0, 5), want),
+            cut ? test::kCutWeights : test::kExactSums);
 }
 
-TEST_P(CpuPath, LinearStaysWithinTheErrorOfInt8Activations) {
+TEST_P(CpuPath, LinearStaysWithinTheErrorOfRoundedActivations) {
   for (WeightType type : kAllTypes) {
     auto x = normal_rows(7, 1024);
     LinearCase c(type, 80, 1024, x, true, false);
     auto want = c.run(*make_reference_executor(c.m->program, c.m->weights), 0, 7);
-    bool tiles = GetParam() == CpuIsa::kAmx && type == WeightType::kBF16;
+    bool tiles = GetParam() == CpuIsa::kAmx && cpu::tile_format(type);
     double limit = tiles                       ? test::kActBf16
                    : type == WeightType::kBF16 ? test::kFloat
                    : block_values(type) == 1   ? test::kWords
@@ -152,6 +185,60 @@ TEST_P(CpuPath, ARowsResultDoesNotDependOnTheRowsBesideIt) {
       auto some = c.run(*fast, first, count);
       EXPECT_TRUE(std::equal(some.begin(), some.end(), all.begin() + first * 50))
           << weight_type_name(type) << ", " << count << " rows";
+    }
+  }
+}
+
+// A page that cannot be read follows the packed weights.
+TEST_P(CpuPath, ProductsReadNothingBehindTheWeights) {
+  const cpu::Kernels& kernels = GetParam() == CpuIsa::kAvx2     ? cpu::avx2_kernels()
+                                : GetParam() == CpuIsa::kAvx512 ? cpu::avx512_kernels()
+                                : GetParam() == CpuIsa::kVnni   ? cpu::vnni_kernels()
+                                                                : cpu::amx_kernels();
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  for (WeightType type : kAllTypes) {
+    for (int blocks : {1, 2, 3, 5, 9}) {
+      const int cols = block_values(type) == 1 ? 31 * blocks : block_values(type) * blocks;
+      const bool tiles = kernels.tiles && cpu::tile_format(type);
+      const auto packing = tiles ? cpu::Packing::kTiles : cpu::Packing::kExact;
+      Synthetic m(7);
+      WeightId id = m.weight("w", 16, cols, type);
+      cpu::PackedMatrix packed = cpu::packed_layout(type, packing, 16, cols);
+      const size_t bytes = (packed.bytes() + page - 1) / page * page;
+      void* map =
+          mmap(nullptr, bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      ASSERT_NE(map, MAP_FAILED);
+      auto* begin = static_cast<uint8_t*>(map);
+      ASSERT_EQ(mprotect(begin + bytes, page, PROT_NONE), 0);
+      packed.data = begin + bytes - packed.bytes();
+      cpu::pack_strips(m.weights[static_cast<size_t>(id)], packed, 0, 1);
+      for (int rows : {1, 5, 40}) {
+        auto x = normal_rows(rows, cols);
+        cpu::LinearArgs args;
+        args.weight = &packed;
+        args.x = x.data();
+        args.x_stride = cols;
+        const auto kind = cpu::act_kind(type, packing);
+        args.act_layout = cpu::act_layout(kind, cols);
+        args.act_layout.group = cpu::act_group(kind, rows);
+        std::vector<uint8_t> acts(static_cast<size_t>(rows + cpu::kActSlackRows) *
+                                  args.act_layout.stride);
+        args.acts = acts.data();
+        if (cpu::takes_acts(type, packing)) {
+          for (int r = 0; r < rows; ++r)
+            kernels.quantize(kind, &x[static_cast<size_t>(r * cols)], args.act_layout,
+                             acts.data() + args.act_layout.at(r));
+        }
+        std::vector<float> out(static_cast<size_t>(rows) * 16);
+        args.out = out.data();
+        args.out_stride = 16;
+        args.row_end = rows;
+        std::vector<uint8_t> scratch(cpu::linear_scratch_bytes(cols) + 64);
+        const auto at = reinterpret_cast<uintptr_t>(scratch.data());
+        kernels.linear(args, 0, 1, reinterpret_cast<uint8_t*>((at + 63) / 64 * 64));
+        for (float y : out) EXPECT_TRUE(std::isfinite(y)) << weight_type_name(type);
+      }
+      munmap(map, bytes + page);
     }
   }
 }

@@ -9,7 +9,10 @@ inline constexpr double kExactSums = 3e-6;
 /// Activations rounded to int8 by blocks of 32: a step is 1/127 of the block's largest value, about
 /// 0.9 % of it uniformly distributed; over many terms the relative error of a sum stays below that.
 inline constexpr double kActBlock32 = 0.012;
-/// Activations rounded to bfloat16 (AMX tiles with BF16 weights): 8 bits, at most 1/256 each.
+/// The AMX path's cut weights, where the test's own cut falls on the other side of a value: once in
+/// some thousand weights, by 1/128 at most.
+inline constexpr double kCutWeights = 3e-4;
+/// Activations rounded to bfloat16 (AMX tiles): 8 bits, at most 1/256 each; weights cut to as many.
 inline constexpr double kActBf16 = 4e-3;
 /// An encoder's F32 and F16 weights, and their activations, rounded to 1/4095 of the largest of
 /// 128.
