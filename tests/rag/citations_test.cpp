@@ -46,6 +46,21 @@ TEST(Citations, NumbersFollowFirstUseAndInventionsGo) {
   EXPECT_EQ(legend_line(a.citations[1]), "[2] /docs/bees.md:7-9");
 }
 
+TEST(Citations, TheLegendNamesThePagesOrTheLines) {
+  Citation c;
+  c.number = 1;
+  c.path = "a.pdf";
+  c.page = c.page_end = 3;
+  EXPECT_EQ(legend_line(c), "[1] a.pdf p. 3");
+  c.page_end = 4;
+  EXPECT_EQ(legend_line(c), "[1] a.pdf pp. 3-4");
+  c.page = c.page_end = 0;
+  c.line = c.line_end = 7;
+  EXPECT_EQ(legend_line(c), "[1] a.pdf:7");
+  c.line = 0;
+  EXPECT_EQ(legend_line(c), "[1] a.pdf");
+}
+
 TEST(Citations, QuotesAreLookedUpInTheStoredText) {
   CheckedAnswer good =
       check_answer("The page says \"a hive holds  40,000 workers\" [3].", passages());

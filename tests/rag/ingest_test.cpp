@@ -72,6 +72,12 @@ TEST_F(IngestTest, IngestedTextIsFoundByBothSides) {
   EXPECT_EQ(hits[0].heading, "Apples");
   EXPECT_EQ(hits[0].from.line, 3);
   EXPECT_EQ(hits[0].text, "The orchard grows russet apples on north slopes.");
+  // Each side counts from 0 to 1 over what it found: best on both is 1.
+  EXPECT_NEAR(hits[0].score, 1, 1e-6);
+  for (const Hit& hit : hits) {
+    EXPECT_GE(hit.score, 0);
+    EXPECT_LE(hit.score, 1);
+  }
   EXPECT_TRUE(store.check().empty());
 }
 

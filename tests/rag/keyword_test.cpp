@@ -12,6 +12,7 @@
 #include "rag/ingest.h"
 #include "rag/store.h"
 #include "rag/store/schema.h"
+#include "rag/text/terms.h"
 #include "tests/support/fake_embedder.h"
 #include "tests/support/temp_home.h"
 
@@ -22,6 +23,12 @@ using sqlite::Database;
 using sqlite::KeywordRow;
 using test::FakeEmbedder;
 using test::TempHome;
+
+TEST(Terms, ChineseIsItsPairsOfNeighbours) {
+  using Terms = std::vector<std::string>;
+  EXPECT_EQ(terms_of("修缮石桥，桥"), (Terms{"修缮", "缮石", "石桥", "桥"}));
+  EXPECT_EQ(terms_of("Old 桥 of Ａ"), (Terms{"old", "桥", "of", "a"}));
+}
 
 class KeywordTest : public testing::Test {
  protected:
