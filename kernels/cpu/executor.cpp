@@ -13,8 +13,9 @@ namespace {
 
 // Query rows (tokens x heads of a group) of one piece of attention work.
 constexpr int kAttentionRows = 48;
-// Rows of linear layers are cut at multiples of the rows that any path takes at once (6, 32).
-constexpr int kRowStep = 96;
+// Rows of linear layers are cut at multiples of the rows that a path takes at once: 6, and with
+// tiles 32 as well.
+constexpr int kRowStep = 12, kTileRowStep = 96;
 
 size_t at(int i) { return static_cast<size_t>(i); }
 
@@ -252,7 +253,8 @@ void CpuExecutor::run_linear(const Stage& stage, std::atomic<int>& next, int wor
     // More strips a piece, while there are pieces enough, find its rows in cache.
     while (run < 8 && strips / (run * 2) >= wanted * 2) run *= 2;
   }
-  int row_run = ((rows + cuts - 1) / cuts + kRowStep - 1) / kRowStep * kRowStep;
+  const int step = kernels_.tiles ? kTileRowStep : kRowStep;
+  int row_run = ((rows + cuts - 1) / cuts + step - 1) / step * step;
   cuts = (rows + row_run - 1) / row_run;
   auto* scratch = reinterpret_cast<uint8_t*>(scratch_[at(worker)].data());
   int first = 0;  // piece of the current layer
