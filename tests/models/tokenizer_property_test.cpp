@@ -78,13 +78,16 @@ TEST_P(TokenizerProperty, ControlTokensComeFromScaffoldOnly) {
     for (int32_t id : tokenizer->encode(content)) {
       ASSERT_FALSE(tokenizer->is_control(id)) << "id " << id << " from content: " << content;
     }
-    // Scaffold tokens around, and one that content would complete.
+    // Scaffold tokens around, one that the second would complete, and one that content would.
     OriginText text;
     auto [open, open_id] = special[i % special.size()];
     auto [close, close_id] = any();
     text.append_scaffold(open);
     text.append_content(content + close.substr(0, close.size() / 2));
     text.append_scaffold(close);
+    const std::string& cut = any().first;
+    text.append_scaffold(cut.substr(0, cut.size() / 2));
+    text.append_content(cut.substr(cut.size() / 2) + content);
     std::vector<int32_t> found;
     for (int32_t id : tokenizer->encode(text)) {
       if (tokenizer->is_control(id)) found.push_back(id);
