@@ -53,6 +53,7 @@ class Chat {
   void turn(const std::string& question, bool again);
   void take_back_question();
   Finished answer_turn(const std::string& question, bool again);
+  void keep_round(Finished& finished, const Completion& completion);
   std::vector<Command> commands();
 
   void sources();
@@ -67,6 +68,7 @@ class Chat {
   std::vector<std::string> collections_;
   std::optional<Receipt> last_receipt_;
   bool leave_ = false;
+  bool unsaved_ = false;  // the last round is not on disk, although it should be
 };
 
 void Chat::open_session() {
@@ -313,7 +315,7 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
     terminal_.flush();
     Completion refusal;
     refusal.text = finished.checked.text;
-    session_.finish_round(finished, refusal, runtime_.counter());
+    keep_round(finished, refusal);
     return std::move(finished);
   }
 
@@ -344,8 +346,20 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
                                                      : session_.session().info.name,
                 runtime_.chat_model().model->tokenizer().decode(prepared.prompt.ids, true));
   }
-  session_.finish_round(finished, best, runtime_.counter());
+  keep_round(finished, best);
   return std::move(finished);
+}
+
+/// Where the chat cannot be written (a full disk), it goes on in memory.
+void Chat::keep_round(Finished& finished, const Completion& completion) {
+  try {
+    session_.finish_round(finished, completion, runtime_.counter());
+    unsaved_ = false;
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::kIo) throw;
+    unsaved_ = true;
+    finished.warnings.push_back(std::string("this chat is not saved: ") + e.what());
+  }
 }
 
 /// A question without an answer does not stay in the conversation.
@@ -413,7 +427,7 @@ int Chat::run() {
     }
   }
   if (int number = ending_signal()) return 128 + number;
-  return 0;
+  return unsaved_ ? exit_code(ErrorKind::kIo) : 0;
 }
 
 }  // namespace

@@ -36,12 +36,9 @@ class Wire {
       case 1:
         data_ = take(8);
         break;
-      case 2: {
-        uint64_t size = varint();
-        if (size > bytes_.size() - at_) fail("length " + std::to_string(size) + " passes the end");
-        data_ = take(size);
+      case 2:
+        data_ = take(varint());
         break;
-      }
       case 5:
         data_ = take(4);
         break;
@@ -73,17 +70,16 @@ class Wire {
  private:
   uint64_t varint() {
     uint64_t value = 0;
-    for (int shift = 0; shift < 64; shift += 7) {
+    for (int shift = 0;; shift += 7) {
       if (at_ == bytes_.size()) fail("number cut off");
       uint8_t byte = static_cast<uint8_t>(bytes_[at_++]);
-      if (shift == 63 && byte > 1) break;
+      if (shift == 63 && byte > 1) fail("number of more than 64 bits");
       value |= static_cast<uint64_t>(byte & 0x7F) << shift;
       if (byte < 0x80) return value;
     }
-    fail("number of more than 64 bits");
   }
-  std::string_view take(size_t size) {
-    if (size > bytes_.size() - at_) fail("cut off");
+  std::string_view take(uint64_t size) {
+    if (size > bytes_.size() - at_) fail("length " + std::to_string(size) + " passes the end");
     std::string_view part = bytes_.substr(at_, size);
     at_ += size;
     return part;

@@ -70,6 +70,7 @@ TEST(Utf8, TerminalFilterLeavesNoEscape) {
       EXPECT_FALSE(c.code < 0x20 && c.code != '\n' && c.code != '\t') << attack;
       EXPECT_FALSE(c.code >= 0x7F && c.code < 0xA0);
       EXPECT_FALSE(c.code >= 0x202A && c.code <= 0x202E);
+      EXPECT_FALSE(c.code >= 0x2066 && c.code <= 0x2069);
       EXPECT_FALSE(c.code >= 0xE0000 && c.code <= 0xE007F);
       pos += c.size;
     }

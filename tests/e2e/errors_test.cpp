@@ -230,65 +230,102 @@ TEST_F(LibraryErrors, HostileFileNamesAreShownNotObeyed) {
   }
 }
 
-TEST_F(LibraryErrors, AReadOnlyDataFolder) {
-  APUD_REQUIRE_MODEL(kDefaultModel);
-  if (::geteuid() == 0) {
-    // Permissions do not hold root back: the folder is mounted read-only.
-    Home home;
-    configure(home);
-    copy_samples(home);
-    ASSERT_EQ(home.run({"ingest", "samples"}).code, 0);
-    std::string data = (home.path() / ".local/share/apud").string();
-    if (::mount(data.c_str(), data.c_str(), nullptr, MS_BIND, nullptr) != 0)
-      GTEST_SKIP() << "root without the right to mount";
-    bool read_only =
-        ::mount(nullptr, data.c_str(), nullptr, MS_BIND | MS_REMOUNT | MS_RDONLY, nullptr) == 0;
-    if (read_only) {
-      RunResult search = home.run({"search", "late return"});
-      EXPECT_EQ(search.code, 0) << search;
-      RunResult ask = home.run({"ask", "-m", model_path(kDefaultModel), "--evidence", "400",
-                                "How long may a borrowed telescope be kept?"});
-      EXPECT_EQ(ask.code, 0) << ask;
-      EXPECT_TRUE(has(lower(ask.out), "three weeks") || has(ask.out, "3 weeks")) << ask;
-      RunResult ingest = home.run({"ingest", "samples"});
-      EXPECT_EQ(ingest.code, 74) << ingest;
-      EXPECT_EQ(ingest.out, "") << ingest;
-      EXPECT_TRUE(has(ingest.err, "Read-only file system")) << ingest;
-    }
-    ::umount2(data.c_str(), MNT_DETACH);
-    if (!read_only) GTEST_SKIP() << "cannot mount read-only here";
-    return;
+/// A mount that ends with the scope. Permissions do not hold root back, so a folder that cannot be
+/// written is one that is mounted so.
+class Mounted {
+ public:
+  static std::unique_ptr<Mounted> small_disk(const std::filesystem::path& folder,
+                                             const std::string& size) {
+    std::filesystem::create_directories(folder);
+    return make(folder, ::mount("tmpfs", folder.c_str(), "tmpfs", 0, ("size=" + size).c_str()));
   }
-  Home home;
-  configure(home);
-  copy_samples(home);
-  ASSERT_EQ(home.run({"ingest", "samples"}).code, 0);
-  home.shell("chmod -R a-w .local/share/apud");
-  RunResult ask = home.run({"ask", "How long may a borrowed telescope be kept?"});
-  EXPECT_EQ(ask.code, 0) << ask;
-  RunResult ingest = home.run({"ingest", "samples"});
-  EXPECT_EQ(ingest.code, 74) << ingest;
-  home.shell("chmod -R u+w .local/share/apud");
+  static std::unique_ptr<Mounted> read_only(const std::filesystem::path& folder) {
+    auto it = make(folder, ::mount(folder.c_str(), folder.c_str(), nullptr, MS_BIND, nullptr));
+    int flags = MS_BIND | MS_REMOUNT | MS_RDONLY;
+    if (it && ::mount(nullptr, folder.c_str(), nullptr, flags, nullptr) != 0) it.reset();
+    return it;
+  }
+  ~Mounted() { ::umount2(folder_.c_str(), MNT_DETACH); }
+
+ private:
+  explicit Mounted(std::filesystem::path folder) : folder_(std::move(folder)) {}
+  /// Absent without the right to mount.
+  static std::unique_ptr<Mounted> make(const std::filesystem::path& folder, int result) {
+    return std::unique_ptr<Mounted>(result == 0 ? new Mounted(folder) : nullptr);
+  }
+  std::filesystem::path folder_;
+};
+
+class Disks : public LibraryErrors {
+ protected:
+  void SetUp() override {
+    LibraryErrors::SetUp();
+    if (IsSkipped()) return;
+    home_.write(".config/apud/config.toml", "model = '" + model_path(kTinyModel) + "'\n");
+    copy_samples(home_);
+    home_.write("more/larch.md", "The larch loses its needles.\n");
+  }
+  /// What needs no room goes on; a chat says that it is not kept, an answer that it cannot be
+  /// explained.
+  void answers_unkept(const std::string& why) {
+    RunResult search = home_.run({"search", "--mode", "bm25", "telescope"});
+    EXPECT_EQ(search.code, 0) << search;
+    EXPECT_TRUE(has(search.out, "lending-rules.md")) << search;
+    RunResult ask = home_.run({"ask", "--max-tokens", "4", "How long may a telescope be kept?"});
+    EXPECT_EQ(ask.code, 0) << ask;
+    EXPECT_TRUE(has(ask.err, "warning: not kept") && has(ask.err, why)) << ask;
+    RunResult chat = home_.run({"chat", "--no-docs", "--max-tokens", "4"}, "Hello.\nAgain.\n");
+    EXPECT_EQ(chat.code, 74) << chat;
+    EXPECT_GE(chat.lines().size(), 2u) << "both turns are answered" << chat;
+    EXPECT_TRUE(has(chat.err, "warning: this chat is not saved") && has(chat.err, why)) << chat;
+  }
+  void ingest_refused(const std::vector<std::string>& words) {
+    RunResult r = home_.run({"ingest", "more"});
+    EXPECT_EQ(r.code, 74) << r;
+    EXPECT_EQ(r.out, "") << r;
+    EXPECT_TRUE(r.err.starts_with("error: ")) << r;
+    for (const std::string& word : words) EXPECT_TRUE(has(r.err, word)) << word << r;
+  }
+  std::filesystem::path data() { return home_.path() / ".local/share/apud"; }
+  Home home_;
+};
+
+TEST_F(Disks, AReadOnlyDataFolder) {
+  ASSERT_EQ(home_.run({"ingest", "samples"}).code, 0);
+  {
+    auto mounted = Mounted::read_only(data());
+    if (!mounted) GTEST_SKIP() << "without the right to mount";
+    answers_unkept("Read-only file system");
+    ingest_refused({"Read-only file system"});
+  }
+  // Removing writes the log back into the store, which then stands alone, as a copied one does.
+  ASSERT_EQ(home_.run({"doc", "rm", "course.html"}).code, 0);
+  for (const char* beside : {"-wal", "-shm"})
+    std::filesystem::remove(data().string() + "/apud.db" + beside);
+  {
+    auto mounted = Mounted::read_only(data());
+    ASSERT_TRUE(mounted);
+    answers_unkept("Read-only file system");
+    ingest_refused({"Read-only file system"});
+  }
+  EXPECT_EQ(home_.run({"ingest", "more"}).code, 0);
 }
 
-TEST_F(LibraryErrors, AFullDisk) {
-  if (::geteuid() != 0) GTEST_SKIP() << "a small file system needs root";
-  Home home;
-  configure(home);
-  copy_samples(home);
-  std::filesystem::create_directories(home.path() / ".local/share/apud");
-  std::string data = (home.path() / ".local/share/apud").string();
-  if (::mount("tmpfs", data.c_str(), "tmpfs", 0, "size=160k") != 0)
-    GTEST_SKIP() << "root without the right to mount";
-  RunResult r = home.run({"ingest", "samples"});
-  ::umount2(data.c_str(), MNT_DETACH);
-  EXPECT_EQ(r.code, 74) << r;
-  EXPECT_EQ(r.out, "") << r;
-  EXPECT_TRUE(has(r.err, "error: ")) << r;
-  EXPECT_TRUE(has(lower(r.err), "space") || has(lower(r.err), "full")) << r;
-  // With room again, the same command goes through.
-  RunResult again = home.run({"ingest", "samples"});
-  EXPECT_EQ(again.code, 0) << again;
+TEST_F(Disks, AFullDisk) {
+  {
+    auto tiny = Mounted::small_disk(data(), "64k");
+    if (!tiny) GTEST_SKIP() << "without the right to mount";
+    ingest_refused({"database or disk is full", "free space"});
+  }
+  auto disk = Mounted::small_disk(data(), "66m");
+  ASSERT_EQ(home_.run({"ingest", "samples"}).code, 0);
+  home_.shell("head -c 80m /dev/zero > " + data().string() + "/ballast");
+  ingest_refused({"0 MB free", "XDG_DATA_HOME"});
+  answers_unkept("");
+  // With room again, the same command goes through, and what was there is there.
+  std::filesystem::remove(data() / "ballast");
+  EXPECT_EQ(home_.run({"ingest", "more"}).code, 0);
+  EXPECT_EQ(json_of(home_.run({"doc", "list", "--json"}))["documents"].size(), 7u);
 }
 
 TEST_F(LibraryErrors, ADamagedStoreIsRefusedWithAdvice) {

@@ -65,8 +65,8 @@ TEST_F(Verbs, IngestTakesWhatItsOptionsSay) {
   EXPECT_EQ(taken(all),
             (std::set<std::string>{"heron.md", "kestrel.txt", ".owl.md", "gull.log", ".gitignore"}))
       << all;
-  RunResult picked = run({"ingest", "docs", "-k", "picked", "--include", "*.md", "--include",
-                          "*.txt", "--exclude", "kes*", "--jsonl"});
+  RunResult picked = run({"ingest", "docs", "-k", "picked", "--no-ignore", "--include", "*.md",
+                          "--include", "*.txt", "--exclude", "kes*", "--jsonl"});
   EXPECT_EQ(taken(picked), (std::set<std::string>{"heron.md"})) << picked;
 
   home_.write("raw/raw.bin", std::string("\0\1\2\3", 4));

@@ -1,12 +1,16 @@
-// What short golden texts cannot show: long rope, Llama 3's frequencies, windows and KV groups.
+// What short golden texts cannot show: long rope, Llama 3's frequencies, windows and KV groups; and
+// EmbeddingGemma's head, whose model is not everywhere.
 #include "models/arch/arch.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
 
 #include "base/error.h"
+#include "kernels/backend.h"
 #include "tests/support/gguf_writer.h"
 #include "tests/support/temp_dir.h"
 
@@ -121,6 +125,113 @@ TEST(Arch, LayerTypesMustFollowTheirPattern) {
   EXPECT_THROW(load(s + "," + f + "," + f + "," + s), Error);
   EXPECT_THROW(load(s + "," + f), Error);
   EXPECT_THROW(load(s + "," + f + "," + s + ",\"linear_attention\""), Error);
+}
+
+/// A safetensors file of the given F32 matrices (rows, columns; 0 rows: a vector).
+using Matrices = std::map<std::string, std::pair<std::vector<int>, std::vector<float>>>;
+void write_safetensors(const Path& path, const Matrices& matrices) {
+  nlohmann::json header;
+  std::string data;
+  for (const auto& [name, matrix] : matrices) {
+    size_t bytes = matrix.second.size() * 4;
+    header[name] = {{"dtype", "F32"},
+                    {"shape", matrix.first},
+                    {"data_offsets", {data.size(), data.size() + bytes}}};
+    data.append(reinterpret_cast<const char*>(matrix.second.data()), bytes);
+  }
+  std::string text = header.dump();
+  text.append(-text.size() % 8, ' ');  // the data begins aligned
+  uint64_t size = text.size();
+  std::ofstream(path, std::ios::binary)
+      << std::string_view(reinterpret_cast<const char*>(&size), 8) << text << data;
+}
+
+/// Both Dense layers are applied, in their order: they are linear, so the vector with them is
+/// their product with the vector without them, brought to length one again.
+TEST(Arch, EmbeddingGemmasDenseLayers) {
+  constexpr int kWidth = 8, kInner = 12;
+  test::TempDir dir;
+  std::mt19937 random(7);
+  auto matrix = [&](std::vector<int> shape) {
+    std::vector<float> values(static_cast<size_t>(shape.size() == 1 ? shape[0]
+                                                                    : shape[0] * shape[1]));
+    for (float& v : values) v = std::normal_distribution<float>(0, 0.5f)(random);
+    return std::pair{shape, values};
+  };
+  Matrices model;
+  model["embed_tokens.weight"] = matrix({20, kWidth});
+  model["norm.weight"] = matrix({kWidth});
+  for (const char* norm : {"input_layernorm", "post_attention_layernorm",
+                           "pre_feedforward_layernorm", "post_feedforward_layernorm"})
+    model[std::string("layers.0.") + norm + ".weight"] = matrix({kWidth});
+  for (const auto& [name, shape] : std::map<std::string, std::vector<int>>{
+           {"self_attn.q_proj", {8, kWidth}},
+           {"self_attn.k_proj", {4, kWidth}},
+           {"self_attn.v_proj", {4, kWidth}},
+           {"self_attn.o_proj", {kWidth, 8}},
+           {"self_attn.q_norm", {4}},
+           {"self_attn.k_norm", {4}},
+           {"mlp.gate_proj", {16, kWidth}},
+           {"mlp.up_proj", {16, kWidth}},
+           {"mlp.down_proj", {kWidth, 16}}})
+    model["layers.0." + name + ".weight"] = matrix(shape);
+  auto put = [&](const std::string& name, const std::string& text) { dir.write(name, text); };
+  put("config.json", R"({"model_type":"gemma3_text","use_bidirectional_attention":true,
+      "num_hidden_layers":1,"hidden_size":8,"intermediate_size":16,"num_attention_heads":2,
+      "num_key_value_heads":1,"head_dim":4,"vocab_size":20,"max_position_embeddings":64,
+      "rms_norm_eps":1e-6,"query_pre_attn_scalar":4,"sliding_window":32,"rope_theta":1000000.0,
+      "rope_local_base_freq":10000.0,"layer_types":["full_attention"]})");
+  put("1_Pooling/config.json", R"({"pooling_mode_mean_tokens":true})");
+  Matrices first, second;
+  first["linear.weight"] = matrix({kInner, kWidth});
+  second["linear.weight"] = matrix({kWidth, kInner});
+  write_safetensors(dir.path() / "model.safetensors", model);
+  auto add_dense = [&](const std::string& folder, int in, int out, const Matrices& weights) {
+    put(folder + "/config.json",
+        nlohmann::json{{"in_features", in},
+                       {"out_features", out},
+                       {"bias", false},
+                       {"activation_function", "torch.nn.modules.linear.Identity"}}
+            .dump());
+    write_safetensors(dir.path() / folder / "model.safetensors", weights);
+  };
+  add_dense("2_Dense", kWidth, kInner, first);
+  add_dense("3_Dense", kInner, kWidth, second);
+  auto vector = [&](const std::vector<std::string>& folders) {
+    nlohmann::json modules;
+    for (const std::string& folder : folders)
+      modules.push_back({{"type", "x." + folder.substr(2)}, {"path", folder}});
+    modules.push_back({{"type", "x.Normalize"}, {"path", "9"}});
+    put("modules.json", modules.dump());
+    ArchConfig config = config_from_folder(dir.path(), 0);
+    FolderTensors source(dir.path(), config.extra_files);
+    LoadedProgram loaded = build_program(config, source);
+    auto executor = make_reference_executor(loaded.program, loaded.weights);
+    std::vector<int32_t> ids = {3, 14, 15, 9};
+    SequenceSlice slice{0, 4, 0, {}};
+    std::vector<float> out(static_cast<size_t>(config.model.embedding_dim));
+    executor->run({ids, std::span(&slice, 1), {}}, nullptr, out);
+    return out;
+  };
+  auto times = [](const Matrices& m, const std::vector<float>& x) {
+    const std::vector<float>& weights = m.at("linear.weight").second;
+    std::vector<float> y(weights.size() / x.size());
+    for (size_t row = 0; row < y.size(); ++row) {
+      for (size_t i = 0; i < x.size(); ++i) y[row] += weights[row * x.size() + i] * x[i];
+    }
+    return y;
+  };
+  auto expect_along = [](const std::vector<float>& got, const std::vector<float>& direction) {
+    ASSERT_EQ(got.size(), direction.size());
+    double norm = 0;
+    for (float v : direction) norm += static_cast<double>(v) * v;
+    for (size_t i = 0; i < got.size(); ++i)
+      EXPECT_NEAR(got[i], direction[i] / std::sqrt(norm), 1e-4) << i;
+  };
+  std::vector<float> plain = vector({"1_Pooling"});
+  std::vector<float> inner = times(first, plain);
+  expect_along(vector({"1_Pooling", "2_Dense"}), inner);
+  expect_along(vector({"1_Pooling", "2_Dense", "3_Dense"}), times(second, inner));
 }
 
 }  // namespace

@@ -205,13 +205,20 @@ TEST_F(Downloads, WrongContentIsNeverKept) {
 }
 
 TEST_F(Downloads, RedirectsStayOnTheWeb) {
+  // The very file that is wanted, so that only the way to it can be refused.
+  std::string local = dir_.write("local", content_).string();
   Server server([&](const std::string&) {
-    return reply("302 Found", "Location: file:///etc/hostname\r\n", "");
+    return reply("302 Found", "Location: file://" + local + "\r\n", "");
   });
   auto error = download(server);
   ASSERT_TRUE(error);
   EXPECT_EQ(error->kind(), ErrorKind::kBadData) << error->what();
-  // And outside tests only https is spoken at all.
+}
+
+TEST_F(Downloads, OutsideTestsOnlyHttpsIsSpoken) {
+  Server server([&](const std::string&) { return reply("200 OK", "", content_); });
+  EXPECT_FALSE(download(server)) << "sound but for its scheme";
+  std::filesystem::remove(part_);
   HubOptions strict = options(server);
   strict.allow_http = false;
   EXPECT_TRUE(error_of([&] { hub_download(strict, remote(server), part_, nullptr, nullptr); }));

@@ -332,14 +332,17 @@ TEST(TokenizerCorpus, T4WireFormat) {
   std::string good = unigram(unigram_model());
   for (size_t size = 0; size < good.size(); ++size)
     proto_refusal(good.substr(0, size));  // no crash
-  EXPECT_NE(proto_refusal(good + "\x0A"), "");
-  EXPECT_NE(proto_refusal(good + std::string("\x0A\x80", 2)), "");
-  EXPECT_NE(proto_refusal(good + "\x08" + std::string(10, '\xFF') + "\x01"), "");
-  EXPECT_NE(proto_refusal(good + "\x08" + std::string(9, '\xFF') + "\x7F"), "");
+  // Field 100 means nothing to the tokenizer: what is refused there is refused for its form.
+  const std::string number = "\xA0\x06", bytes = "\xA2\x06", one_letter = varint(1) + "x";
+  EXPECT_EQ(proto_refusal(good + number + "\x01" + bytes + one_letter), "");
+  EXPECT_EQ(proto_refusal(good + number + std::string(9, '\xFF') + "\x01"), "");
+  EXPECT_NE(proto_refusal(good + bytes), "");
+  EXPECT_NE(proto_refusal(good + bytes + "\x80"), "");
+  EXPECT_NE(proto_refusal(good + number + std::string(10, '\xFF') + "\x01"), "");
+  EXPECT_NE(proto_refusal(good + number + std::string(9, '\xFF') + "\x7F"), "");
   for (char type : {3, 4, 6, 7}) EXPECT_NE(proto_refusal(good + static_cast<char>(8 | type)), "");
-  EXPECT_NE(proto_refusal(good + "\x0A" + varint(100) + "x"), "");
-  EXPECT_NE(proto_refusal(good + "\x0A" + varint(1ull << 31) + "x"), "");
-  EXPECT_NE(proto_refusal(good + "\x0A" + varint(UINT64_MAX) + "x"), "");
+  for (uint64_t size : {uint64_t{2}, uint64_t{100}, uint64_t{1} << 31, UINT64_MAX})
+    EXPECT_NE(proto_refusal(good + bytes + varint(size) + "x"), "") << size;
   EXPECT_NE(proto_refusal(good + std::string("\0\0", 2)), "");
   // Any one byte changed: refused or sound, never a crash.
   for (size_t at = 0; at < good.size(); ++at) {

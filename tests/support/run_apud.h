@@ -104,7 +104,8 @@ class Home {
     if (pid == 0) {
       ::setpgid(0, 0);  // what a shell started ends with it
       ::dup2(in[0], 0), ::dup2(out[1], 1), ::dup2(err[1], 2);
-      ::signal(SIGPIPE, SIG_DFL);
+      // Who started the tests may ignore them ("&", nohup), and apud keeps that.
+      for (int number : {SIGPIPE, SIGINT, SIGTERM, SIGHUP}) ::signal(number, SIG_DFL);
       if (::chdir(dir_.path().c_str()) != 0) ::_exit(126);
       ::execve(argv[0], argv.data(), envp.data());
       ::_exit(127);
