@@ -31,8 +31,7 @@ Handle new_handle(const HubOptions& options) {
   Handle handle(curl_easy_init(), curl_easy_cleanup);
   if (!handle) throw Error(ErrorKind::kBusy, "cannot start a download: out of memory");
   const char* schemes = options.allow_http ? "http,https" : "https";
-  curl_easy_setopt(handle.get(), CURLOPT_PROTOCOLS_STR, schemes);
-  curl_easy_setopt(handle.get(), CURLOPT_REDIR_PROTOCOLS_STR, schemes);
+  curl_easy_setopt(handle.get(), CURLOPT_PROTOCOLS_STR, schemes);  // of redirects, too
   curl_easy_setopt(handle.get(), CURLOPT_NOSIGNAL, 1L);
   curl_easy_setopt(handle.get(), CURLOPT_CONNECTTIMEOUT, kConnectSeconds);
   curl_easy_setopt(handle.get(), CURLOPT_LOW_SPEED_LIMIT, 1L);

@@ -1,4 +1,5 @@
 // Bad input and bad luck: one clear line, the right exit code, nothing on standard output.
+#include <signal.h>
 #include <sys/mount.h>
 
 #include "tests/e2e/library.h"
@@ -297,6 +298,21 @@ TEST_F(Disks, AReadOnlyDataFolder) {
     if (!mounted) GTEST_SKIP() << "without the right to mount";
     answers_unkept("Read-only file system");
     ingest_refused({"Read-only file system"});
+  }
+  {
+    // Killed in the middle: what was acknowledged is still in the log alone.
+    Home killed;
+    for (int i = 0; i < 100; ++i)
+      killed.write("docs/" + std::to_string(i) + ".txt", "Page " + std::to_string(i) + ".\n");
+    RunResult r = killed.run({"ingest", "docs", "--jsonl"}, "", [](pid_t pid, const RunResult& now) {
+      if (now.out.empty()) return true;
+      ::kill(pid, SIGKILL);
+      return false;
+    });
+    ASSERT_EQ(r.code, 128 + SIGKILL) << r;
+    auto mounted = Mounted::read_only(killed.path() / ".local/share/apud");
+    RunResult list = killed.run({"doc", "list"});
+    EXPECT_GE(list.lines().size(), r.lines().size()) << r << list;
   }
   // Removing writes the log back into the store, which then stands alone, as a copied one does.
   ASSERT_EQ(home_.run({"doc", "rm", "course.html"}).code, 0);

@@ -127,6 +127,26 @@ TEST(Arch, LayerTypesMustFollowTheirPattern) {
   EXPECT_THROW(load(s + "," + f + "," + s + ",\"linear_attention\""), Error);
 }
 
+TEST(Arch, PromptsOfMultilingualE5) {
+  test::TempDir dir;
+  dir.write("config.json", R"({"model_type":"bert","num_hidden_layers":1,"hidden_size":8,
+      "intermediate_size":16,"num_attention_heads":2,"vocab_size":250037,
+      "max_position_embeddings":64,"layer_norm_eps":1e-12,"hidden_act":"gelu"})");
+  dir.write("1_Pooling/config.json", R"({"pooling_mode_mean_tokens":true})");
+  auto prompts = [&](const std::string& last_module) {
+    dir.write("modules.json",
+              R"([{"type":"x.Pooling","path":"1_Pooling"})" + last_module + "]");
+    ModelConfig c = config_from_folder(dir.path(), 0).model;
+    return c.query_prompt + "|" + c.passage_prompt;
+  };
+  const std::string normalize = R"(,{"type":"x.Normalize","path":"2_Normalize"})";
+  EXPECT_EQ(prompts(normalize), "query: |passage: ") << "its folder does not state them";
+  EXPECT_EQ(prompts(""), "|") << "another model of this shape";
+  dir.write("config_sentence_transformers.json",
+            R"({"prompts":{"query":"ask: ","document":"text: "}})");
+  EXPECT_EQ(prompts(normalize), "ask: |text: ") << "what is stated counts";
+}
+
 /// A safetensors file of the given F32 matrices (rows, columns; 0 rows: a vector).
 using Matrices = std::map<std::string, std::pair<std::vector<int>, std::vector<float>>>;
 void write_safetensors(const Path& path, const Matrices& matrices) {
