@@ -168,7 +168,8 @@ Store::Store(const Path& path, Mode mode) : impl_(std::make_unique<Impl>()) {
       throw io_error("cannot create store", path.string(), errno);
     born.reset();
     // SQLite would open it for reading instead, and fail later without the reason.
-    if (::access(path.c_str(), W_OK) != 0) throw io_error("cannot write store", path.string(), errno);
+    if (::access(path.c_str(), W_OK) != 0)
+      throw io_error("cannot write store", path.string(), errno);
     impl_->db = std::make_unique<Database>(path, Database::Open::kReadWrite);
   } else if (::access(path.parent_path().c_str(), W_OK) == 0 && ::access(path.c_str(), W_OK) == 0) {
     // A reader of a WAL database needs its shared-memory file, so it opens the file for writing

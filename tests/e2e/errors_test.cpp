@@ -304,11 +304,12 @@ TEST_F(Disks, AReadOnlyDataFolder) {
     Home killed;
     for (int i = 0; i < 100; ++i)
       killed.write("docs/" + std::to_string(i) + ".txt", "Page " + std::to_string(i) + ".\n");
-    RunResult r = killed.run({"ingest", "docs", "--jsonl"}, "", [](pid_t pid, const RunResult& now) {
-      if (now.out.empty()) return true;
-      ::kill(pid, SIGKILL);
-      return false;
-    });
+    RunResult r =
+        killed.run({"ingest", "docs", "--jsonl"}, "", [](pid_t pid, const RunResult& now) {
+          if (now.out.empty()) return true;
+          ::kill(pid, SIGKILL);
+          return false;
+        });
     ASSERT_EQ(r.code, 128 + SIGKILL) << r;
     auto mounted = Mounted::read_only(killed.path() / ".local/share/apud");
     RunResult list = killed.run({"doc", "list"});

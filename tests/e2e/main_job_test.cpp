@@ -57,8 +57,7 @@ TEST_F(MainJob, TheLineOfAHitIsTheLineInTheFile) {
                                                    : (home().path() / match[1].str()).string());
   std::string text;
   for (int i = 0; i < std::stoi(match[2]); ++i) ASSERT_TRUE(std::getline(in, text)) << line;
-  EXPECT_TRUE(has(text, match[3].str().substr(0, 12)))
-      << "file: " << text << "\nsearch: " << line;
+  EXPECT_TRUE(has(text, match[3].str().substr(0, 12))) << "file: " << text << "\nsearch: " << line;
 }
 
 TEST_F(MainJob, NothingFoundIsExitOneAndNoOutput) {

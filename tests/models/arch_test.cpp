@@ -134,8 +134,7 @@ TEST(Arch, PromptsOfMultilingualE5) {
       "max_position_embeddings":64,"layer_norm_eps":1e-12,"hidden_act":"gelu"})");
   dir.write("1_Pooling/config.json", R"({"pooling_mode_mean_tokens":true})");
   auto prompts = [&](const std::string& last_module) {
-    dir.write("modules.json",
-              R"([{"type":"x.Pooling","path":"1_Pooling"})" + last_module + "]");
+    dir.write("modules.json", R"([{"type":"x.Pooling","path":"1_Pooling"})" + last_module + "]");
     ModelConfig c = config_from_folder(dir.path(), 0).model;
     return c.query_prompt + "|" + c.passage_prompt;
   };
@@ -173,8 +172,8 @@ TEST(Arch, EmbeddingGemmasDenseLayers) {
   test::TempDir dir;
   std::mt19937 random(7);
   auto matrix = [&](std::vector<int> shape) {
-    std::vector<float> values(static_cast<size_t>(shape.size() == 1 ? shape[0]
-                                                                    : shape[0] * shape[1]));
+    std::vector<float> values(
+        static_cast<size_t>(shape.size() == 1 ? shape[0] : shape[0] * shape[1]));
     for (float& v : values) v = std::normal_distribution<float>(0, 0.5f)(random);
     return std::pair{shape, values};
   };
@@ -184,16 +183,16 @@ TEST(Arch, EmbeddingGemmasDenseLayers) {
   for (const char* norm : {"input_layernorm", "post_attention_layernorm",
                            "pre_feedforward_layernorm", "post_feedforward_layernorm"})
     model[std::string("layers.0.") + norm + ".weight"] = matrix({kWidth});
-  for (const auto& [name, shape] : std::map<std::string, std::vector<int>>{
-           {"self_attn.q_proj", {8, kWidth}},
-           {"self_attn.k_proj", {4, kWidth}},
-           {"self_attn.v_proj", {4, kWidth}},
-           {"self_attn.o_proj", {kWidth, 8}},
-           {"self_attn.q_norm", {4}},
-           {"self_attn.k_norm", {4}},
-           {"mlp.gate_proj", {16, kWidth}},
-           {"mlp.up_proj", {16, kWidth}},
-           {"mlp.down_proj", {kWidth, 16}}})
+  for (const auto& [name, shape] :
+       std::map<std::string, std::vector<int>>{{"self_attn.q_proj", {8, kWidth}},
+                                               {"self_attn.k_proj", {4, kWidth}},
+                                               {"self_attn.v_proj", {4, kWidth}},
+                                               {"self_attn.o_proj", {kWidth, 8}},
+                                               {"self_attn.q_norm", {4}},
+                                               {"self_attn.k_norm", {4}},
+                                               {"mlp.gate_proj", {16, kWidth}},
+                                               {"mlp.up_proj", {16, kWidth}},
+                                               {"mlp.down_proj", {kWidth, 16}}})
     model["layers.0." + name + ".weight"] = matrix(shape);
   auto put = [&](const std::string& name, const std::string& text) { dir.write(name, text); };
   put("config.json", R"({"model_type":"gemma3_text","use_bidirectional_attention":true,
