@@ -41,9 +41,12 @@ TEST_F(Cuda, PrefillOverManyTiles) {
     }
 }
 
+class CudaDecode : public Cuda, public testing::WithParamInterface<int> {};
+
 /// The last of many tokens, decoded, against the same in prefill: contexts that are cut into few
 /// and many runs, merged by clusters and by a kernel, alone and beside a short one.
-TEST_F(Cuda, DecodeOverManyRuns) {
+TEST_P(CudaDecode, OverManyRuns) {
+  const int n = GetParam();
   for (auto [heads, kv, dim] :
        {std::array{8, 8, 32}, {16, 8, 128}, {40, 5, 64}, {9, 9, 96}, {8, 8, 256}, {4, 2, 128}}) {
     DecoderShape s;
@@ -52,31 +55,31 @@ TEST_F(Cuda, DecodeOverManyRuns) {
     s.types = {WeightType::kF16};
     auto m = test::synthetic_decoder(s);
     auto e = gpu(*m, false, 8192);
-    for (KvType type : {KvType::kF16, KvType::kI8})
-      for (int n : {500, 1100, 2111, 4700, 7681}) {
-        Runner r(*e, 3, 7744, type);
-        auto tokens = ids(n, n);
-        auto all = r.step({{0, tokens}});
-        r.step({{1, std::vector<int32_t>(tokens.begin(), tokens.end() - 1)}});
-        // 1,000 tokens are cut into few runs or many as the longest row of the step commands.
-        for (int neighbour : {70, 1000}) {
-          r.position[1] = n - 1;
-          r.position[2] = 0;
-          r.step({{2, ids(neighbour, 4)}});
-          auto both = r.step({{1, {tokens.back()}}, {2, {5}}});
-          const std::vector<float> first(both.begin(),
-                                         both.begin() + static_cast<long>(all.size())),
-              second(both.begin() + static_cast<long>(all.size()), both.end());
-          EXPECT_LT(test::relative_error(first, all), type == KvType::kI8 ? 4e-2 : 4e-3)
-              << heads << "/" << kv << " x " << dim << ", " << n << " tokens";
-          r.position[1] = n - 1;
-          EXPECT_TRUE(r.step({{1, {tokens.back()}}}) == first) << "alone";
-          r.position[2] = neighbour;
-          EXPECT_TRUE(r.step({{2, {5}}}) == second) << "its neighbour alone, beside " << n;
-        }
+    for (KvType type : {KvType::kF16, KvType::kI8}) {
+      Runner r(*e, 3, 7744, type);
+      auto tokens = ids(n, n);
+      auto all = r.step({{0, tokens}});
+      r.step({{1, std::vector<int32_t>(tokens.begin(), tokens.end() - 1)}});
+      // 1,000 tokens are cut into few runs or many as the longest row of the step commands.
+      for (int neighbour : {70, 1000}) {
+        r.position[1] = n - 1;
+        r.position[2] = 0;
+        r.step({{2, ids(neighbour, 4)}});
+        auto both = r.step({{1, {tokens.back()}}, {2, {5}}});
+        const std::vector<float> first(both.begin(), both.begin() + static_cast<long>(all.size())),
+            second(both.begin() + static_cast<long>(all.size()), both.end());
+        EXPECT_LT(test::relative_error(first, all), type == KvType::kI8 ? 4e-2 : 4e-3)
+            << heads << "/" << kv << " x " << dim;
+        r.position[1] = n - 1;
+        EXPECT_TRUE(r.step({{1, {tokens.back()}}}) == first) << "alone";
+        r.position[2] = neighbour;
+        EXPECT_TRUE(r.step({{2, {5}}}) == second) << "its neighbour alone";
       }
+    }
   }
 }
+// One test a length: the sanitizers' tools finish the short ones in minutes.
+INSTANTIATE_TEST_SUITE_P(Tokens, CudaDecode, testing::Values(500, 1100, 2111, 4700, 7681));
 
 }  // namespace
 }  // namespace apud

@@ -21,3 +21,6 @@ target_link_libraries(embedding_bench PRIVATE apud_engine apud_test_paths GTest:
 add_executable(perplexity_bench EXCLUDE_FROM_ALL bench/perplexity_bench.cpp)
 target_include_directories(perplexity_bench PRIVATE ${PROJECT_SOURCE_DIR})
 target_link_libraries(perplexity_bench PRIVATE apud_models)
+add_executable(logits_dump EXCLUDE_FROM_ALL bench/logits_dump.cpp)
+target_include_directories(logits_dump PRIVATE ${PROJECT_SOURCE_DIR})
+target_link_libraries(logits_dump PRIVATE apud_models)
