@@ -46,7 +46,8 @@ CpuExecutor::CpuExecutor(const Program& program, const Weights& weights, const K
   size_t scratch = 0;
   for (const Stage& stage : plan_.stages) {
     for (const PlannedLinear& l : stage.linears) {
-      scratch = std::max(scratch, linear_scratch_bytes(weights_[at(l.op.weight)].cols));
+      scratch =
+          std::max(scratch, linear_scratch_bytes(weights_[at(l.op.weight)].cols, kernels_.tiles));
     }
     if (stage.kind == StageKind::kAttention) {
       const HeadShape& s = stage.attention.shape;

@@ -91,13 +91,13 @@ struct Kernels {
   void (*attend)(const AttentionArgs& args);
 };
 
-/// Bytes of scratch that `linear` needs for a matrix of `cols` inputs: unpacked panels of two
-/// strips, their minima and sums of rows, in the largest of the paths' forms. The AMX path's does
-/// not depend on `cols`.
 inline constexpr size_t kTileScratchBytes = 448 << 10;
-constexpr size_t linear_scratch_bytes(int64_t cols) {
+/// Bytes of scratch that `linear` needs for a matrix of `cols` inputs: unpacked panels of two
+/// strips, their minima and sums of rows, in the largest of the paths' forms.
+/// Tiles' does not depend on `cols`.
+constexpr size_t linear_scratch_bytes(int64_t cols, bool tiles) {
   size_t panels = static_cast<size_t>(cols + 64) * 4 * kStripRows + (192 << 10);
-  return panels > kTileScratchBytes ? panels : kTileScratchBytes;
+  return tiles && panels < kTileScratchBytes ? kTileScratchBytes : panels;
 }
 
 const Kernels& avx2_kernels();

@@ -69,7 +69,7 @@ void bench_linear(const cpu::Kernels& kernels, WeightType type, cpu::Packing pac
                        acts + args.act_layout.at(r));
     }
   }
-  uint8_t* scratch = aligned(scratch_bytes, cpu::linear_scratch_bytes(k));
+  uint8_t* scratch = aligned(scratch_bytes, cpu::linear_scratch_bytes(k, kernels.tiles));
   int step = 8;  // strips a call, as the executor hands them out
   double t = best_seconds(0.2, [&] {
     for (int s = 0; s < packed.strips(); s += step)

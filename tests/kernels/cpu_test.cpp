@@ -233,7 +233,7 @@ TEST_P(CpuPath, ProductsReadNothingBehindTheWeights) {
         args.out = out.data();
         args.out_stride = 16;
         args.row_end = rows;
-        std::vector<uint8_t> scratch(cpu::linear_scratch_bytes(cols) + 64);
+        std::vector<uint8_t> scratch(cpu::linear_scratch_bytes(cols, kernels.tiles) + 64);
         const auto at = reinterpret_cast<uintptr_t>(scratch.data());
         kernels.linear(args, 0, 1, reinterpret_cast<uint8_t*>((at + 63) / 64 * 64));
         for (float y : out) EXPECT_TRUE(std::isfinite(y)) << weight_type_name(type);
