@@ -60,9 +60,10 @@ int verb_search(Runtime& runtime) {
     out["query"] = found.query;
     out["results"] = ordered_json::array();
     for (const Hit& hit : found.hits) {
+      auto known = [](int number) { return number > 0 ? ordered_json(number) : ordered_json(); };
       ordered_json one = {{"path", hit.path},
-                          {"line", hit.from.line},
-                          {"page", hit.from.page},
+                          {"line", known(hit.from.line)},
+                          {"page", known(hit.from.page)},
                           {"collection", hit.collection_name},
                           {"heading", hit.heading_path},
                           {"score", hit.score}};

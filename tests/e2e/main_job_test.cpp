@@ -95,6 +95,8 @@ TEST_F(MainJob, SearchFilesAndJson) {
     EXPECT_TRUE(json["results"][0].contains(field)) << field;
   }
   EXPECT_EQ(json["results"][0]["collection"], "default");
+  EXPECT_GT(json["results"][0]["line"], 0);
+  EXPECT_TRUE(json["results"][0]["page"].is_null()) << "a place that is not known";
   EXPECT_TRUE(json.contains("below_line") && json["timing"].contains("embed_ms") &&
               json["timing"].contains("search_ms"));
 }

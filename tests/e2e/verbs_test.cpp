@@ -142,6 +142,56 @@ TEST_F(Verbs, TheOldestTurnsLeaveAFullWindowWithOneLine) {
   EXPECT_EQ(session["conversation"]["turns"].size(), 12u) << "the history keeps them";
 }
 
+/// What a session's export holds: "role: content" of each turn.
+std::vector<std::string> turns_of(const Json& session) {
+  std::vector<std::string> turns;
+  for (const Json& turn : session["conversation"]["turns"])
+    turns.push_back(turn["role"].get<std::string>() + ": " + turn["content"].get<std::string>());
+  return turns;
+}
+
+TEST_F(Verbs, TheCommandsOfAChat) {
+  RunResult r = run({"chat", "-s", "talk", "--no-docs", "--stats", "--max-tokens", "4"},
+                    "Name a bird.\n/edit Name a fish.\n/regen\n/system Be brief.\n"
+                    "Name a tree.\n/undo\n/save named\n/exit\nNot reached.\n");
+  EXPECT_EQ(r.code, 0) << r;
+  int answers = 0;
+  for (const std::string& line : r.error_lines()) answers += has(line, " reused · ");
+  EXPECT_EQ(answers, 4) << "bird, fish, fish again, tree" << r;
+  Json session = json_of(run({"session", "export", "named", "--format", "json"}));
+  std::vector<std::string> turns = turns_of(session);
+  ASSERT_EQ(turns.size(), 2u) << session;
+  EXPECT_EQ(turns[0], "user: Name a fish.");
+  EXPECT_EQ(session["conversation"]["system"], "Be brief.");
+  RunResult export_failed = run({"chat", "-s", "named"}, "/export /no/such/folder/x.md\n/stats\n");
+  EXPECT_EQ(export_failed.code, 0) << "an error of a command does not end the chat";
+  EXPECT_TRUE(has(export_failed.err, "error: cannot create /no/such/folder/")) << export_failed;
+  EXPECT_TRUE(has(export_failed.err, "no answer yet")) << export_failed;
+}
+
+TEST_F(Verbs, SessionsCollectionsAndDocumentsAreListedShownAndRenamed) {
+  ingest_birds();
+  ASSERT_EQ(run({"chat", "-s", "pond", "-k", "birds", "--max-tokens", "4"}, "Which bird?\n").code,
+            0);
+  EXPECT_TRUE(has(run({"session", "list"}).out, "pond"));
+  EXPECT_TRUE(has(run({"session", "show", "pond"}).out, "Which bird?"));
+  EXPECT_TRUE(has(run({"session", "export", "pond"}).out, "# pond"));
+  EXPECT_EQ(run({"session", "fork", "pond", "copy"}).code, 0);
+  EXPECT_EQ(run({"session", "rename", "copy", "pond"}).code, 2) << "the name is taken";
+  EXPECT_EQ(run({"session", "rename", "copy", "lake"}).code, 0);
+  EXPECT_EQ(run({"session", "show", "copy"}).code, 66);
+  EXPECT_TRUE(has(run({"session", "show", "lake"}).out, "Which bird?"));
+
+  EXPECT_TRUE(has(run({"coll", "list"}).out, "birds"));
+  EXPECT_EQ(run({"coll", "rename", "birds", "waders"}).code, 0);
+  EXPECT_EQ(run({"coll", "info", "birds"}).code, 66);
+  EXPECT_TRUE(has(run({"coll", "info", "waders"}).out, "e5-small-q4"));
+  EXPECT_TRUE(has(run({"doc", "list", "-k", "waders"}).out, "docs/heron.md"));
+  EXPECT_TRUE(has(run({"doc", "show", "-k", "waders", "heron.md"}).out, "stands in the reed"));
+  EXPECT_EQ(run({"doc", "rm", "-k", "waders", "heron.md"}).code, 0);
+  EXPECT_EQ(run({"search", "-k", "waders", "--mode", "bm25", "heron"}).code, 1);
+}
+
 // --- what a run says and takes -------------------------------------------------------------------
 
 TEST_F(Verbs, OffATerminalTheReceiptComesOnRequestAndThePathIsTheOneAskedFor) {
@@ -157,6 +207,57 @@ TEST_F(Verbs, OffATerminalTheReceiptComesOnRequestAndThePathIsTheOneAskedFor) {
   Json caches = json_of(run({"cache", "list", "--json"}))["caches"];
   ASSERT_EQ(caches.size(), 1u) << caches;
   EXPECT_TRUE(has(caches[0]["executor"], "avx2")) << caches;
+}
+
+TEST_F(Verbs, SamplingOptionsReachTheEngine) {
+  auto said = [&](std::vector<std::string> more) {
+    std::vector<std::string> args = {"ask", "--no-docs", "--no-save", "--max-tokens", "24"};
+    args.insert(args.end(), more.begin(), more.end());
+    args.push_back("Tell a story of a heron.");
+    RunResult r = run(args);
+    EXPECT_EQ(r.code, 0) << r;
+    return r.out;
+  };
+  const std::string greedy = said({});
+  std::string hot = said({"-t", "5", "--seed", "1"});
+  EXPECT_NE(hot, greedy);
+  EXPECT_EQ(said({"-t", "5", "--seed", "1"}), hot) << "the seed reproduces it";
+  EXPECT_NE(said({"-t", "5", "--seed", "2"}), hot);
+  for (const std::vector<std::string>& narrow : std::vector<std::vector<std::string>>{
+           {"--top-k", "1"}, {"--top-p", "0"}, {"--min-p", "1"}}) {
+    std::vector<std::string> args = {"-t", "5", "--seed", "1"};
+    args.insert(args.end(), narrow.begin(), narrow.end());
+    EXPECT_EQ(said(args), greedy) << narrow[0];
+  }
+  for (const char* penalty : {"--repetition-penalty", "--presence-penalty", "--frequency-penalty"})
+    EXPECT_NE(said({penalty, "10"}), greedy) << penalty;
+  std::string stop = greedy.substr(greedy.find(' '), 7);  // in the middle of words
+  std::string stopped = said({"--stop", stop});
+  EXPECT_EQ(stopped, greedy.substr(0, greedy.find(stop)) + "\n");
+  EXPECT_LT(said({"--max-tokens", "3"}).size(), greedy.size());
+}
+
+TEST_F(Verbs, VerboseTellsPassagesScoresTimesAndMemory) {
+  ingest_birds();
+  std::vector<std::string> args = {"ask",          "-k", "birds",
+                                   "--max-tokens", "4",  "Where is the heron?"};
+  EXPECT_FALSE(has(run(args).err, "score"));
+  args.push_back("-v");
+  RunResult r = run(args);
+  for (const char* part : {"passage [1] ", "heron.md", "score ", "first token ", " a token",
+                           "total ", "KV memory", "apud explain "})
+    EXPECT_TRUE(has(r.err, part)) << part << r;
+}
+
+TEST_F(Verbs, TextsFromSeveralFilesAreEvidence) {
+  home_.write("a.txt", "The heron stands in the reed.\n");
+  home_.write("b.txt", "The owl sleeps by day.\n");
+  RunResult r = run({"ask", "--no-docs", "--show-prompt", "-f", "a.txt", "-f", "b.txt", "-f", "-",
+                     "Which birds?"},
+                    "The gull cries.\n");
+  EXPECT_EQ(r.code, 0) << r;
+  for (const char* text : {"stands in the reed", "sleeps by day", "gull cries"})
+    EXPECT_TRUE(has(r.out, text)) << text << r;
 }
 
 TEST_F(Verbs, ModelInfoTellsWhatTheModelIsMadeOf) {
@@ -187,6 +288,20 @@ TEST_F(Verbs, ALineOfABatchHasItsOwnDocumentsSystemPromptAndLength) {
   EXPECT_GT(lines[1]["usage"]["generated"], 1) << lines[1];
   EXPECT_GT(lines[2]["usage"]["prompt"], lines[1]["usage"]["prompt"].get<int>() + 100) << lines[2];
   EXPECT_EQ(lines[3]["usage"]["generated"], 1) << lines[3];
+}
+
+TEST_F(Verbs, AFailedQuestionOfABatchIsAnErrorLine) {
+  std::string endless;
+  for (int i = 0; i < 400; ++i) endless += "heron ";
+  RunResult r = run({"batch", "--no-docs", "--no-save", "--ctx", "256", "--max-tokens", "2"},
+                    "{\"id\":\"long\",\"question\":\"" + endless + "\"}\nName a bird.\n");
+  EXPECT_EQ(r.code, 65) << r;
+  std::vector<Json> lines = json_lines(r.out);
+  ASSERT_EQ(lines.size(), 2u) << r;
+  EXPECT_EQ(lines[0]["id"], "long") << lines[0];
+  EXPECT_EQ(lines[0]["error"]["code"], "usage") << lines[0];
+  EXPECT_TRUE(lines[1].contains("answer")) << "the run goes on" << lines[1];
+  EXPECT_EQ(lines[1]["index"], 1) << lines[1];
 }
 
 TEST_F(Verbs, ABatchWritesAnAnswerWhenItsTurnComes) {
