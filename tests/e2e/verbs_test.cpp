@@ -237,6 +237,41 @@ TEST_F(Verbs, SamplingOptionsReachTheEngine) {
   EXPECT_LT(said({"--max-tokens", "3"}).size(), greedy.size());
 }
 
+TEST_F(Verbs, ThinkingIsOffUnlessAskedFor) {
+  // A random model whose template is overwritten, in its place, by one that may think.
+  std::string path = (home_.path() / "thinks.gguf").string();
+  std::string command = "python3 " + std::string(source_dir()) + "/scripts/make-random-model " +
+                        path + " --shape tiny-llama 2>/dev/null";
+  ASSERT_EQ(std::system(command.c_str()), 0) << command;
+  std::ifstream in(path, std::ios::binary);
+  std::string bytes{std::istreambuf_iterator<char>(in), {}};
+  size_t begin = bytes.find("{% for message in messages %}");
+  const std::string end = "{{ '<|im_start|>assistant\\n' }}{% endif %}";
+  ASSERT_NE(begin, std::string::npos);
+  size_t size = bytes.find(end, begin) + end.size() - begin;
+  std::string thinks =
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' "
+      "}}{% endfor %}{{ 'assistant' }}{% if not enable_thinking %}{{ '<think></think>' }}"
+      "{% endif %}";
+  ASSERT_LE(thinks.size() + 4, size);
+  thinks += "{#" + std::string(size - thinks.size() - 4, ' ') + "#}";
+  home_.write("thinks.gguf", bytes.replace(begin, size, thinks));
+
+  std::vector<std::string> ask = {"ask", "--no-docs", "--show-prompt", "-m", path, "Which bird?"};
+  RunResult off = run(ask);
+  EXPECT_TRUE(off.out.ends_with("assistant<think></think>\n")) << off;
+  ask.insert(ask.end(), {"--think", "on"});
+  RunResult on = run(ask);
+  EXPECT_TRUE(on.out.ends_with("assistant\n")) << on;
+  auto prompt_of = [&](const std::string& think) {
+    RunResult r =
+        run({"batch", "--no-docs", "--no-save", "--max-tokens", "1", "-m", path, "--think", think},
+            "Which bird?\n");
+    return json_lines(r.out).at(0)["usage"]["prompt"].get<int>();
+  };
+  EXPECT_GT(prompt_of("off"), prompt_of("on"));
+}
+
 TEST_F(Verbs, VerboseTellsPassagesScoresTimesAndMemory) {
   ingest_birds();
   std::vector<std::string> args = {"ask",          "-k", "birds",

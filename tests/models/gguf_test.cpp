@@ -198,7 +198,8 @@ TEST(GgufCorpus, G7ValueTypes) {
   for (uint32_t type : {13u, 255u, UINT32_MAX}) {
     expect_refused(tiny_llama().key("bad", Bytes().number(type).raw(std::string(64, '\0')).str()),
                    "bad");
-    expect_refused(tiny_llama().key("bad", array(type, uint64_t{1} << 60)), "bad");
+    for (uint64_t count : {uint64_t{0}, uint64_t{1}, uint64_t{1} << 60})
+      expect_refused(tiny_llama().key("bad", array(type, count)), "bad");
   }
   expect_refused(tiny_llama().key("bad", array(test::kArray, 1, array(test::kU8, 1, "x"))),
                  "array of arrays");

@@ -130,6 +130,9 @@ TEST(TokenizerCorpus, G18ArraysOfWrongTypeOrLength) {
   std::vector<uint8_t> u8(n, 1);
   expect_contains(gguf_refusal(spm(v).key(kScores, numbers<uint8_t>(test::kU8, u8))), kScores);
   expect_contains(gguf_refusal(spm(v).key(kTypes, numbers<uint8_t>(test::kU8, u8))), kTypes);
+  // Of the same width, so that only the type tells.
+  expect_contains(
+      gguf_refusal(spm(v).key(kScores, numbers(test::kI32, std::vector<int32_t>(n, 1)))), kScores);
   for (size_t length : {size_t{0}, n - 1, n + 1}) {
     std::vector<float> scores(length, 0);
     std::vector<int32_t> types(length, 1);

@@ -12,6 +12,7 @@
 #include "rag/reindex.h"
 #include "rag/relevance.h"
 #include "rag/retriever.h"
+#include "rag/store/sqlite.h"
 #include "tests/support/fake_embedder.h"
 #include "tests/support/temp_home.h"
 
@@ -626,6 +627,8 @@ TEST_F(IngestTest, RemovedTextIsInNoFile) {
   store.purge(lock);
   EXPECT_FALSE(in_files("quokkazebrafish"));
   EXPECT_TRUE(store.check().empty());
+  sqlite::Database db(store.path(), sqlite::Database::Open::kReadOnly);
+  EXPECT_EQ(db.integer("SELECT count(*) FROM vectors"), 1) << "of the text that stays";
 }
 
 }  // namespace
