@@ -383,6 +383,13 @@ TEST(TokenizerCorpus, T5TokenizerJson) {
   auto pairs = sound_json();
   pairs["model"]["merges"] = nlohmann::json::array({nlohmann::json::array({"a", "b"})});
   EXPECT_EQ(json_refusal(pairs.dump()), "");
+  auto digits = sound_json();
+  digits["pre_tokenizer"] = {{"type", "Sequence"},
+                             {"pretokenizers",
+                              {{{"type", "Digits"}, {"individual_digits", true}},
+                               {{"type", "ByteLevel"}, {"add_prefix_space", false}}}}};
+  EXPECT_EQ(parse_json_tokenizer(digits.dump(), "tokenizer.json", nlohmann::json::object())->kind(),
+            "bpe:smollm");
   struct Case {
     const char* pointer;
     nlohmann::json value;
