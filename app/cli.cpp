@@ -99,7 +99,7 @@ void add_generation(CLI::App* verb, Options& o) {
       ->check(CLI::Range(0.1, 10.0));
   verb->add_option("--presence-penalty", g.presence_penalty)->check(CLI::Range(-10.0, 10.0));
   verb->add_option("--frequency-penalty", g.frequency_penalty)->check(CLI::Range(-10.0, 10.0));
-  verb->add_option("--seed", g.seed, "reproduces a sampled answer");
+  verb->add_option("--seed", g.seed, "reproduces a sampled answer")->check(CLI::NonNegativeNumber);
   verb->add_option("--stop", g.stop, "text that ends the answer; repeat for several")
       ->allow_extra_args(false);
   verb->add_option("--max-tokens", g.max_tokens, "longest answer in tokens")

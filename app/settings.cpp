@@ -150,10 +150,11 @@ const Field& require_field(const std::string& key, bool from_file) {
   if (const Field* field = find_field(key)) return *field;
   std::vector<std::string> names;
   for (const Field& field : fields()) names.push_back(field.key.name);
+  std::vector<std::string> near = nearest_names(key, names);
   throw Error(from_file ? ErrorKind::kConfig : ErrorKind::kUsage,
               fmt::format("unknown setting '{}'", key),
-              fmt::format("nearest: {}; `apud config list` shows all",
-                          fmt::join(nearest_names(key, names), ", ")));
+              fmt::format("{}`apud config list` shows all",
+                          near.empty() ? "" : fmt::format("nearest: {}; ", fmt::join(near, ", "))));
 }
 
 }  // namespace

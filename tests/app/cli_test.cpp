@@ -95,6 +95,7 @@ TEST(Cli, BadValuesAreRefused) {
                                              {"ask", "x", "--max-tokens", "0"},
                                              {"ask", "x", "--threads", "-1"},
                                              {"ask", "x", "--seed", "abc"},
+                                             {"ask", "x", "--seed", "-1"},
                                              {"completion", "tcsh"},
                                              {"ask", "x", "--top-p", "1.5"}}) {
     SCOPED_TRACE(testing::PrintToString(args));

@@ -116,6 +116,8 @@ TEST_F(SettingsTest, AnUnknownKeyNamesTheNearest) {
   EXPECT_NE(std::string(e.what()).find("evidnce"), std::string::npos) << e.what();
   EXPECT_NE(std::string(e.what()).find("config.toml:1"), std::string::npos) << e.what();
   EXPECT_NE(e.advice().find("evidence"), std::string::npos) << e.advice();
+  write("x_y_z_q_w = 1\n");
+  EXPECT_EQ(load_error().advice(), "`apud config list` shows all") << "nothing is near";
 }
 
 TEST_F(SettingsTest, ABadValueNamesKeyValueAndWhatWasExpected) {

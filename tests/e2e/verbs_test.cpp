@@ -69,6 +69,12 @@ TEST_F(Verbs, IngestTakesWhatItsOptionsSay) {
                           "--include", "*.txt", "--exclude", "kes*", "--jsonl"});
   EXPECT_EQ(taken(picked), (std::set<std::string>{"heron.md"})) << picked;
 
+  // A regular file that gives an error when it is read, whoever reads it.
+  RunResult unreadable = run({"ingest", "docs", "/proc/self/mem", "--jsonl"});
+  EXPECT_EQ(unreadable.code, 0) << unreadable;
+  EXPECT_TRUE(has(unreadable.err, "1 unreadable")) << unreadable;
+  EXPECT_TRUE(has(unreadable.out, "Input/output error")) << unreadable;
+
   home_.write("raw/raw.bin", std::string("\0\1\2\3", 4));
   RunResult none = run({"ingest", "raw", "-k", "raw"});
   EXPECT_EQ(none.code, 65) << "all skipped" << none;
