@@ -63,6 +63,8 @@ TEST(LoadJson, RecordsWithPathsAndLines) {
   d = load_bytes("x.jsonl", "{\"a\": \"one\"}\n{\"a\": \"\\ud83d\\ude00\"}\n");
   EXPECT_EQ(blocks(d), (Strings{"a: one", "a: \xF0\x9F\x98\x80"}));
   EXPECT_EQ(lines(d), (Ints{1, 2}));
+  d = load_bytes("x.json", R"({"a": "one\n\ttwo \"three\" \\ \/ four"})");
+  EXPECT_EQ(blocks(d), (Strings{"a: one\n\ttwo \"three\" \\ / four"}));
   // What is no JSON is text; hostile depth is no JSON to us.
   EXPECT_EQ(load_bytes("x.json", "{not json").loader, "text/1");
   auto begin = std::chrono::steady_clock::now();
