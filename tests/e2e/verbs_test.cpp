@@ -243,14 +243,57 @@ TEST_F(Verbs, SamplingOptionsReachTheEngine) {
   EXPECT_LT(said({"--max-tokens", "3"}).size(), greedy.size());
 }
 
-TEST_F(Verbs, ThinkingIsOffUnlessAskedFor) {
-  // A random model whose template is overwritten, in its place, by one that may think.
-  std::string path = (home_.path() / "thinks.gguf").string();
+/// The bytes of a tiny random model at `path`.
+std::string random_model(const std::string& path) {
   std::string command = "python3 " + std::string(source_dir()) + "/scripts/make-random-model " +
                         path + " --shape tiny-llama 2>/dev/null";
-  ASSERT_EQ(std::system(command.c_str()), 0) << command;
+  EXPECT_EQ(std::system(command.c_str()), 0) << command;
   std::ifstream in(path, std::ios::binary);
-  std::string bytes{std::istreambuf_iterator<char>(in), {}};
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+TEST_F(Verbs, NamesInsideAModelAreShownNotObeyed) {  // G6
+  std::string path = (home_.path() / "evil.gguf").string(), bytes = random_model(path);
+  size_t name = bytes.find("random tiny-llama");
+  ASSERT_NE(name, std::string::npos);
+  home_.write("evil.gguf", bytes.replace(name, 17, "x\x1b]52;c;cm0=\x07\x1b[2J"));
+  RunResult info = run({"model", "info", path});
+  EXPECT_EQ(info.code, 0) << info;
+  expect_no_escape(info);
+  EXPECT_TRUE(has(info.out, "x\\x1b]52")) << info;
+}
+
+TEST_F(Verbs, ASlowMachineSaysThatItReadsLess) {
+  std::string page;
+  for (int i = 0; i < 400; ++i)
+    page += "The heron number " + std::to_string(i) + " stands in the reed of its pond.\n\n";
+  home_.write("docs/herons.md", page);
+  ASSERT_EQ(run({"ingest", "docs"}).code, 0);
+  ASSERT_EQ(run({"ask", "--max-tokens", "1", "Where do herons stand?"}).code, 0);
+  // As if 60 tokens a second had been measured: ten seconds of reading hold 512 of the steps.
+  std::string speeds = (home_.path() / ".cache/apud/speeds.json").string();
+  std::ifstream in(speeds);
+  Json all = Json::parse(in);
+  ASSERT_EQ(all.size(), 1u) << all;
+  all.begin().value() = {{"evidence", 512}, {"rate", 60.0}, {"contradicted", 0}};
+  home_.write(".cache/apud/speeds.json", all.dump());
+  RunResult r = run({"ask", "--json", "--max-tokens", "1", "Where do herons stand?"});
+  Json json = json_of(r);
+  EXPECT_EQ(json["retrieval"]["budget"], 512) << r;
+  EXPECT_TRUE(has(r.err, "(budget 512: this machine reads 60 tokens/s)")) << r;
+}
+
+TEST_F(Verbs, AGpuThatIsNotThereIsUnavailable) {
+  if (std::filesystem::exists("/proc/driver/nvidia/version")) GTEST_SKIP() << "there is one";
+  RunResult r = run({"ask", "--no-docs", "--device", "cuda", "Which bird?"});
+  EXPECT_EQ(r.code, 69) << r;
+  EXPECT_TRUE(r.err.starts_with("error: --device cuda: ")) << r;
+  EXPECT_TRUE(has(r.err, "apud doctor")) << r;
+}
+
+TEST_F(Verbs, ThinkingIsOffUnlessAskedFor) {
+  // A random model whose template is overwritten, in its place, by one that may think.
+  std::string path = (home_.path() / "thinks.gguf").string(), bytes = random_model(path);
   size_t begin = bytes.find("{% for message in messages %}");
   const std::string end = "{{ '<|im_start|>assistant\\n' }}{% endif %}";
   ASSERT_NE(begin, std::string::npos);
@@ -362,10 +405,12 @@ TEST_F(Verbs, SeveralQuestionsOfABatchRunAtOnce) {
   std::string input;
   for (int i = 0; i < 6; ++i)
     input += "Tell a long story of heron number " + std::to_string(i) + ".\n";
-  RunResult r =
-      run({"batch", "--no-docs", "--no-save", "--max-tokens", "24", "--jobs", "4"}, input);
+  RunResult r = run({"batch", "--no-docs", "--no-save", "--max-tokens", "24", "--stats"}, input);
   double sum = 0;
   for (const Json& line : json_lines(r.out)) sum += line["timing"]["total"].get<double>();
+  EXPECT_TRUE(std::regex_search(
+      r.err, std::regex("6 answered in [0-9.]+ s · [0-9.]+ tok/s · [2-9] at once")))
+      << r;
   EXPECT_GT(sum, 1.2 * r.seconds) << "one after the other they take no longer than the run" << r;
 }
 

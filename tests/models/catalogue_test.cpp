@@ -52,6 +52,11 @@ TEST_F(Catalogues, TheBuiltInListIsWhole) {
   EXPECT_EQ(gemma->files.size(), 15u);
   EXPECT_TRUE(catalogue.find("gemma3:270m")->base);
   EXPECT_EQ(catalogue.find("no such model"), nullptr);
+  // General instruct models of every family, from 0.5B to 14B, and both e5 embedders.
+  for (const char* id :
+       {"qwen2.5:0.5b", "qwen2.5:14b", "qwen3:0.6b", "qwen3:14b", "llama3.2:1b", "llama3.1:8b",
+        "gemma3:1b", "gemma3:12b", "mistral:7b", "smollm2:1.7b", "e5-small-q4", "e5-small"})
+    EXPECT_NE(catalogue.find(id), nullptr) << id;
   for (const CatalogueEntry& each : catalogue.entries()) {
     EXPECT_GT(each.bytes(), 1000000u) << each.id;
     EXPECT_TRUE(!each.hub_repo.empty() || !each.registry.empty()) << each.id;

@@ -57,6 +57,8 @@ TEST(Citations, TheLegendNamesThePagesOrTheLines) {
   c.page = c.page_end = 0;
   c.line = c.line_end = 7;
   EXPECT_EQ(legend_line(c), "[1] a.pdf:7");
+  c.line_end = 9;
+  EXPECT_EQ(legend_line(c), "[1] a.pdf:7-9");
   c.line = 0;
   EXPECT_EQ(legend_line(c), "[1] a.pdf");
 }
