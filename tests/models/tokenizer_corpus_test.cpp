@@ -489,7 +489,7 @@ TEST(TokenizerCorpus, G23Templates) {
       "{% for i in range(25000) %}{% for j in range(25000) %}x{% endfor %}{% endfor %}",
       "{{ range(1000000000000) | list | length }}",
       // Steps alone, and output alone.
-      "{% set r = range(2000) %}{% for i in r %}{% for j in r %}{% endfor %}{% endfor %}",
+      "{% for i in range(2000) %}" + repeat("{% if true %}{% endif %}", 2000) + "{% endfor %}",
       "{% for i in range(11000) %}{{ messages[0].content }}{% endfor %}",
       "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
       "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}",
