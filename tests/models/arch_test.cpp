@@ -127,6 +127,20 @@ TEST(Arch, LayerTypesMustFollowTheirPattern) {
   EXPECT_THROW(load(s + "," + f + "," + s + ",\"linear_attention\""), Error);
 }
 
+/// XLM-RoBERTa counts positions from the padding id on: the first token has pad + 1.
+TEST(Arch, XlmRobertasPositionsFollowThePadding) {
+  test::TempDir dir;
+  dir.write("config.json", R"({"model_type":"xlm-roberta","num_hidden_layers":1,"hidden_size":8,
+      "intermediate_size":16,"num_attention_heads":2,"vocab_size":100,"pad_token_id":1,
+      "max_position_embeddings":514,"layer_norm_eps":1e-5,"hidden_act":"gelu"})");
+  dir.write("1_Pooling/config.json", R"({"pooling_mode_mean_tokens":true})");
+  dir.write("modules.json", R"([{"type":"x.Pooling","path":"1_Pooling"}])");
+  ArchConfig config = config_from_folder(dir.path(), 0);
+  EXPECT_EQ(config.position_offset, 2);
+  EXPECT_EQ(config.position_rows, 514);
+  EXPECT_EQ(config.model.context, 512);
+}
+
 TEST(Arch, PromptsOfMultilingualE5) {
   test::TempDir dir;
   dir.write("config.json", R"({"model_type":"bert","num_hidden_layers":1,"hidden_size":8,

@@ -224,6 +224,21 @@ TEST_F(Downloads, OutsideTestsOnlyHttpsIsSpoken) {
   EXPECT_TRUE(error_of([&] { hub_download(strict, remote(server), part_, nullptr, nullptr); }));
 }
 
+TEST_F(Downloads, TheTokenIsSentWhereThereIsOne) {
+  std::string asked;
+  Server server([&](const std::string& request) {
+    asked = request;
+    return reply("200 OK", "", content_);
+  });
+  EXPECT_FALSE(download(server));
+  EXPECT_EQ(asked.find("Authorization"), std::string::npos) << asked;
+  std::filesystem::remove(part_);
+  HubOptions with = options(server);
+  with.token = "hf_secret";
+  hub_download(with, remote(server), part_, nullptr, nullptr);
+  EXPECT_NE(asked.find("Authorization: Bearer hf_secret\r\n"), std::string::npos) << asked;
+}
+
 TEST_F(Downloads, CancelStopsAndKeepsThePart) {
   Server server([&](const std::string&) { return reply("200 OK", "", content_); });
   CancelFlag cancel;
