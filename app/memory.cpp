@@ -8,6 +8,7 @@
 #include "app/signals.h"
 #include "engine/disk_cache.h"
 #include "engine/session_store.h"
+#include "rag/index.h"
 #include "rag/ingest.h"
 
 namespace apud {
@@ -118,6 +119,8 @@ void forget_session(Runtime& runtime, const std::string& id) {
   WriteLock lock(store);
   store.remove_documents(lock, std::span(&document->id, 1));
   store.purge(lock);
+  std::string ignored;
+  open_vector_index(store, store.collection(kMemoryCollection), &ignored);
 }
 
 }  // namespace apud

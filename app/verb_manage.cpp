@@ -17,6 +17,7 @@
 #include "base/utf8.h"
 #include "engine/disk_cache.h"
 #include "engine/session_store.h"
+#include "rag/index.h"
 
 namespace apud {
 
@@ -138,7 +139,6 @@ int verb_coll(Runtime& runtime) {
     tags.push_back(fmt::format("doc:{}", document.id));
   remove_kv_pages_tagged(default_kv_cache_dir(), tags);
   say_sessions(terminal, store.remove_collection(lock, name));
-  store.purge(lock);
   terminal.note(fmt::format("removed collection {} ({} files)", name, c.documents));
   return 0;
 }
@@ -197,6 +197,8 @@ int verb_doc(Runtime& runtime) {
   remove_kv_pages_tagged(default_kv_cache_dir(), tags);
   say_sessions(terminal, store.remove_documents(lock, ids));
   store.purge(lock);
+  std::string ignored;
+  open_vector_index(store, store.collection(name), &ignored);  // without them, for the next query
   terminal.note(fmt::format("removed {} document{}", ids.size(), ids.size() == 1 ? "" : "s"));
   return 0;
 }

@@ -2,6 +2,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <set>
 
 #include "base/check.h"
 #include "rag/store/half.h"
@@ -75,6 +77,11 @@ void Store::Impl::drop_orphans() {
       "DELETE FROM vectors WHERE id IN (SELECT vector FROM orphans) AND NOT EXISTS "
       "(SELECT 1 FROM chunks WHERE chunks.vector = vectors.id)");
   db->exec("DELETE FROM orphans");
+}
+
+void Store::Impl::drop_index_file(const std::string& collection_uuid) {
+  std::error_code ignored;  // a cache file that is not there is as good as removed
+  std::filesystem::remove(cache_dir() / "index" / (collection_uuid + ".vec"), ignored);
 }
 
 int64_t Store::put_document(WriteLock&, const DocumentInfo& info, const Document& document,
@@ -261,6 +268,8 @@ std::vector<std::string> Store::remove_documents(WriteLock&, std::span<const int
     while (twin.row()) ids.push_back(twin.integer(0));
   }
   std::vector<std::string> sessions;
+  std::set<std::string> uuids;  // of the collections that change
+  Statement uuid(db, "SELECT uuid FROM collections WHERE id = ?");
   Statement quoting(
       db,
       "SELECT DISTINCT a.session FROM answers a JOIN answer_documents q ON q.answer = a.id "
@@ -268,6 +277,8 @@ std::vector<std::string> Store::remove_documents(WriteLock&, std::span<const int
   for (int64_t id : ids) {
     auto info = document(id);
     if (!info) continue;
+    uuid.add(info->collection);
+    while (uuid.row()) uuids.insert(uuid.text(0));
     quoting.add(id);
     while (quoting.row()) sessions.push_back(quoting.text(0));
     // Answers made from it hold its words in their traces.
@@ -291,6 +302,7 @@ std::vector<std::string> Store::remove_documents(WriteLock&, std::span<const int
     for (sqlite::KeywordTable table : stale) sqlite::purge_keyword_table(db, table);
   }
   transaction.commit();
+  for (const std::string& changed : uuids) Impl::drop_index_file(changed);
   std::sort(sessions.begin(), sessions.end());
   sessions.erase(std::unique(sessions.begin(), sessions.end()), sessions.end());
   return sessions;

@@ -38,6 +38,8 @@ struct Store::Impl {
   /// Removes chunks, keywords and text of a document; its vectors become orphans.
   void clear_document(const DocumentInfo& info);
   void drop_orphans();
+  /// The cache file of the vector index holds removed vectors until it is written anew.
+  static void drop_index_file(const std::string& collection_uuid);
 };
 
 namespace sqlite {

@@ -390,8 +390,7 @@ std::vector<std::string> Store::remove_collection(WriteLock& lock, std::string_v
     transaction.commit();
   }
   purge(lock);
-  std::error_code ignored;  // a cache file that is not there is as good as removed
-  std::filesystem::remove(cache_dir() / "index" / (info.uuid + ".vec"), ignored);
+  Impl::drop_index_file(info.uuid);
   return sessions;
 }
 

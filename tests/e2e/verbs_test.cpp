@@ -194,8 +194,19 @@ TEST_F(Verbs, SessionsCollectionsAndDocumentsAreListedShownAndRenamed) {
   EXPECT_TRUE(has(run({"coll", "info", "waders"}).out, "e5-small-q4"));
   EXPECT_TRUE(has(run({"doc", "list", "-k", "waders"}).out, "docs/heron.md"));
   EXPECT_TRUE(has(run({"doc", "show", "-k", "waders", "heron.md"}).out, "stands in the reed"));
+  auto index_bytes = [&] {
+    return std::atoi(home_.shell("cat .cache/apud/index/* 2>/dev/null | wc -c").out.c_str());
+  };
+  EXPECT_EQ(run({"search", "-k", "waders", "heron"}).code, 0);
+  int before = index_bytes();
   EXPECT_EQ(run({"doc", "rm", "-k", "waders", "heron.md"}).code, 0);
-  EXPECT_EQ(run({"search", "-k", "waders", "--mode", "bm25", "heron"}).code, 1);
+  EXPECT_LT(index_bytes(), before) << "it held the document's vector";
+  EXPECT_GT(index_bytes(), 0);
+  RunResult gone = run({"search", "-k", "waders", "heron"});
+  EXPECT_EQ(gone.code, 1) << gone;
+  EXPECT_EQ(gone.err, "") << "nothing to warn of" << gone;
+  EXPECT_EQ(run({"coll", "rm", "waders"}).code, 0);
+  EXPECT_EQ(index_bytes(), 0);
 }
 
 // --- what a run says and takes -------------------------------------------------------------------
