@@ -1,6 +1,7 @@
 #include "rag/pack/select.h"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <map>
 
@@ -14,6 +15,11 @@ constexpr size_t kFewTerms = 4;         // shorter sentences are only compared f
 constexpr int kTries = 24;              // sentences tried against the last free tokens
 constexpr double kNear = 0.55;          // of the best score: what a stretch's best sentence needs
 constexpr size_t kAlwaysNear = 4;       // stretches of the best scores: few do not distract
+// What a sentence is worth: its score, less this much for each time that it is e times as long. The
+// longer it is, the more of its tokens find one of the question's, and the more others it keeps
+// out. Below kShort tokens it is alike: splinters of many passages distract a small model.
+constexpr double kLength = 0.1;
+constexpr int kShort = 24;
 
 class Selection {
  public:
@@ -29,9 +35,10 @@ class Selection {
     find_near();
     std::vector<size_t> order(input_.sentences.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-      return input_.sentences[a].score > input_.sentences[b].score;
-    });
+    for (size_t i : order)
+      worth_.push_back(at(i).score - kLength * std::log(std::max(tokens_of(i), kShort)));
+    std::stable_sort(order.begin(), order.end(),
+                     [&](size_t a, size_t b) { return worth_[a] > worth_[b]; });
     int spent = exact();
     std::vector<size_t> passed;  // did not fit by estimate
     for (size_t i : order) {
@@ -203,11 +210,11 @@ class Selection {
     return exact_tokens_;
   }
 
-  /// Lowest scores go until the exact count is within the budget.
+  /// What is worth least goes until the exact count is within the budget.
   void trim() {
     while (exact() > budget_ && !taken_order_.empty()) {
       auto worst = std::min_element(taken_order_.begin(), taken_order_.end(),
-                                    [&](size_t a, size_t b) { return at(a).score < at(b).score; });
+                                    [&](size_t a, size_t b) { return worth_[a] < worth_[b]; });
       taken_[*worst] = false;
       taken_order_.erase(worst);
     }
@@ -280,6 +287,7 @@ class Selection {
   int budget_;  // less what sentences in the prompt take of it
   std::vector<bool> taken_;
   std::vector<bool> near_;  // by region
+  std::vector<double> worth_;
   std::vector<size_t> taken_order_;
   std::vector<size_t> present_;            // chosen, and in the prompt already
   std::map<size_t, size_t> duplicate_of_;  // region -> sentence that says the same

@@ -239,6 +239,28 @@ TEST_F(PackerTest, OfATextInTwoLanguagesTheReadersOwnComesFirst) {
   }
 }
 
+TEST_F(PackerTest, OfTwoThatSayAsMuchTheShorterOneComesFirst) {
+  std::string padding;
+  for (int i = 0; i < 30; ++i) padding += " filler" + std::to_string(i);
+  home.write("docs/a.md", "# Barn\n\nGranary padlock" + padding + " with two keys.\n");
+  home.write("docs/b.md", "# Locks\n\nGranary padlock and what else hangs beside it there.\n");
+  ingest_docs();
+  Packer by_words(store, nullptr);
+  auto hits = search("granary padlock");
+  ASSERT_EQ(hits.size(), 2u);
+  for (Hit& hit : hits) {  // what else tells them apart
+    hit.rank = 1;
+    hit.dense = 0.5F;
+  }
+  PackOptions options;  // holds either, not both
+  options.budget =
+      2 + counter.count("[1] a.md · Barn\nGranary padlock" + padding + " with two keys.\n");
+  options.whole_document = false;
+  Packed packed = by_words.pack(hits, "granary padlock", counter, options);
+  ASSERT_EQ(packed.passages.size(), 1u) << packed.evidence;
+  EXPECT_TRUE(packed.passages[0].path.ends_with("b.md")) << packed.evidence;
+}
+
 TEST_F(PackerTest, LookAlikesOfMarksAreEscaped) {
   EXPECT_EQ(escape_marks("see [1] and [2, 3], a[i], [x], [12"),
             "see (1) and (2, 3), a[i], [x], [12");
