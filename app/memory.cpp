@@ -119,8 +119,7 @@ void forget_session(Runtime& runtime, const std::string& id) {
   WriteLock lock(store);
   store.remove_documents(lock, std::span(&document->id, 1));
   store.purge(lock);
-  std::string ignored;
-  open_vector_index(store, store.collection(kMemoryCollection), &ignored);
+  remake_vector_index(store, store.collection(kMemoryCollection));
 }
 
 }  // namespace apud

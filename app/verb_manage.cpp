@@ -197,8 +197,7 @@ int verb_doc(Runtime& runtime) {
   remove_kv_pages_tagged(default_kv_cache_dir(), tags);
   say_sessions(terminal, store.remove_documents(lock, ids));
   store.purge(lock);
-  std::string ignored;
-  open_vector_index(store, store.collection(name), &ignored);  // without them, for the next query
+  remake_vector_index(store, store.collection(name));
   terminal.note(fmt::format("removed {} document{}", ids.size(), ids.size() == 1 ? "" : "s"));
   return 0;
 }

@@ -106,6 +106,9 @@ Path vector_index_path(const std::string& collection_uuid);
 /// can be written). `note` says what happened when it was not simply loaded.
 VectorIndex open_vector_index(Store& store, const CollectionInfo& collection,
                               std::string* note = nullptr);
+/// Where a collection has no index file, since removing documents took it: makes it for the next
+/// search.
+void remake_vector_index(Store& store, const CollectionInfo& collection);
 
 /// Brings an index that was right for an earlier generation of the same collection up to the
 /// store's content, in time proportional to the change (chunk ids are never reused and never change

@@ -245,4 +245,10 @@ VectorIndex open_vector_index(Store& store, const CollectionInfo& collection, st
   return index;
 }
 
+void remake_vector_index(Store& store, const CollectionInfo& collection) {
+  std::error_code error;
+  if (!std::filesystem::exists(vector_index_path(collection.uuid), error))
+    open_vector_index(store, collection, nullptr);
+}
+
 }  // namespace apud

@@ -79,9 +79,11 @@ void Store::Impl::drop_orphans() {
   db->exec("DELETE FROM orphans");
 }
 
-void Store::Impl::drop_index_file(const std::string& collection_uuid) {
+void Store::Impl::drop_index_file(const std::string& collection_uuid, uintmax_t most_bytes) {
+  Path file = cache_dir() / "index" / (collection_uuid + ".vec");
   std::error_code ignored;  // a cache file that is not there is as good as removed
-  std::filesystem::remove(cache_dir() / "index" / (collection_uuid + ".vec"), ignored);
+  uintmax_t size = std::filesystem::file_size(file, ignored);
+  if (!ignored && size <= most_bytes) std::filesystem::remove(file, ignored);
 }
 
 int64_t Store::put_document(WriteLock&, const DocumentInfo& info, const Document& document,
@@ -302,7 +304,10 @@ std::vector<std::string> Store::remove_documents(WriteLock&, std::span<const int
     for (sqlite::KeywordTable table : stale) sqlite::purge_keyword_table(db, table);
   }
   transaction.commit();
-  for (const std::string& changed : uuids) Impl::drop_index_file(changed);
+  // Making it anew takes time for every vector of the collection. A larger one stays, holding what
+  // was removed until it is next written; searches take it out by its ids.
+  constexpr uintmax_t kRemadeAtOnce = 16u << 20;
+  for (const std::string& changed : uuids) Impl::drop_index_file(changed, kRemadeAtOnce);
   std::sort(sessions.begin(), sessions.end());
   sessions.erase(std::unique(sessions.begin(), sessions.end()), sessions.end());
   return sessions;

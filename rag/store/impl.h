@@ -39,7 +39,9 @@ struct Store::Impl {
   void clear_document(const DocumentInfo& info);
   void drop_orphans();
   /// The cache file of the vector index holds removed vectors until it is written anew.
-  static void drop_index_file(const std::string& collection_uuid);
+  /// One of more bytes stays.
+  static void drop_index_file(const std::string& collection_uuid,
+                              uintmax_t most_bytes = UINTMAX_MAX);
 };
 
 namespace sqlite {

@@ -366,6 +366,28 @@ TEST_F(IndexFileTest, OnlyTheExactFileIsUsed) {
   EXPECT_NE(why_not(key), "");
 }
 
+TEST_F(StoreTest, RemovingADocumentTakesASmallIndexFileNotALargeOne) {
+  fill();
+  Store store;
+  CollectionInfo info = store.collection("default");
+  Path file = vector_index_path(info.uuid);
+  std::vector<DocumentInfo> documents = store.documents(info.id);
+  ASSERT_GE(documents.size(), 2u);
+  {
+    WriteLock lock(store);
+    std::filesystem::resize_file(file, (16u << 20) + 1);  // its making anew would not be quick
+    store.remove_documents(lock, std::span(&documents[0].id, 1));
+    EXPECT_TRUE(std::filesystem::exists(file));
+    std::filesystem::resize_file(file, 16u << 20);
+    store.remove_documents(lock, std::span(&documents[1].id, 1));
+    EXPECT_FALSE(std::filesystem::exists(file));
+  }
+  remake_vector_index(store, store.collection("default"));
+  std::string note;
+  open_vector_index(store, store.collection("default"), &note);
+  EXPECT_EQ(note, "");
+}
+
 TEST_F(StoreTest, StaleOrLostIndexGivesTheSameAnswers) {
   fill();
   Store store;
