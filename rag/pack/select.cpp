@@ -35,15 +35,17 @@ class Selection {
     find_near();
     std::vector<size_t> order(input_.sentences.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-    for (size_t i : order)
-      worth_.push_back(at(i).score - kLength * std::log(std::max(tokens_of(i), kShort)));
+    for (size_t i : order) {
+      tokens_.push_back(tokens_of(i));
+      worth_.push_back(at(i).score - kLength * std::log(std::max(tokens_[i], kShort)));
+    }
     std::stable_sort(order.begin(), order.end(),
                      [&](size_t a, size_t b) { return worth_[a] > worth_[b]; });
     int spent = exact();
     std::vector<size_t> passed;  // did not fit by estimate
     for (size_t i : order) {
       if (taken_[i] || !near_[at(i).region] || duplicate(i)) continue;
-      int cost = at(i).sent > 0 ? tokens_of(i) : estimate(i);
+      int cost = at(i).sent > 0 ? tokens_[i] : estimate(i);
       if (spent + cost > options_.budget) {
         if (at(i).sent == 0) passed.push_back(i);
         continue;
@@ -147,7 +149,7 @@ class Selection {
   /// Tokens that the sentence adds, taken on its own: a little too many.
   int estimate(size_t i) {
     const PackSentence& s = at(i);
-    int cost = tokens_of(i);
+    int cost = tokens_[i];
     bool started = std::any_of(taken_order_.begin(), taken_order_.end(),
                                [&](size_t j) { return at(j).region == s.region; });
     if (!started) {
@@ -287,6 +289,7 @@ class Selection {
   int budget_;  // less what sentences in the prompt take of it
   std::vector<bool> taken_;
   std::vector<bool> near_;  // by region
+  std::vector<int> tokens_;
   std::vector<double> worth_;
   std::vector<size_t> taken_order_;
   std::vector<size_t> present_;            // chosen, and in the prompt already
