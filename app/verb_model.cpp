@@ -119,8 +119,12 @@ void pull(Runtime& runtime) {
         },
         &cancel_flag());
     terminal.progress("", true);
-    terminal.note(
-        fmt::format("{}: {} verified, {}", got.id, human_bytes(got.bytes), got.path.string()));
+    // What nobody has hashed for the project cannot be held against more than the hub's own words.
+    terminal.note(fmt::format(
+        "{}: {} {}, {}", got.id, human_bytes(got.bytes),
+        entry->unverified ? "as the hub states them (the catalogue pins no SHA-256 of this model)"
+                          : "verified",
+        got.path.string()));
   }
 }
 

@@ -111,9 +111,10 @@ CatalogueEntry entry_of(const toml::table& model, const toml::table* licences) {
   entry.parameters_b = static_cast<double>(field<int64_t>(model, entry.id, "parameters")) / 1e9;
   entry.context = static_cast<int>(field<int64_t>(model, entry.id, "context"));
   entry.approx_bytes = static_cast<uint64_t>(model["approx_bytes"].value_or(int64_t{0}));
-  bool unverified = model["unverified"].value_or(false);
+  entry.unverified = model["unverified"].value_or(false);
+  entry.architecture = field<std::string>(model, entry.id, "architecture");
   if (!entry.folder) {
-    if (unverified) {
+    if (entry.unverified) {
       entry.files.push_back({entry.target, 0, ""});
     } else {
       entry.files.push_back(file_of(model, entry.id, entry.target));

@@ -35,6 +35,10 @@ struct CatalogueEntry {
   std::string hub_revision;
   std::string hub_file;  // of a single-file model
   std::string registry;  // name understood by scripts/fetch-models; empty: not there
+  /// Nobody has hashed it for the project: checked against what the hub states and against the two
+  /// fields below, and said.
+  bool unverified = false;
+  std::string architecture;
   double parameters_b = 0;
   int context = 0;
   uint64_t bytes() const;

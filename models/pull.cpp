@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "models/catalogue.h"
 #include "models/hub/hub.h"
+#include "models/model.h"
 
 extern char** environ;
 
@@ -30,11 +31,14 @@ namespace {
 // Beside the model itself: what the file system needs to stay usable.
 constexpr uint64_t kSpareBytes = 256ull << 20;
 constexpr int kPollMilliseconds = 200;
+// The hub keeps files from this size on with their SHA-256, smaller ones in its git, without.
+constexpr uint64_t kHubHashesFrom = 10'000'000;
 
 HubOptions hub_options() {
   HubOptions options;
   options.base_url = "https://" + Catalogue::builtin().hub_host();
   if (const char* token = std::getenv("HF_TOKEN")) options.token = token;
+  if (const char* authorities = std::getenv("SSL_CERT_FILE")) options.authorities = authorities;
   return options;
 }
 
@@ -90,9 +94,36 @@ std::vector<RemoteFile> files_on_hub(const CatalogueEntry& entry, const HubOptio
                   fmt::format("{}: the hub holds another build of it", remote.url));
     }
     if (!file.sha256.empty()) remote.sha256 = file.sha256;
+    if (remote.sha256.empty() && remote.bytes >= kHubHashesFrom) {
+      throw Error(
+          ErrorKind::kUnavailable,
+          fmt::format("{}: neither the catalogue nor the hub knows its SHA-256", remote.url));
+    }
     files.push_back(std::move(remote));
   }
   return files;
+}
+
+/// For an entry without hashes of its own: the model is what the entry says it is. A pinned SHA-256
+/// holds more than that (the very file that was tried); this holds against another model under the
+/// name, not against other weights of the same shape.
+void check_kind(const CatalogueEntry& entry, const Path& fresh) {
+  std::shared_ptr<const Model> model = load_model(fresh);
+  const ModelConfig& config = model->config();
+  double have = static_cast<double>(program_cost(model->program(), model->weights()).parameters);
+  // Publishers count an output matrix that equals the embedding once, whether the file does or not.
+  bool output_beside = entry.kind == "chat" && !config.tied_output;
+  double published = output_beside ? have - static_cast<double>(config.vocab) * config.width : have;
+  auto fits = [&](double parameters) {
+    return std::abs(parameters / 1e9 - entry.parameters_b) <= 0.05 * entry.parameters_b;
+  };
+  if (config.architecture == entry.architecture && (fits(have) || fits(published))) return;
+  throw Error(ErrorKind::kBadData,
+              fmt::format("the hub's {} is a {} model of {:.2f} billion parameters where the "
+                          "catalogue says {} of {:.2f} billion",
+                          entry.hub_repo, config.architecture, have / 1e9, entry.architecture,
+                          entry.parameters_b),
+              "nothing was kept");
 }
 
 void pull_from_hub(const CatalogueEntry& entry, const Path& work,
@@ -114,6 +145,15 @@ void pull_from_hub(const CatalogueEntry& entry, const Path& work,
     };
     hub_download(options, files[i], part, report, cancel);
     before += files[i].bytes;
+  }
+  if (entry.unverified) {
+    try {
+      check_kind(entry, entry.folder ? out : out / entry.files[0].path);
+    } catch (const Error&) {
+      std::error_code ignored;
+      fs::remove_all(work, ignored);
+      throw;
+    }
   }
   if (!entry.folder) return put_in_place(entry, work, out / entry.files[0].path);
   for (const auto& each : fs::recursive_directory_iterator(out)) {

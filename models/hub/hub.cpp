@@ -37,6 +37,8 @@ Handle new_handle(const HubOptions& options) {
   curl_easy_setopt(handle.get(), CURLOPT_LOW_SPEED_LIMIT, 1L);
   curl_easy_setopt(handle.get(), CURLOPT_LOW_SPEED_TIME, kStallSeconds);
   curl_easy_setopt(handle.get(), CURLOPT_USERAGENT, "apud");
+  if (!options.authorities.empty())
+    curl_easy_setopt(handle.get(), CURLOPT_CAINFO, options.authorities.c_str());
   if (!options.token.empty()) {
     // libcurl drops it when a redirect leads to another host.
     curl_easy_setopt(handle.get(), CURLOPT_HTTPAUTH, CURLAUTH_BEARER);
@@ -247,8 +249,12 @@ RemoteFile hub_stat(const HubOptions& options, const std::string& repo, const st
     curl_easy_setopt(handle.get(), CURLOPT_HEADERDATA, &headers);
     CURLcode code = curl_easy_perform(handle.get());
     if (code != CURLE_OK) {
+      bool certificate = code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CACERT_BADFILE;
       throw Error(ErrorKind::kUnavailable,
-                  fmt::format("{}: the hub is not reached: {}", url, curl_easy_strerror(code)));
+                  fmt::format("{}: the hub is not reached: {}", url, curl_easy_strerror(code)),
+                  certificate ? "behind a proxy with certificates of its own, name their file in "
+                                "SSL_CERT_FILE"
+                              : "");
     }
     long status = 0;
     curl_easy_getinfo(handle.get(), CURLINFO_RESPONSE_CODE, &status);

@@ -16,6 +16,7 @@ struct HubOptions {
   std::string base_url;     // "https://host", no slash at the end
   std::string token;        // sent to that host only; empty: none
   bool allow_http = false;  // tests against a local server; redirects to http are refused otherwise
+  std::string authorities;  // file of certificates to trust; empty: the system's
 };
 
 struct RemoteFile {

@@ -16,4 +16,7 @@ endforeach()
 if(Python3_FOUND AND NOT APUD_SANITIZE)
   add_test(NAME tty.chat COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/tty_test.py $<TARGET_FILE:apud> ${PROJECT_SOURCE_DIR}/samples)
   set_tests_properties(tty.chat PROPERTIES LABELS "e2e+tty" RUN_SERIAL ON TIMEOUT 900 SKIP_RETURN_CODE 77)
+  # The model hub, played by a TLS server of the test.
+  add_test(NAME hub.quickstart COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/hub_test.py $<TARGET_FILE:apud> ${PROJECT_SOURCE_DIR}/samples)
+  set_tests_properties(hub.quickstart PROPERTIES LABELS e2e TIMEOUT 300 SKIP_RETURN_CODE 77)
 endif()

@@ -84,6 +84,7 @@ path = "m.gguf"
 bytes = 5
 sha256 = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 licence = "MIT"
+architecture = "llama"
 parameters = 1
 context = 1
 [[model.sources]]
