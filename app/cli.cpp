@@ -105,7 +105,7 @@ void add_generation(CLI::App* verb, Options& o) {
   verb->add_option("--max-tokens", g.max_tokens, "longest answer in tokens")
       ->check(CLI::Range(1, 1 << 20));
   verb->add_option("--think", o.settings.think,
-                   "reasoning of thinking models: off, on (hidden), show")
+                   "reasoning of thinking models: off, on (hidden), show (on stderr)")
       ->check(CLI::IsMember({"off", "on", "show"}));
   verb->add_flag("--deterministic", g.deterministic,
                  "bit-identical output whatever is cached or batched");

@@ -8,8 +8,12 @@ void LiveAnswer::attach(Request& request) {
   request.on_text = [this](const TextPiece& piece) {
     reading_.end();
     if (piece.reasoning) {
-      if (reasoning_) terminal_.dim(piece.text);
+      if (reasoning_ && !piece.text.empty()) {
+        terminal_.reasoning(piece.text);
+        reasoning_open_ = piece.text.back() != '\n';
+      }
     } else if (stream_) {
+      end_reasoning();
       show(text_.push(piece.text));
     }
     return true;
@@ -18,9 +22,15 @@ void LiveAnswer::attach(Request& request) {
 
 void LiveAnswer::finish() {
   reading_.end();
+  end_reasoning();
   if (!stream_) return;
   show(text_.finish());
   if (!line_ended_) terminal_.out("\n");
+}
+
+void LiveAnswer::end_reasoning() {
+  if (reasoning_open_) terminal_.reasoning("\n");
+  reasoning_open_ = false;
 }
 
 void LiveAnswer::show(const std::string& text) {

@@ -15,7 +15,7 @@ namespace apud {
 
 class LiveAnswer {
  public:
-  /// stream: write the text to standard output. reasoning: show it, dim, on a terminal.
+  /// stream: write the text to standard output. reasoning: show it on stderr.
   LiveAnswer(Terminal& terminal, std::span<const Passage> passages, bool must_cite, bool stream,
              bool reasoning)
       : terminal_(terminal),
@@ -32,12 +32,14 @@ class LiveAnswer {
 
  private:
   void show(const std::string& text);
+  void end_reasoning();
 
   Terminal& terminal_;
   ReadingProgress reading_;
   AnswerStream text_;
   bool stream_, reasoning_;
   bool line_ended_ = false;
+  bool reasoning_open_ = false;  // its last line has no end yet
 };
 
 }  // namespace apud

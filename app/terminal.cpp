@@ -78,6 +78,14 @@ void Terminal::dim(std::string_view line) {
   if (::write(STDERR_FILENO, text.data(), text.size()) < 0) return;
 }
 
+void Terminal::reasoning(std::string_view untrusted) {
+  if (quiet_) return;
+  if (progress_shown_) progress("", true);
+  std::string text = printable(untrusted);
+  if (state_.colour && state_.stderr_tty) text = "\x1b[2m" + text + "\x1b[0m";
+  if (::write(STDERR_FILENO, text.data(), text.size()) < 0) return;
+}
+
 void Terminal::progress(std::string_view line, bool force) {
   if (!state_.stderr_tty || quiet_ || !state_.colour)
     return;  // a dumb terminal cannot clear a line

@@ -47,6 +47,8 @@ class Terminal {
   void error(std::string_view line);
   /// Dim line on stderr, only on a terminal and not with --quiet.
   void dim(std::string_view line);
+  /// Part of a model's reasoning, as it comes: to stderr, dim where there is colour, filtered.
+  void reasoning(std::string_view untrusted);
   /// A line that replaces itself, only when stderr is a terminal; at most 10 times a second unless
   /// `force`. Empty clears.
   void progress(std::string_view line, bool force = false);

@@ -218,7 +218,10 @@ void Conversation::explain_break(Prompt& prompt) const {
   } else if (prompt.newly_dropped > 0) {
     why.cause = CacheBreak::Cause::kTurnsDropped;
   } else {
-    why.cause = CacheBreak::Cause::kTemplate;
+    // The turn before the question; where it was thought for, its text follows the reasoning.
+    size_t turns = data_.turns.size();
+    bool thought = turns >= 2 && !data_.turns[turns - 2].reasoning.empty();
+    why.cause = thought ? CacheBreak::Cause::kReasoning : CacheBreak::Cause::kTemplate;
   }
   prompt.cache_break = std::move(why);
 }

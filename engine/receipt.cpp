@@ -34,6 +34,8 @@ const char* cause_text(CacheBreak::Cause cause) {
   switch (cause) {
     case CacheBreak::Cause::kTemplate:
       return "the chat template wrote an earlier turn differently";
+    case CacheBreak::Cause::kReasoning:
+      return "the reasoning before the last answer was left out";
     case CacheBreak::Cause::kSystemPrompt:
       return "the system prompt changed";
     case CacheBreak::Cause::kEvidence:
@@ -56,6 +58,8 @@ const char* cache_break_name(CacheBreak::Cause cause) {
   switch (cause) {
     case CacheBreak::Cause::kTemplate:
       return "template";
+    case CacheBreak::Cause::kReasoning:
+      return "reasoning";
     case CacheBreak::Cause::kSystemPrompt:
       return "system_prompt";
     case CacheBreak::Cause::kEvidence:

@@ -36,7 +36,8 @@ struct Timing {
 /// Why a reuse that could be expected did not happen.
 struct CacheBreak {
   enum class Cause {
-    kTemplate,  // the template rewrote an earlier turn
+    kTemplate,   // the template rewrote an earlier turn
+    kReasoning,  // what was thought before the last answer is left out of later prompts
     kSystemPrompt,
     kEvidence,      // passages of an earlier turn changed or moved
     kEdited,        // undo, edit, regenerate

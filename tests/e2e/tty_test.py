@@ -20,6 +20,9 @@ import tempfile
 import termios
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
+from chain_model import write_chain_model  # noqa: E402
+
 APUD, SAMPLES = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
 HOME_MODELS = os.path.join(os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local/share"), "apud/models")
 MODELS = os.environ.get("APUD_MODELS") or HOME_MODELS
@@ -144,9 +147,9 @@ class Home:
         with open(os.path.join(self.path, ".config/apud/config.toml"), "w") as out:
             out.write(f"model = '{CHAT}'\nanswer = 80\nevidence = 500\n")
 
-    def run(self, *args, code=0):
+    def run(self, *args, code=0, stdin=b""):
         environment = {"HOME": self.path, "PATH": os.environ["PATH"], "APUD_MODELS": MODELS, "LC_ALL": "C.UTF-8", "TERM": "dumb"}
-        done = subprocess.run([APUD, *args], cwd=self.path, env=environment, stdin=subprocess.DEVNULL, capture_output=True)
+        done = subprocess.run([APUD, *args], cwd=self.path, env=environment, input=stdin, capture_output=True)
         check(code is None or done.returncode == code, f"apud {args}: exit {done.returncode}: {done.stderr.decode('utf-8', 'replace')}")
         return done
 
@@ -435,6 +438,46 @@ def test_no_question_on_a_terminal():
         check(b"no question" in tty.seen, f"{tty.seen!r}")
     with Tty(home, ["batch"]) as tty:
         check(tty.finish(5) == 2, f"{tty.seen!r}")
+
+
+def test_reasoning_is_kept_out_of_a_chat():
+    home = Home()
+    model = os.path.join(home.path, "thinks.gguf")
+    token = write_chain_model(model, ["\n", "<think>", "Hidden", " musing", ".", "</think>", "\n\n", "The", " plain", " answer", "<|im_end|>"])
+    chat = ("chat", "--no-docs", "-m", model)
+    # What is thought is neither on stdout nor in later prompts, of the same process and of the next.
+    for think, on_stderr in (("on", b""), ("show", b"Hidden musing.\n")):
+        name = "thinks-" + think
+        run = home.run(*chat, "--think", think, "-s", name, stdin=b"one\ntwo\n")
+        check(run.stdout == b"The plain answer\n" * 2, f"stdout of --think {think}: {run}")
+        check(run.stderr.count(b"Hidden") == (2 if on_stderr else 0) and on_stderr in run.stderr, f"stderr of --think {think}: {run}")
+        check(home.run(*chat, "--think", think, "-s", name, stdin=b"three\n").stdout == b"The plain answer\n", "another process goes on")
+        session = json.loads(home.run("session", "export", name, "--format", "json").stdout)["conversation"]
+        answers = [turn for turn in session["turns"] if turn["role"] == "assistant"]
+        check([turn["content"] for turn in answers] == ["The plain answer"] * 3, f"the history holds the answers alone: {answers}")
+        check([turn["reasoning"] for turn in answers] == ["Hidden musing."] * 3, f"and the reasoning beside them: {answers}")
+        check(all(turn["data"]["reasoning"] == "Hidden musing." and turn["data"]["answer"] == "The plain answer" for turn in answers), f"{answers}")
+        check(all(turn["data"]["usage"]["reasoning"] == 6 and turn["data"]["usage"]["generated"] == 9 for turn in answers), f"{answers}")
+        check(session["sent"].count(token["Hidden"]) == 1 and session["sent"].count(token[" answer"]) == 3,
+              f"the last prompt and answer hold the last reasoning alone: {session['sent']}")
+        check(answers[1]["data"]["cache_break"]["cause"] == "reasoning", f"that is why the reuse ends there: {answers[1]}")
+        shown = home.run("session", "export", name).stdout
+        check(shown.count(b"The plain answer") == 3 and b"Hidden" not in shown, f"{shown!r}")
+    # Off is the default: the template is told, nothing is thought.
+    run = home.run(*chat, "-s", "off", stdin=b"one\n")
+    check(run.stdout.strip() == b"The plain answer" and b"Hidden" not in run.stderr, f"{run}")
+    session = json.loads(home.run("session", "export", "off", "--format", "json").stdout)["conversation"]
+    check(session["turns"][1]["reasoning"] == "" and token["Hidden"] not in session["sent"], f"{session}")
+    # On a terminal it comes dim, in one piece, before the answer's own line.
+    with Tty(home, [*chat, "--no-save", "--think", "show"]) as tty:
+        tty.prompt(20)
+        shown = tty.ask("one")
+        check("Hidden musing.\nThe plain answer\n" in shown, f"{tty.seen!r}")
+        check(b"\x1b[2mHidden" in tty.seen and b"\x1b[2mThe" not in tty.seen, f"dim: {tty.seen!r}")
+        check_screen(tty.seen)
+        tty.send("\x04")
+        check(tty.finish() == 0, "Ctrl-D leaves")
+    shutil.rmtree(home.path, ignore_errors=True)
 
 
 def test_ingest_progress():
