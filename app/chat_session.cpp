@@ -15,6 +15,11 @@ ChatSession::ChatSession(std::shared_ptr<const Model> model, std::string model_i
 
 void ChatSession::start(const std::string& name, const Opening& opening,
                         const std::vector<std::string>& collections) {
+  try {
+    if (save_ && !name.empty()) name_lock_.emplace(store_.reserve(name));
+  } catch (const Error& e) {
+    if (e.kind() != ErrorKind::kIo) throw;  // a full disk: the first save says so
+  }
   std::string model_id = session_.info.model;
   session_ = store_.create(name, unix_now());
   session_.info.model = model_id;
@@ -36,7 +41,10 @@ void ChatSession::open(const std::string& name_or_id, bool fork) {
   if (fork) {
     loaded = store_.fork(loaded.info.id, "", 0, unix_now());
   }
-  if (save_) lock_.emplace(store_.open(loaded.info.id));
+  if (save_) {
+    lock_.emplace(store_.open(loaded.info));
+    loaded = store_.load(loaded.info.id);  // as who had it open until now left it
+  }
   session_ = std::move(loaded);
   conversation_ = std::make_unique<Conversation>(model_, session_.conversation);
   session_.info.model = model_id;
@@ -151,15 +159,16 @@ void ChatSession::save() {
   ordered_json extra = {{"ledger", parse_json(ledger_.to_json())}};
   session_.extra_json = dump_json(extra);
   if (!save_) return;
+  if (!lock_) lock_.emplace(store_.open(session_.info));  // before others can find it
   store_.save(session_, unix_now());
-  if (!lock_) lock_.emplace(store_.open(session_.info.id));
+  name_lock_.reset();  // whoever asks for the name finds the session
 }
 
 void ChatSession::rename(const std::string& name) {
   save();
   lock_.reset();  // rename() takes the lock itself
   store_.rename(session_.info.id, name);
-  lock_.emplace(store_.open(session_.info.id));
+  lock_.emplace(store_.open(session_.info));
   session_.info.name = name;
   session_.info.named = true;
 }
@@ -167,7 +176,7 @@ void ChatSession::rename(const std::string& name) {
 void ChatSession::fork(const std::string& name) {
   save();
   Session copy = store_.fork(session_.info.id, name, 0, unix_now());
-  lock_.emplace(store_.open(copy.info.id));
+  lock_.emplace(store_.open(copy.info));
   session_.info = copy.info;
 }
 

@@ -73,6 +73,7 @@ class ChatSession {
   SessionStore store_;
   Session session_;
   std::optional<SessionStore::Lock> lock_;
+  std::optional<SessionStore::Lock> name_lock_;  // until the first round is saved
   std::unique_ptr<Conversation> conversation_;
   Ledger ledger_;
 };

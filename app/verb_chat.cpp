@@ -43,6 +43,7 @@ class Chat {
   };
 
   void open_session();
+  void start_session(const std::string& wanted, const Opening& opening);
   void greet();
   /// False: leave the loop.
   bool handle(const std::string& input);
@@ -90,7 +91,7 @@ void Chat::open_session() {
         make_opening(runtime_, system_prompt(options_, options_.chat.system, !collections_.empty()),
                      collections_, answer_tokens());
     for (const std::string& warning : opening.warnings) terminal_.warn(warning);
-    session_.start(wanted, opening, collections_);
+    start_session(wanted, opening);
     return;
   }
   std::string model_now = session_.session().info.model;
@@ -117,6 +118,20 @@ void Chat::open_session() {
     collections_ = there;
   }
   if (!options_.chat.system.empty()) session_.set_system(options_.chat.system);
+}
+
+/// With --fork, beside a window that has just begun a chat of this name.
+void Chat::start_session(const std::string& wanted, const Opening& opening) {
+  std::string name = wanted;
+  for (int i = 2;; ++i) {
+    try {
+      return session_.start(name, opening, collections_);
+    } catch (const Error& e) {
+      bool taken = e.kind() == ErrorKind::kBusy || e.kind() == ErrorKind::kUsage;
+      if (!taken || !options_.chat.fork || wanted.empty()) throw;
+    }
+    name = fmt::format("{} ({})", wanted, i);
+  }
 }
 
 void Chat::greet() {

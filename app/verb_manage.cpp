@@ -248,7 +248,7 @@ int verb_session(Runtime& runtime) {
   } else {
     Session session = sessions.load(name);
     // Not one that is open elsewhere; remove() takes the lock again.
-    std::optional<SessionStore::Lock> lock(sessions.open(session.info.id));
+    std::optional<SessionStore::Lock> lock(sessions.open(session.info));
     remove_kv_pages_tagged(default_kv_cache_dir(), "session:" + session.info.id);
     if (runtime.has_store()) {
       Store& store = runtime.writer();

@@ -165,6 +165,9 @@ std::optional<FileLock> FileLock::try_acquire(const Path& path) {
     if (errno == EAGAIN || errno == EACCES) return std::nullopt;
     throw io_error("cannot lock", path.string(), errno);
   }
+  struct stat st {};
+  if (::fstat(lock.fd_.get(), &st) != 0) throw io_error("cannot stat", path.string(), errno);
+  if (st.st_nlink == 0) return try_acquire(path);  // its holder removed it meanwhile
   std::string pid = std::to_string(::getpid()) + "\n";
   if (::ftruncate(lock.fd_.get(), 0) != 0 ||
       ::pwrite(lock.fd_.get(), pid.data(), pid.size(), 0) != static_cast<ssize_t>(pid.size())) {

@@ -12,6 +12,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/nearest.h"
 #include "base/utf8.h"
 
@@ -244,14 +245,25 @@ Session SessionStore::create(const std::string& name, int64_t now) const {
   return session;
 }
 
-SessionStore::Lock SessionStore::open(const std::string& id) const {
+Path SessionStore::name_lock(const std::string& name) const {
+  return folder_ / ("name-" + sha256_hex(name).substr(0, 16) + ".lock");
+}
+
+SessionStore::Lock SessionStore::open(const SessionInfo& session) const {
+  return hold(folder_ / (session.id + ".lock"), session.name);
+}
+
+SessionStore::Lock SessionStore::reserve(const std::string& name) const {
+  return hold(name_lock(name), name);
+}
+
+SessionStore::Lock SessionStore::hold(const Path& path, const std::string& name) const {
   make_private_dir(folder_);
-  Path path = folder_ / (id + ".lock");
   std::optional<FileLock> lock = FileLock::try_acquire(path);
   if (!lock) {
     std::optional<int> pid = FileLock::holder(path);
     throw Error(ErrorKind::kBusy,
-                "session " + id + " is open in another window" +
+                "session " + printable(name, true) + " is open in another window" +
                     (pid ? " (process " + std::to_string(*pid) + ")" : std::string()),
                 "close it there, or continue in a copy with --fork");
   }
@@ -331,13 +343,14 @@ std::string SessionStore::resolve(const std::string& name_or_id) const {
 void SessionStore::rename(const std::string& name_or_id, const std::string& new_name) const {
   if (new_name.empty()) throw Error(ErrorKind::kUsage, "a session's name may not be empty");
   Session session = load(name_or_id);
+  Lock name = reserve(new_name);
   for (const SessionInfo& other : list()) {
     if (other.name == new_name && other.id != session.info.id) {
       throw Error(ErrorKind::kUsage, "a session named " + printable(new_name, true) + " exists",
                   "choose another name");
     }
   }
-  Lock lock = open(session.info.id);
+  Lock lock = open(session.info);
   session = load(session.info.id);
   session.info.name = new_name;
   session.info.named = true;
@@ -373,14 +386,18 @@ Session SessionStore::fork(const std::string& name_or_id, const std::string& new
 }
 
 std::string SessionStore::remove(const std::string& name_or_id) const {
-  std::string id;
   // A damaged file can be removed by its id.
-  id = resolve(name_or_id);
-  Lock lock = open(id);
-  Path path = file(id);
+  SessionInfo session;
+  session.id = session.name = resolve(name_or_id);
+  for (const SessionInfo& info : list()) {
+    if (info.id == session.id) session.name = info.name;
+  }
+  Lock lock = open(session);
+  Path path = file(session.id);
   if (unlink(path.c_str()) != 0) throw io_error("cannot remove", path.string(), errno);
-  unlink((folder_ / (id + ".lock")).c_str());
-  return id;
+  unlink((folder_ / (session.id + ".lock")).c_str());
+  unlink(name_lock(session.name).c_str());
+  return session.id;
 }
 
 std::string export_session_json(const Session& session) {

@@ -50,8 +50,10 @@ class SessionStore {
    private:
     FileLock lock_;
   };
-  /// Throws kBusy naming the holder's pid, with `--fork` as advice.
-  Lock open(const std::string& id) const;
+  /// Throws kBusy naming the session and the holder's pid, with `--fork` as advice.
+  Lock open(const SessionInfo& session) const;
+  /// Holds the name of a session that is not saved yet, as open() does a saved one.
+  Lock reserve(const std::string& name) const;
 
   /// Writes the session (atomic). Throws kIo.
   void save(Session& session, int64_t now) const;
@@ -71,6 +73,8 @@ class SessionStore {
 
  private:
   Path file(const std::string& id) const;
+  Path name_lock(const std::string& name) const;
+  Lock hold(const Path& lock_file, const std::string& name) const;
   std::string resolve(const std::string& name_or_id) const;
   Path folder_;
 };

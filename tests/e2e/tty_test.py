@@ -431,6 +431,36 @@ def test_what_is_typed_ahead_counts():
         check(tty.modes() == tty.before, "terminal modes are as before")
 
 
+def test_one_name_two_windows():
+    home = Home()
+    model = os.path.join(home.path, "echo.gguf")
+    write_chain_model(model, ["\n", "</think>", "Yes", "<|im_end|>"])
+    chat = ["chat", "--no-docs", "-m", model, "-s", "红色 trip"]
+    busy = "error: session 红色 trip is open in another window (process "
+    with Tty(home, chat) as first:
+        first.prompt(20)
+        # Nothing of it is saved yet, and the name is taken all the same.
+        second = home.run(*chat, code=75, stdin=b"one\n").stderr.decode()
+        check(second.startswith(busy) and "--fork" in second, second)
+        copy = home.run(*chat, "--fork", stdin=b"in the copy\n")
+        check("Yes" in copy.stdout.decode(), f"{copy}")
+        check("Yes" in first.ask("one"), f"{first.seen!r}")
+        second = home.run(*chat, code=75, stdin=b"two\n").stderr.decode()
+        check(second.startswith(busy) and "--fork" in second, f"a saved one is named as the user knows it: {second}")
+        first.send("\x04")
+        check(first.finish() == 0, "Ctrl-D leaves")
+    home.run(*chat, stdin=b"two\n")
+    sessions = json.loads(home.run("session", "list", "--json").stdout)["sessions"]
+    check(sorted((s["name"], s["turns"]) for s in sessions) == [("红色 trip", 4), ("红色 trip (2)", 2)], f"{sessions}")
+    # A name that was reserved and never used is free.
+    with Tty(home, [*chat[:-1], "unused"]) as first:
+        first.prompt(20)
+        first.send("\x04")
+        first.finish()
+    home.run(*chat[:-1], "unused", stdin=b"one\n")
+    shutil.rmtree(home.path, ignore_errors=True)
+
+
 def test_no_question_on_a_terminal():
     home = library()
     with Tty(home, ["ask"]) as tty:

@@ -103,9 +103,9 @@ TEST(SessionStore, OpenElsewhereIsRefused) {
   Session session = sample(store, "s");
   store.save(session, 1);
   {
-    SessionStore::Lock lock = store.open(session.info.id);
+    SessionStore::Lock lock = store.open(session.info);
     try {
-      store.open(session.info.id);
+      store.open(session.info);
       FAIL() << "opened twice";
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::kBusy);
@@ -114,7 +114,19 @@ TEST(SessionStore, OpenElsewhereIsRefused) {
     }
     EXPECT_THROW(store.remove("s"), Error);
   }
-  store.open(session.info.id);
+  {  // A name that is not saved yet.
+    SessionStore::Lock lock = store.reserve("new");
+    try {
+      store.reserve("new");
+      FAIL() << "reserved twice";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kBusy);
+      EXPECT_NE(std::string(error.what()).find("session new is open"), std::string::npos);
+    }
+    EXPECT_THROW(store.rename("s", "new"), Error);
+  }
+  store.reserve("new");
+  store.open(session.info);
 }
 
 TEST(SessionStore, DamagedFilesAreRefusedAndLeftAlone) {
