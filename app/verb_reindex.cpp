@@ -85,8 +85,7 @@ int reindex_collection(Runtime& runtime, const std::string& name) {
   }
   WriteLock lock(store);
   store.adopt_shadow(lock, name, shadow.generation);
-  std::string ignored;
-  open_vector_index(store, store.collection(name), &ignored);  // saved for the next query
+  remake_vector_index(store, store.collection(name));
   terminal.note(fmt::format("swapped: {} has {} chunks, was {}", name, with_commas(built.chunks),
                             with_commas(live.chunks)));
   return finish(runtime, std::move(out), table, true);

@@ -52,6 +52,7 @@ std::string decompress(std::span<const std::byte> data, const std::string& what)
 std::string pack_anchors(const std::vector<Anchor>& anchors);
 std::vector<Anchor> unpack_anchors(std::string_view bytes, const std::string& what);
 int64_t now_seconds();
+uint64_t random64();
 /// What the keyword tables hold of a document's chunks.
 std::vector<KeywordRow> keyword_rows(std::string_view path, std::string_view text,
                                      const std::vector<StoredChunk>& chunks);

@@ -23,11 +23,11 @@ CollectionInfo Store::create_shadow(WriteLock&, std::string_view live,
 
 void Store::adopt_shadow(WriteLock&, std::string_view name, int64_t generation) {
   Database& db = impl_->writable();
-  std::string uuid;
+  std::string live_uuid, shadow_uuid;
   {
     sqlite::Transaction transaction(db);
     const CollectionInfo live = collection(name), shadow = collection(shadow_name(name));
-    uuid = shadow.uuid;
+    live_uuid = live.uuid, shadow_uuid = shadow.uuid;
     if (live.generation != generation) {
       throw Error(ErrorKind::kBusy,
                   fmt::format("collection '{}' was changed while its shadow was made", name),
@@ -82,8 +82,7 @@ void Store::adopt_shadow(WriteLock&, std::string_view name, int64_t generation) 
     impl_->bump(live.id);
     transaction.commit();
   }
-  std::error_code ignored;  // a cache file that is not there is as good as removed
-  std::filesystem::remove(cache_dir() / "index" / (uuid + ".vec"), ignored);
+  for (const std::string& uuid : {live_uuid, shadow_uuid}) Impl::drop_index_file(uuid);
 }
 
 struct ReadSnapshot::Impl {

@@ -1,4 +1,4 @@
-// Opening, locking, collections, answers.
+// Opening, checking and locking.
 #include "rag/store.h"
 
 #include <fcntl.h>
@@ -33,93 +33,6 @@ constexpr uint64_t kMostCopiedBytes = 1u << 30;
 
 Path lock_path(const Path& store) { return store.string() + ".lock"; }
 
-uint64_t random64() {
-  std::random_device device;
-  return static_cast<uint64_t>(device()) << 32 | device();
-}
-
-void check_name(std::string_view name) {
-  size_t characters = 0;
-  bool good = !name.empty() && utf8_valid(name) && name.front() != '-' && name.front() != '.';
-  for (size_t pos = 0; good && pos < name.size(); ++characters) {
-    Utf8Char c = utf8_decode(name, pos);
-    pos += c.size;
-    if (c.code < 0x80) {
-      good = (c.code >= 'a' && c.code <= 'z') || (c.code >= 'A' && c.code <= 'Z') ||
-             (c.code >= '0' && c.code <= '9') || c.code == '-' || c.code == '_' || c.code == '.';
-    } else {
-      good = c.code >= 0xA0 && display_width(c.code) > 0 && c.code != 0x3000;
-    }
-  }
-  if (!good || characters > 64) {
-    throw Error(ErrorKind::kUsage, fmt::format("collection name '{}' cannot be used", name),
-                "use 1 to 64 letters, digits, '-', '_' or '.', not beginning with '-' or '.'");
-  }
-}
-
-/// Edit distance, for suggestions. Names are at most 64 characters by then.
-size_t distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      size_t next = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1])});
-      diagonal = row[j];
-      row[j] = next;
-    }
-  }
-  return row[b.size()];
-}
-
-CollectionInfo read_collection(Database& db, Statement& row) {
-  CollectionInfo info;
-  info.id = row.integer(0);
-  info.uuid = row.text(1);
-  info.name = row.text(2);
-  info.embedder = {row.text(3), row.text(4), static_cast<int>(row.integer(5))};
-  info.chunker = row.text(6);
-  info.calibration = {row.real(7), row.real(8), static_cast<int>(row.integer(9)), row.integer(10)};
-  info.generation = row.integer(11);
-  info.created = row.integer(12);
-  info.changed = row.integer(13);
-  Statement roots(db, "SELECT path FROM roots WHERE collection = ? ORDER BY path");
-  roots.add(info.id);
-  while (roots.row()) info.roots.push_back(roots.text(0));
-  Statement sums(db,
-                 "SELECT count(*) FILTER (WHERE vanished = 0 AND chunks > 0), count(*) FILTER "
-                 "(WHERE vanished = 1), "
-                 "coalesce(sum(chunks) FILTER (WHERE vanished = 0), 0), "
-                 "coalesce(sum(tokens) FILTER (WHERE vanished = 0), 0), "
-                 "coalesce(sum(text_bytes) FILTER (WHERE vanished = 0), 0) "
-                 "FROM documents WHERE collection = ?");
-  sums.add(info.id);
-  sums.row();
-  info.documents = sums.integer(0);
-  info.vanished = sums.integer(1);
-  info.chunks = sums.integer(2);
-  info.tokens = sums.integer(3);
-  info.text_bytes = sums.integer(4);
-  return info;
-}
-
-constexpr const char* kCollectionQuery =
-    "SELECT c.id, c.uuid, c.name, e.fingerprint, e.name, e.dimension, c.chunker, c.dense_weight, "
-    "c.abstain_line, c.calibration_queries, c.calibrated_chunks, c.generation, c.created, "
-    "c.changed "
-    "FROM collections c JOIN embedders e ON e.id = c.embedder ";
-
-AnswerRecord read_answer(Database& db, Statement& row) {
-  AnswerRecord record{row.text(0), row.integer(1), row.text(2), row.text(3),
-                      row.text(4), row.text(5),    {}};
-  Statement documents(db,
-                      "SELECT document FROM answer_documents WHERE answer = ? ORDER BY document");
-  documents.add(record.id);
-  while (documents.row()) record.documents.push_back(documents.integer(0));
-  return record;
-}
-
 void quick_check(Database& db) {
   std::string verdict = db.text("PRAGMA quick_check(1)");
   if (verdict != "ok") {
@@ -131,6 +44,11 @@ void quick_check(Database& db) {
 }  // namespace
 
 namespace sqlite {
+uint64_t random64() {
+  std::random_device device;
+  return static_cast<uint64_t>(device()) << 32 | device();
+}
+
 int64_t now_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
              std::chrono::system_clock::now().time_since_epoch())
@@ -271,208 +189,6 @@ std::vector<std::string> Store::check() {
   return findings;
 }
 
-std::vector<CollectionInfo> Store::collections() {
-  Database& db = impl_->database();
-  sqlite::Snapshot snapshot(db);
-  Statement select(db, std::string(kCollectionQuery) + "ORDER BY c.name");
-  std::vector<CollectionInfo> all;
-  while (select.row()) all.push_back(read_collection(db, select));
-  return all;
-}
-
-std::optional<CollectionInfo> Store::find_collection(std::string_view name) {
-  Database& db = impl_->database();
-  sqlite::Snapshot snapshot(db);
-  Statement select(db, std::string(kCollectionQuery) + "WHERE c.name = ?");
-  select.add(name);
-  if (!select.row()) return std::nullopt;
-  return read_collection(db, select);
-}
-
-CollectionInfo Store::collection(std::string_view name) {
-  if (auto found = find_collection(name)) return *found;
-  std::vector<std::pair<size_t, std::string>> near;
-  Statement select(impl_->database(), "SELECT name FROM collections");
-  while (select.row()) {
-    std::string other = select.text(0);
-    near.emplace_back(distance(name.substr(0, 256), other), other);
-  }
-  std::sort(near.begin(), near.end());
-  std::string advice =
-      near.empty() ? "there are no collections yet: run apud ingest FOLDER" : "there is: ";
-  for (size_t i = 0; i < near.size() && i < 3; ++i) advice += (i ? ", " : "") + near[i].second;
-  if (near.size() > 3) advice += ", … (apud coll list)";
-  throw Error(ErrorKind::kNoInput, fmt::format("no collection named '{}'", name), advice);
-}
-
-CollectionInfo Store::create_collection(WriteLock&, std::string_view name,
-                                        const EmbedderIdentity& embedder,
-                                        std::string_view chunker) {
-  check_name(name);
-  if (find_collection(name)) {
-    throw Error(ErrorKind::kUsage, fmt::format("a collection named '{}' exists already", name));
-  }
-  return impl_->insert_collection(*this, name, embedder, chunker);
-}
-
-CollectionInfo Store::Impl::insert_collection(Store& store, std::string_view name,
-                                              const EmbedderIdentity& embedder,
-                                              std::string_view chunker) {
-  Database& db = writable();
-  sqlite::Transaction transaction(db);
-  int64_t now = sqlite::now_seconds();
-  Statement insert(
-      db,
-      "INSERT INTO collections(uuid, name, embedder, chunker, dense_weight, abstain_line, "
-      "calibration_queries, calibrated_chunks, generation, created, changed) "
-      "VALUES(?,?,?,?,0.6,0.0,0,0,?,?,?)");
-  insert.add(fmt::format("{:016x}{:016x}", random64(), random64()))
-      .add(name)
-      .add(embedder_id(embedder))
-      .add(chunker)
-      .add(static_cast<int64_t>(1 + random64() % (1u << 20)))
-      .add(now)
-      .add(now)
-      .run();
-  transaction.commit();
-  return store.collection(name);
-}
-
-void Store::rename_collection(WriteLock&, std::string_view from, std::string_view to) {
-  collection(from);  // kNoInput
-  check_name(to);
-  if (find_collection(to)) {
-    throw Error(ErrorKind::kUsage, fmt::format("a collection named '{}' exists already", to));
-  }
-  Database& db = impl_->writable();
-  sqlite::Transaction transaction(db);
-  Statement rename(db, "UPDATE collections SET name = ? WHERE name = ?");
-  rename.add(to).add(from).run();
-  rename.add(shadow_name(to)).add(shadow_name(from)).run();
-  transaction.commit();
-}
-
-std::vector<std::string> Store::remove_collection(WriteLock& lock, std::string_view name) {
-  CollectionInfo info = collection(name);
-  if (find_collection(shadow_name(name))) remove_collection(lock, shadow_name(name));
-  std::vector<int64_t> ids;
-  for (const DocumentInfo& d : documents(info.id)) ids.push_back(d.id);
-  Database& db = impl_->writable();
-  std::vector<std::string> sessions;
-  {
-    sqlite::Transaction transaction(db);
-    Statement quoting(
-        db,
-        "SELECT DISTINCT a.session FROM answers a JOIN answer_documents q ON q.answer = a.id "
-        "JOIN documents d ON d.id = q.document WHERE d.collection = ? AND a.session != '' "
-        "ORDER BY a.session");
-    quoting.add(info.id);
-    while (quoting.row()) sessions.push_back(quoting.text(0));
-    const char* mine = "(SELECT id FROM documents WHERE collection = ?)";
-    auto run = [&](const std::string& sql) { Statement(db, sql).add(info.id).run(); };
-    // Answers made from its documents hold their words in their traces.
-    run(
-        fmt::format("DELETE FROM answers WHERE id IN (SELECT answer FROM answer_documents WHERE "
-                    "document IN {})",
-                    mine));
-    Statement(db, "DELETE FROM answer_documents WHERE answer NOT IN (SELECT id FROM answers)")
-        .run();
-    run(fmt::format("INSERT OR IGNORE INTO orphans SELECT vector FROM chunks WHERE document IN {}",
-                    mine));
-    run(fmt::format("DELETE FROM chunks WHERE document IN {}", mine));
-    run(fmt::format("DELETE FROM texts WHERE document IN {}", mine));
-    run(fmt::format("DELETE FROM pins WHERE document IN {}", mine));
-    run("DELETE FROM documents WHERE collection = ?");
-    run("DELETE FROM roots WHERE collection = ?");
-    sqlite::drop_keyword_tables(db, info.id);
-    run("DELETE FROM collections WHERE id = ?");
-    impl_->drop_orphans();
-    transaction.commit();
-  }
-  purge(lock);
-  Impl::drop_index_file(info.uuid);
-  return sessions;
-}
-
-void Store::set_calibration(WriteLock&, int64_t collection, const Calibration& c) {
-  Statement(impl_->writable(),
-            "UPDATE collections SET dense_weight = ?, abstain_line = ?, "
-            "calibration_queries = ?, calibrated_chunks = ? WHERE id = ?")
-      .add(c.dense_weight)
-      .add(c.abstain_line)
-      .add(static_cast<int64_t>(c.queries))
-      .add(c.chunks)
-      .add(collection)
-      .run();
-}
-
-void Store::add_root(WriteLock&, int64_t collection, std::string_view root) {
-  Statement(impl_->writable(), "INSERT OR IGNORE INTO roots(collection, path) VALUES(?,?)")
-      .add(collection)
-      .add(root)
-      .run();
-}
-
-int64_t Store::generation(int64_t collection) {
-  Statement select(impl_->database(), "SELECT generation FROM collections WHERE id = ?");
-  select.add(collection);
-  return select.row() ? select.integer(0) : 0;
-}
-
-std::string Store::save_answer(WriteLock&, AnswerRecord record) {
-  Database& db = impl_->writable();
-  if (record.id.empty()) {
-    static const char* alphabet = "0123456789abcdefghjkmnpqrstvwxyz";  // no i, l, o, u
-    uint64_t bits = random64();
-    for (int i = 0; i < 12; ++i, bits >>= 5) record.id += alphabet[bits & 31];
-  }
-  sqlite::Transaction transaction(db);
-  Statement(
-      db, "INSERT INTO answers(id, created, session, question, answer, trace) VALUES(?,?,?,?,?,?)")
-      .add(record.id)
-      .add(record.created ? record.created : sqlite::now_seconds())
-      .add(record.session)
-      .add(record.question)
-      .add(record.answer)
-      .add(record.trace)
-      .run();
-  Statement link(db, "INSERT OR IGNORE INTO answer_documents(answer, document) VALUES(?,?)");
-  for (int64_t document : record.documents) link.add(record.id).add(document).run();
-  transaction.commit();
-  return record.id;
-}
-
-std::optional<AnswerRecord> Store::answer(std::string_view id) {
-  Database& db = impl_->database();
-  Statement select(
-      db, "SELECT id, created, session, question, answer, trace FROM answers WHERE id = ?");
-  select.add(id);
-  if (!select.row()) return std::nullopt;
-  return read_answer(db, select);
-}
-
-std::vector<AnswerRecord> Store::answers(int limit) {
-  Database& db = impl_->database();
-  Statement select(db,
-                   "SELECT id, created, session, question, answer, trace FROM answers "
-                   "ORDER BY created DESC, rowid DESC LIMIT ?");
-  select.add(static_cast<int64_t>(limit));
-  std::vector<AnswerRecord> all;
-  while (select.row()) all.push_back(read_answer(db, select));
-  return all;
-}
-
-void Store::remove_session_answers(WriteLock&, std::string_view session) {
-  Database& db = impl_->writable();
-  sqlite::Transaction transaction(db);
-  Statement(
-      db, "DELETE FROM answer_documents WHERE answer IN (SELECT id FROM answers WHERE session = ?)")
-      .add(session)
-      .run();
-  Statement(db, "DELETE FROM answers WHERE session = ?").add(session).run();
-  transaction.commit();
-}
-
 std::vector<std::string> Store::index_terms(std::string_view text) {
   return impl_->terms->of(text);
 }
@@ -480,26 +196,6 @@ std::vector<std::string> Store::index_terms(std::string_view text) {
 Database& Store::Impl::writable() {
   APUD_CHECK(mode == Mode::kReadWrite && locked, "writing needs a WriteLock of this store");
   return *db;
-}
-
-int64_t Store::Impl::embedder_id(const EmbedderIdentity& embedder) {
-  Statement select(*db, "SELECT id FROM embedders WHERE fingerprint = ?");
-  select.add(embedder.fingerprint);
-  if (select.row()) return select.integer(0);
-  Statement(*db, "INSERT INTO embedders(fingerprint, name, dimension) VALUES(?,?,?)")
-      .add(embedder.fingerprint)
-      .add(embedder.name)
-      .add(static_cast<int64_t>(embedder.dimension))
-      .run();
-  return db->last_id();
-}
-
-void Store::Impl::bump(int64_t collection) {
-  Statement(*db, "UPDATE collections SET generation = generation + ?, changed = ? WHERE id = ?")
-      .add(static_cast<int64_t>(1 + random64() % (1u << 20)))
-      .add(sqlite::now_seconds())
-      .add(collection)
-      .run();
 }
 
 struct WriteLock::Impl {

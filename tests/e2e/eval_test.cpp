@@ -108,6 +108,11 @@ TEST_F(EvalVerb, ReindexSwapsForAGainOnly) {
   EXPECT_EQ(yes.code, 0) << yes;
   EXPECT_NE(chunker(), before);
   EXPECT_TRUE(has(chunker(), " 64 ")) << chunker();
+  // The vectors of what was there went, and the next search need not make the new index.
+  RunResult indexes = home_.shell("ls .cache/apud/index");
+  std::string uuid =
+      json_of(home_.run({"coll", "info", "default", "--json"}))["uuid"].get<std::string>();
+  EXPECT_EQ(indexes.out, uuid + ".vec\n") << indexes;
   RunResult still = eval({"--json"});
   EXPECT_EQ(json_of(still)["scores"]["hit@1"]["mean"], 1.0) << still;
   EXPECT_EQ(home_.run({"coll", "reindex", "default", "--chunk", "8000"}).code, 2);
