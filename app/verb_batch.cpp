@@ -1,7 +1,6 @@
 // `apud batch`: many questions, answered several at once as one ragged batch, printed in order.
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,10 +8,10 @@
 #include <chrono>
 #include <deque>
 #include <map>
-#include <set>
 
 #include "app/clock.h"
 #include "app/answer.h"
+#include "app/batch_input.h"
 #include "app/generation.h"
 #include "app/json_text.h"
 #include "app/opening.h"
@@ -20,93 +19,16 @@
 #include "app/prompts.h"
 #include "app/runtime.h"
 #include "app/signals.h"
-#include "base/utf8.h"
 
 namespace apud {
 
 namespace {
 
-constexpr size_t kMaxLine = 16u << 20;
 constexpr int kAutoJobsCpu = 4;
-
-/// Lines of a descriptor, one at a time, however long the input is.
-class LineReader {
- public:
-  explicit LineReader(int fd, std::string name) : fd_(fd), name_(std::move(name)) {}
-  /// Absent at the end. A last line without newline counts.
-  std::optional<std::string> next() {
-    for (;;) {
-      size_t newline = buffer_.find('\n', scanned_);
-      if (newline != std::string::npos) {
-        std::string line = buffer_.substr(0, newline);
-        buffer_.erase(0, newline + 1);
-        scanned_ = 0;
-        torn_ = false;
-        return line;
-      }
-      scanned_ = buffer_.size();
-      if (end_) {
-        if (buffer_.empty()) return std::nullopt;
-        torn_ = true;
-        std::string line;
-        line.swap(buffer_);
-        scanned_ = 0;
-        return line;
-      }
-      if (buffer_.size() > kMaxLine)
-        throw Error(ErrorKind::kBadData, name_ + ": a line of more than 16 MiB");
-      if (!wait_readable(fd_)) return std::nullopt;
-      read_some();
-    }
-  }
-  /// Whether next() returns without waiting for whoever writes the input.
-  bool ready() {
-    while (!end_ && buffer_.find('\n', scanned_) == std::string::npos &&
-           buffer_.size() <= kMaxLine) {
-      struct pollfd input = {fd_, POLLIN, 0};
-      if (::poll(&input, 1, 0) <= 0) return false;
-      scanned_ = buffer_.size();
-      read_some();
-    }
-    return true;
-  }
-  /// The line returned last had no newline at its end.
-  bool torn() const { return torn_; }
-
- private:
-  void read_some() {
-    char bytes[1 << 16];
-    ssize_t n = ::read(fd_, bytes, sizeof bytes);
-    if (n < 0 && errno == EINTR) return;
-    if (n < 0) throw io_error("cannot read", name_, errno);
-    end_ = n == 0;
-    if (n > 0) buffer_.append(bytes, static_cast<size_t>(n));
-  }
-
-  int fd_;
-  std::string name_;
-  std::string buffer_;
-  size_t scanned_ = 0;
-  bool end_ = false;
-  bool torn_ = false;
-};
-
-/// A question of the input.
-struct Item {
-  int64_t index = 0;  // 0-based line of the input, empty lines counted
-  ordered_json id;    // echoed; null where the line gave none
-  std::string question;
-  std::string system;
-  std::vector<std::string> collections;
-  std::optional<int> max_tokens;
-  std::optional<double> temperature;
-  std::optional<int> beams;
-  std::optional<uint64_t> seed;
-};
 
 /// A line's place in the output order: running, or its text.
 struct Slot {
-  Item item;
+  BatchItem item;
   std::optional<uint64_t> request;  // running in the engine
   Finished finished;
   std::string line;  // JSON when done
@@ -120,8 +42,6 @@ class BatchRun {
   int run();
 
  private:
-  /// Fills `item` as far as it can, so that a bad line keeps its id.
-  void parse(const std::string& line, int64_t index, Item& item);
   void open_output();
   std::map<std::string, int64_t> answered();
   void start(Slot& slot);
@@ -144,94 +64,6 @@ class BatchRun {
 
 std::string item_key(const ordered_json& id, int64_t index) {
   return id.is_null() ? fmt::format("#{}", index) : dump_json(id);
-}
-
-void BatchRun::parse(const std::string& raw, int64_t index, Item& item) {
-  item.index = index;
-  std::string line = raw;
-  if (!line.empty() && line.back() == '\r') line.pop_back();
-  size_t start = line.find_first_not_of(" \t");
-  if (start != std::string::npos && line[start] == '{') {
-    ordered_json json;
-    try {
-      json = ordered_json::parse(line);
-    } catch (const nlohmann::json::exception& e) {
-      throw Error(ErrorKind::kBadData, fmt::format("line {}: not JSON: {}", index + 1, e.what()));
-    }
-    if (json.contains("id")) item.id = json["id"];
-    auto text = [&](const char* key, std::string& out) {
-      if (!json.contains(key)) return;
-      if (!json[key].is_string())
-        throw Error(ErrorKind::kBadData,
-                    fmt::format("line {}: field {}: expected a string", index + 1, key));
-      out = json[key].get<std::string>();
-    };
-    text("question", item.question);
-    text("system", item.system);
-    if (json.contains("k")) {
-      const auto& k = json["k"];
-      if (k.is_string()) {
-        item.collections = {k.get<std::string>()};
-      } else if (k.is_array() &&
-                 std::all_of(k.begin(), k.end(), [](const auto& one) { return one.is_string(); })) {
-        item.collections = k.get<std::vector<std::string>>();
-      } else {
-        throw Error(ErrorKind::kBadData,
-                    fmt::format("line {}: field k: expected a collection name or a list of names",
-                                index + 1));
-      }
-    }
-    if (json.contains("max_tokens")) {
-      if (!json["max_tokens"].is_number_integer() || json["max_tokens"].get<int64_t>() < 1 ||
-          json["max_tokens"].get<int64_t>() > (1 << 20)) {
-        throw Error(
-            ErrorKind::kBadData,
-            fmt::format("line {}: field max_tokens: expected a whole number from 1", index + 1));
-      }
-      item.max_tokens = json["max_tokens"].get<int>();
-    }
-    if (json.contains("temperature")) {
-      if (!json["temperature"].is_number() || json["temperature"].get<double>() < 0 ||
-          json["temperature"].get<double>() > 10) {
-        throw Error(
-            ErrorKind::kBadData,
-            fmt::format("line {}: field temperature: expected a number from 0 to 10", index + 1));
-      }
-      item.temperature = json["temperature"].get<double>();
-    }
-    if (json.contains("beams")) {
-      if (!json["beams"].is_number_integer() || json["beams"].get<int64_t>() < 1 ||
-          json["beams"].get<int64_t>() > kMaxBeams) {
-        throw Error(ErrorKind::kBadData,
-                    fmt::format("line {}: field beams: expected a whole number from 1 to {}",
-                                index + 1, kMaxBeams));
-      }
-      item.beams = json["beams"].get<int>();
-    }
-    if (json.contains("seed")) {
-      if (!json["seed"].is_number_unsigned())
-        throw Error(ErrorKind::kBadData,
-                    fmt::format("line {}: field seed: expected a whole number", index + 1));
-      item.seed = json["seed"].get<uint64_t>();
-    }
-    static const std::set<std::string> known = {"id",         "question",    "system", "k",
-                                                "max_tokens", "temperature", "beams",  "seed"};
-    for (const auto& [key, value] : json.items()) {
-      if (!known.contains(key)) {
-        throw Error(ErrorKind::kBadData,
-                    fmt::format("line {}: unknown field '{}' (known: id question system k "
-                                "max_tokens temperature beams seed)",
-                                index + 1, printable(key, true)));
-      }
-    }
-  } else {
-    item.question = line;
-  }
-  item.question = utf8_repair(item.question);
-  if (item.question.find_first_not_of(" \t\n") == std::string::npos) {
-    throw Error(ErrorKind::kBadData,
-                fmt::format("line {}: field question: empty or missing", index + 1));
-  }
 }
 
 void BatchRun::open_output() {
@@ -306,7 +138,7 @@ void BatchRun::fail(Slot& slot, const std::string& message, const std::string& c
 }
 
 void BatchRun::start(Slot& slot) {
-  const Item& item = slot.item;
+  const BatchItem& item = slot.item;
   slot.finished.question = item.question;
   slot.finished.model = runtime_.chat_model().installed.id;
   std::vector<std::string> collections = options_.common.no_docs    ? std::vector<std::string>{}
@@ -437,7 +269,7 @@ int BatchRun::run() {
       Slot slot;
       slot.item.index = index;
       try {
-        parse(*line, index, slot.item);
+        parse_batch_line(*line, index, slot.item);
         auto there = have.find(item_key(slot.item.id, index));
         if (there != have.end() && there->second-- > 0) {
           ++skipped;
