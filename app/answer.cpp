@@ -155,11 +155,13 @@ std::vector<Passage> citable(const Finished& finished) {
   return passages;
 }
 
-bool must_cite(const Finished& finished) {
+Citing citing(const Finished& finished) {
+  if (!finished.evidence.found) return Citing::kReply;
   const std::vector<Passage>& packed = finished.evidence.packed.passages;
-  return finished.evidence.found && finished.evidence.retrieval &&
-         std::all_of(packed.begin(), packed.end(),
-                     [](const Passage& passage) { return passage.document > 0; });
+  bool searched = finished.evidence.retrieval &&
+                  std::all_of(packed.begin(), packed.end(),
+                              [](const Passage& passage) { return passage.document > 0; });
+  return searched ? Citing::kMust : Citing::kMay;
 }
 
 std::string AnswerStream::push(std::string_view text) {
@@ -182,13 +184,13 @@ void check_finished(Finished& finished, const Completion& completion,
     return;
   }
   finished.refused = says_not_in_documents(completion.text);
-  finished.checked =
-      check_answer(finished.refused ? completion.text
-                                    : attribute(completion.text, passages, must_cite(finished)),
-                   passages);
+  finished.checked = check_answer(
+      finished.refused ? completion.text : attribute(completion.text, passages, citing(finished)),
+      passages);
   if (finished.refused) finished.checked.citations.clear();
   bool empty = completion.text.find_first_not_of(" \n") == std::string::npos;
-  if (must_cite(finished) && !finished.refused && !empty && finished.checked.citations.empty()) {
+  if (citing(finished) == Citing::kMust && !finished.refused && !empty &&
+      finished.checked.citations.empty()) {
     finished.refused = true;
     finished.warnings.push_back(
         "no passage holds the words of this answer: it is not from the documents");

@@ -95,9 +95,9 @@ struct Finished {
   bool citation_failed = false;  // a quote or citation does not hold
 };
 
-/// Whether the answer is to come from passages, so that it has to cite: not in a turn that brought
-/// none ("thanks", "shorter"), and not where texts were given ("translate this").
-bool must_cite(const Finished& finished);
+/// An answer to a search has to cite; not one to a turn that brought no passages ("thanks",
+/// "shorter"), and not where texts were given ("translate this").
+Citing citing(const Finished& finished);
 
 /// What a question of its own (ask, batch) may cite: pinned documents, then what was packed.
 std::vector<Passage> citable(const Finished& finished);
@@ -106,8 +106,8 @@ std::vector<Passage> citable(const Finished& finished);
 /// turned into shown numbers, inventions dropped. Without passages text passes as it is.
 class AnswerStream {
  public:
-  AnswerStream(std::span<const Passage> passages, bool must_cite)
-      : cites_(!passages.empty()), attribution_(passages, must_cite), citations_(passages) {}
+  AnswerStream(std::span<const Passage> passages, Citing citing)
+      : cites_(!passages.empty()), attribution_(passages, citing), citations_(passages) {}
   std::string push(std::string_view text);
   std::string finish();
 

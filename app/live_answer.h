@@ -16,11 +16,11 @@ namespace apud {
 class LiveAnswer {
  public:
   /// stream: write the text to standard output. reasoning: show it on stderr.
-  LiveAnswer(Terminal& terminal, std::span<const Passage> passages, bool must_cite, bool stream,
+  LiveAnswer(Terminal& terminal, std::span<const Passage> passages, Citing citing, bool stream,
              bool reasoning)
       : terminal_(terminal),
         reading_(terminal),
-        text_(passages, must_cite),
+        text_(passages, citing),
         stream_(stream),
         reasoning_(reasoning) {}
 

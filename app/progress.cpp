@@ -4,6 +4,8 @@
 
 #include <filesystem>
 
+#include "base/utf8.h"
+
 namespace apud {
 
 std::string human_bytes(uint64_t bytes) {
@@ -22,7 +24,8 @@ std::string human_bytes(uint64_t bytes) {
 std::string shown_path(const std::string& path) {
   std::error_code error;
   static const std::string here = std::filesystem::current_path(error).string() + "/";
-  return !error && here.size() > 2 && path.starts_with(here) ? path.substr(here.size()) : path;
+  bool below = !error && here.size() > 2 && path.starts_with(here);
+  return printable(below ? std::string_view(path).substr(here.size()) : path, true);
 }
 
 void ReadingProgress::begin(int total) {

@@ -208,7 +208,7 @@ int verb_ask(Runtime& runtime) {
   generate.tags = evidence_tags(passages);
   restrict_citations(generate, *chosen.model, passages);
   bool stream = !o.common.json && o.ask.samples == 1;
-  LiveAnswer live(terminal, passages, must_cite(finished), stream, o.settings.think == "show");
+  LiveAnswer live(terminal, passages, citing(finished), stream, o.settings.think == "show");
   live.attach(generate);
   finished.answer = runtime.engine().generate(std::move(generate));
   live.finish();

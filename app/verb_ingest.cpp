@@ -36,6 +36,13 @@ std::string event_json(const FileEvent& event) {
   return dump_json(out);
 }
 
+/// A dry run has indexed nothing.
+const char* shown_outcome(FileOutcome outcome, bool dry_run) {
+  if (dry_run && outcome == FileOutcome::kIndexed) return "new";
+  if (dry_run && outcome == FileOutcome::kReplaced) return "changed";
+  return file_outcome_name(outcome);
+}
+
 std::string time_left(double seconds) {
   if (seconds < 90) return fmt::format("{:.0f} s", seconds);
   if (seconds < 5400) return fmt::format("{:.0f} min", seconds / 60);
@@ -80,12 +87,14 @@ int verb_ingest(Runtime& runtime) {
             terminal.out(event_json(event) + "\n");
             terminal.flush();
           }
-          if (o.common.verbose || o.ingest.dry_run) {
-            std::string line =
-                fmt::format("{:<9} {}", file_outcome_name(event.outcome), event.path);
-            if (!event.reason.empty()) line += " (" + event.reason + ")";
+          std::string line = fmt::format("{:<9} {}", shown_outcome(event.outcome, o.ingest.dry_run),
+                                         printable(event.path, true));
+          if (!event.reason.empty()) line += " (" + event.reason + ")";
+          bool listed = event.outcome != FileOutcome::kUnchanged || o.common.verbose;
+          if (o.ingest.dry_run && !o.ingest.jsonl && listed)
+            terminal.out_text(line + "\n");  // what was asked for
+          else if (o.common.verbose)
             terminal.note(line);
-          }
         }
         double seconds = std::max(progress.seconds, 1e-3);
         double files_per_s = static_cast<double>(progress.files_done) / seconds;
@@ -117,10 +126,12 @@ int verb_ingest(Runtime& runtime) {
   add(FileOutcome::kVanished, "vanished");
   add(FileOutcome::kPruned, "pruned");
   if (summary.empty()) summary = "no files";
-  terminal.note(fmt::format("{}{}: {} · {} chunks · {} tokens · {:.1f} s",
-                            o.ingest.dry_run ? "(dry run) " : "", ingest_options.collection,
-                            summary, with_commas(report.chunks), with_commas(report.tokens),
-                            report.seconds));
+  if (report.chunks > 0) {
+    summary += fmt::format(" · {} chunks · {} tokens", with_commas(report.chunks),
+                           with_commas(report.tokens));
+  }
+  terminal.note(fmt::format("{}{}: {} · {:.1f} s", o.ingest.dry_run ? "(dry run) " : "",
+                            ingest_options.collection, summary, report.seconds));
   if (o.common.verbose && report.embedded > 0) {
     terminal.note(
         fmt::format("embedder: {} texts, busy {:.1f} s, idle {:.1f} s ({:.0f}%)",

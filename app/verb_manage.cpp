@@ -167,7 +167,7 @@ int verb_doc(Runtime& runtime) {
                                     {"size", d.size},
                                     {"vanished", d.vanished}});
       } else {
-        terminal.out_text(fmt::format("{:>6} chunks  {}{}\n", with_commas(d.chunks), d.path,
+        terminal.out_text(fmt::format("{:>6} chunks  {}{}\n", with_commas(d.chunks), printable(d.path, true),
                                       d.vanished ? "  (vanished)" : ""));
       }
     }
@@ -179,7 +179,7 @@ int verb_doc(Runtime& runtime) {
   if (m.action == "show") {
     std::vector<DocumentInfo> found = match_documents(runtime.store(), collection, wanted);
     for (const DocumentInfo& d : found) {
-      if (found.size() > 1) terminal.out_text("== " + d.path + "\n");
+      if (found.size() > 1) terminal.out_text("== " + printable(d.path, true) + "\n");
       terminal.out_text(runtime.store().text(d.id).text + "\n");
     }
     terminal.flush();

@@ -8,23 +8,17 @@
 #include "app/progress.h"
 #include "app/runtime.h"
 #include "base/utf8.h"
+#include "rag/hit_line.h"
 
 namespace apud {
 
 namespace {
 
-/// The line of a hit that shows it best: its first line with text, cut for a terminal.
-std::string first_line(const std::string& text) {
-  size_t begin = text.find_first_not_of(" \t\n");
-  if (begin == std::string::npos) return {};
-  return text.substr(begin, text.find('\n', begin) - begin);
-}
-
-std::string place(const Hit& hit) {
+std::string place(const Hit& hit, const Anchor& at) {
   std::string out = shown_path(hit.path);
-  if (!hit.from.member.empty()) out += "!" + hit.from.member;
-  if (hit.from.page > 0) return out + " p. " + std::to_string(hit.from.page);
-  if (hit.from.line > 0) return out + ":" + std::to_string(hit.from.line);
+  if (!at.member.empty()) out += "!" + printable(at.member, true);
+  if (at.page > 0) return out + " p. " + std::to_string(at.page);
+  if (at.line > 0) return out + ":" + std::to_string(at.line);
   return out;
 }
 
@@ -82,7 +76,8 @@ int verb_search(Runtime& runtime) {
     }
   } else {
     for (const Hit& hit : found.hits) {
-      terminal.out_text(place(hit) + ": " + printable(first_line(hit.text), true) + "\n");
+      HitLine line = best_line(hit, found.query);
+      terminal.out_text(place(hit, line.from) + ": " + printable(line.text, true) + "\n");
       if (o.common.verbose) {
         terminal.note(fmt::format("    score {:.3f} dense {} bm25 {} · {}", hit.score,
                                   hit.dense ? fmt::format("{:.3f}", *hit.dense) : "-",

@@ -64,8 +64,8 @@ Language language_of(std::string_view text) {
 
 }  // namespace
 
-AttributionStream::AttributionStream(std::span<const Passage> passages, bool must_cite)
-    : must_cite_(must_cite) {
+AttributionStream::AttributionStream(std::span<const Passage> passages, Citing citing)
+    : citing_(citing) {
   for (const Passage& p : passages) {
     candidates_.push_back({p.id, p.chunk_rank > 0 ? p.chunk_rank : 1000,
                            content_stems(p.source_text + "\n" + p.heading_path),
@@ -112,10 +112,20 @@ std::string AttributionStream::missing_mark() const {
   return best.id ? "[" + std::to_string(best.id) + "]" : "";
 }
 
+bool AttributionStream::foreign(const std::set<std::string>& words) const {
+  if (words.size() < kFewestWords) return false;
+  Language language = language_of(sentence_);
+  return language != Language::kOther &&
+         std::all_of(candidates_.begin(), candidates_.end(), [&](const Candidate& one) {
+           return one.language == language && support(words, one.stems) < kNearest;
+         });
+}
+
 std::string AttributionStream::resolve_mark(std::string_view mark) {
   std::vector<int> ids = mark_ids(mark);
   if (ids.empty()) return std::string(mark);
   std::set<std::string> words = content_terms(sentence_);
+  if (citing_ == Citing::kReply && foreign(words)) return {};
   std::string out;
   for (int id : ids) {
     auto known = std::find_if(candidates_.begin(), candidates_.end(),
@@ -224,7 +234,7 @@ std::string AttributionStream::finish(bool refused) {
     cited_ = true;
   }
   begin_sentence();
-  if (must_cite_ && !refused && !cited_) {
+  if (citing_ == Citing::kMust && !refused && !cited_) {
     if (int id = nearest_passage()) {
       out += (out.ends_with('\n') ? "[" : " [") + std::to_string(id) + "]";
     }
@@ -232,8 +242,8 @@ std::string AttributionStream::finish(bool refused) {
   return out;
 }
 
-std::string attribute(std::string_view answer, std::span<const Passage> passages, bool must_cite) {
-  AttributionStream stream(passages, must_cite);
+std::string attribute(std::string_view answer, std::span<const Passage> passages, Citing citing) {
+  AttributionStream stream(passages, citing);
   std::string out = stream.push(answer);
   return out + stream.finish();
 }

@@ -25,10 +25,17 @@ namespace apud {
 
 enum class Language { kOther, kEnglish, kChinese };
 
+/// What an answer owes its passages.
+enum class Citing {
+  kMay,    // they were given with the question: what it cites is checked
+  kMust,   // it is to come from them, so it has to name one
+  kReply,  // none came with the question ("thanks", "shorter"): a mark behind words that are not a
+           // passage's is habit and goes
+};
+
 class AttributionStream {
  public:
-  /// must_cite: the text answers from the passages, so that it has to name one.
-  explicit AttributionStream(std::span<const Passage> passages, bool must_cite = false);
+  explicit AttributionStream(std::span<const Passage> passages, Citing citing = Citing::kMay);
   /// Text that can be shown now; held back are the end of a sentence until what follows is known,
   /// and a mark until it is closed.
   std::string push(std::string_view text);
@@ -54,13 +61,15 @@ class AttributionStream {
   int nearest_passage() const;
   /// The mark for a sentence that has none, "" where no passage bears it.
   std::string missing_mark() const;
+  /// Whether the words tell that the sentence comes from no passage.
+  bool foreign(const std::set<std::string>& words) const;
   /// A closed mark of the model's, with ids put right.
   std::string resolve_mark(std::string_view mark);
   void begin_sentence();
   void take(std::string_view character, char32_t code, std::string& out);
   void release_end(bool followed_by_mark, std::string& out);
 
-  bool must_cite_;
+  Citing citing_;
   std::vector<Candidate> candidates_;
   std::string sentence_;  // text of the sentence so far, marks left out
   std::set<int> marked_;  // ids it carries
@@ -73,6 +82,6 @@ class AttributionStream {
 
 /// The whole answer at once.
 std::string attribute(std::string_view answer, std::span<const Passage> passages,
-                      bool must_cite = false);
+                      Citing citing = Citing::kMay);
 
 }  // namespace apud

@@ -1,6 +1,7 @@
 // JSON and JSON Lines: records as blocks of "path: value" lines, with the source line of each
 // record. An own scanner, because lines are wanted and depth must be bounded; text that is not JSON
 // is read as plain text.
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -112,13 +113,32 @@ class Scanner {
     if (!block_.empty()) block_ += '\n';
     if (!path_.empty()) block_.append(path_).append(": ");
     block_.append(value);
+    lines_.resize(static_cast<size_t>(std::count(block_.begin(), block_.end(), '\n')) + 1, line_);
     if (block_.size() > kBlockBytes) flush();
   }
 
   void flush() {
     builder_.place(block_line_, 0);
+    size_t before = builder_.size();
     builder_.block(BlockKind::kParagraph, block_);
+    if (builder_.size() > before) place_lines();
     block_.clear();
+    lines_.clear();
+  }
+
+  /// Values do not stand line by line: brackets have lines of their own, many values may share one,
+  /// and a string with line breaks is one line of the source.
+  void place_lines() {
+    Document& document = builder_.document();
+    size_t at = document.blocks.back().begin;
+    auto breaks = std::count(document.text.begin() + static_cast<std::ptrdiff_t>(at),
+                             document.text.end(), '\n');
+    if (static_cast<size_t>(breaks) + 1 != lines_.size()) return;  // cleaning took some out
+    for (size_t i = 1; i < lines_.size(); ++i) {
+      at = document.text.find('\n', at) + 1;
+      if (lines_[i] != lines_[i - 1] + 1)
+        document.anchors.push_back({at, lines_[i], 0, document.anchors.back().member});
+    }
   }
 
   // `depth` counts open containers; records are the members of the outermost container.
@@ -168,15 +188,16 @@ class Scanner {
   size_t at_ = 0;
   int line_ = 1, block_line_ = 1;
   std::string path_, block_;
+  std::vector<int> lines_;  // of the source, for each line of the block
 };
 
 }  // namespace
 
 Document load_json(std::string_view bytes, std::string_view extension) {
   DecodedText decoded = decode_text(bytes);
-  if (decoded.binary) return skipped_document("json/1", LoadStatus::kBinary, "binary content");
+  if (decoded.binary) return skipped_document("json/2", LoadStatus::kBinary, "binary content");
   bool lines = extension == "jsonl" || extension == "ndjson" || extension == "jsonlines";
-  DocumentBuilder builder("json/1");
+  DocumentBuilder builder("json/2");
   if (!Scanner(decoded.clean.text, builder).run(lines)) return load_text(bytes, extension);
   builder.hidden(decoded.clean.hidden);
   Document document = builder.finish();

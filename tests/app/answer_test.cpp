@@ -29,7 +29,7 @@ Finished checked(Finished finished, const std::string& text) {
 
 std::string streamed(const Finished& finished, std::string_view text) {
   std::vector<Passage> passages = citable(finished);
-  AnswerStream stream(passages, must_cite(finished));
+  AnswerStream stream(passages, citing(finished));
   std::string out;
   for (char c : text) out += stream.push(std::string_view(&c, 1));
   return out + stream.finish();
@@ -54,9 +54,11 @@ TEST(Answer, OnlyWhatWasSearchedForMustCite) {
   Finished thanks = searched();
   thanks.evidence.found = false;
   EXPECT_FALSE(checked(thanks, foreign).refused);
+  EXPECT_TRUE(checked(thanks, "Knead the dough for ten minutes. [1]").checked.citations.empty());
   Finished given = searched();  // -f
   given.evidence.packed.passages[1].document = 0;
   EXPECT_FALSE(checked(given, foreign).refused);
+  EXPECT_EQ(checked(given, "Knead the dough for ten minutes. [1]").checked.citations.size(), 1u);
 }
 
 TEST(Answer, TheStreamShowsWhatIsChecked) {
@@ -80,7 +82,7 @@ TEST(Answer, ReasoningGoesToTheJsonAlone) {
     testing::internal::CaptureStdout();
     testing::internal::CaptureStderr();
     Terminal terminal(TerminalState{true, true, true, false, 80});
-    LiveAnswer live(terminal, {}, false, true, shown);
+    LiveAnswer live(terminal, {}, Citing::kMay, true, shown);
     Request request;
     live.attach(request);
     request.on_text({completion.reasoning, 0, true});

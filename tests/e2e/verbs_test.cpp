@@ -84,6 +84,25 @@ TEST_F(Verbs, IngestTakesWhatItsOptionsSay) {
   EXPECT_EQ(run({"search", "--mode", "bm25", "-k", "picked", "-k", "all", "kestrel"}).code, 0);
 }
 
+TEST_F(Verbs, ADryRunListsOnStdoutWhatItWouldTake) {
+  home_.write("docs/heron.md", "The heron.\n");
+  home_.write("docs/two\nlines.md", "The gull.\n");
+  RunResult dry = run({"ingest", "-n", "docs"});
+  EXPECT_EQ(dry.code, 0) << dry;
+  ASSERT_EQ(dry.lines().size(), 2u) << "a line a file, whatever its name" << dry;
+  EXPECT_TRUE(dry.lines()[0].starts_with("new ") && has(dry.lines()[0], "docs/heron.md")) << dry;
+  EXPECT_TRUE(has(dry.lines()[1], "docs/two\\nlines.md")) << dry;
+  EXPECT_FALSE(has(dry.err, "chunks")) << dry;
+  ASSERT_EQ(run({"ingest", "docs"}).code, 0);
+  home_.write("docs/heron.md", "The grey heron.\n");
+  dry = run({"ingest", "-n", "docs"});
+  ASSERT_EQ(dry.lines().size(), 1u) << "what stays is not listed" << dry;
+  EXPECT_TRUE(dry.out.starts_with("changed ")) << dry;
+  EXPECT_EQ(run({"doc", "list"}).lines().size(), 2u);
+  RunResult found = run({"search", "--mode", "bm25", "gull"});
+  EXPECT_EQ(found.out, "docs/two\\nlines.md:1: The gull.\n") << found;
+}
+
 // --- chat ----------------------------------------------------------------------------------------
 
 TEST_F(Verbs, AResumedChatSaysItsModelAndDocumentsAndWhatIsMissing) {

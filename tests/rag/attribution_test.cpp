@@ -78,12 +78,12 @@ TEST(Attribution, AnAnswerFromPassagesNamesOne) {
   all[1].score = 0.9;
   const std::string loose = "Someone named Marta repairs what borrowers scratch.";
   EXPECT_EQ(attribute(loose, all), loose);
-  EXPECT_EQ(attribute("Lindqvist, of whom nobody speaks much", all, true),
+  EXPECT_EQ(attribute("Lindqvist, of whom nobody speaks much", all, Citing::kMust),
             "Lindqvist, of whom nobody speaks much [2]");
-  EXPECT_EQ(attribute("Yes.", all, true), "Yes. [2]");
-  EXPECT_EQ(attribute("4.5", all, true), "4.5 [1]");
-  EXPECT_EQ(attribute("验光师在工坊里清洗镜子", all, true), "验光师在工坊里清洗镜子 [2]");
-  EXPECT_EQ(attribute("A telescope may be kept three weeks.\nYes.", all, true),
+  EXPECT_EQ(attribute("Yes.", all, Citing::kMust), "Yes. [2]");
+  EXPECT_EQ(attribute("4.5", all, Citing::kMust), "4.5 [1]");
+  EXPECT_EQ(attribute("验光师在工坊里清洗镜子", all, Citing::kMust), "验光师在工坊里清洗镜子 [2]");
+  EXPECT_EQ(attribute("A telescope may be kept three weeks.\nYes.", all, Citing::kMust),
             "A telescope may be kept three weeks. [1]\nYes.");
 }
 
@@ -91,13 +91,26 @@ TEST(Attribution, NoMarkWhereNothingIsShared) {
   std::vector<Passage> all = passages();
   all[1].score = 0.9;
   const std::string foreign = "Bananas grow where the sun shines on tropical islands.";
-  EXPECT_EQ(attribute(foreign, all, true), foreign);
+  EXPECT_EQ(attribute(foreign, all, Citing::kMust), foreign);
   const std::string hardly = "Bananas grow on sunny tropical islands, says an optician.";
-  EXPECT_EQ(attribute(hardly, all, true), hardly);
-  EXPECT_EQ(attribute("", all, true), "");
-  AttributionStream refusal(all, true);
+  EXPECT_EQ(attribute(hardly, all, Citing::kMust), hardly);
+  EXPECT_EQ(attribute("", all, Citing::kMust), "");
+  AttributionStream refusal(all, Citing::kMust);
   std::string text = refusal.push("Not in the documents");
   EXPECT_EQ(text + refusal.finish(true), "Not in the documents");
+}
+
+// A turn that brought no passages: the model marks by habit.
+TEST(Attribution, AReplyIsMarkedOnlyWhereAPassageBearsIt) {
+  std::vector<Passage> two = passages();
+  two.pop_back();
+  EXPECT_EQ(attribute("You're welcome! Ask me any other question. [1]", two, Citing::kReply),
+            "You're welcome! Ask me any other question. ");
+  EXPECT_EQ(attribute("Three weeks at most may it be kept. [1]", two, Citing::kReply),
+            "Three weeks at most may it be kept. [1]");
+  const std::string translated = "望远镜可以借三个星期。[1]";
+  EXPECT_EQ(attribute(translated, two, Citing::kReply), translated) << "words cannot tell";
+  EXPECT_EQ(attribute("Yes. [2]", two, Citing::kReply), "Yes. [2]") << "too few to tell";
 }
 
 TEST(Attribution, NumbersAndNamesDoNotEndSentences) {

@@ -65,6 +65,19 @@ TEST(LoadJson, RecordsWithPathsAndLines) {
   EXPECT_EQ(lines(d), (Ints{1, 2}));
   d = load_bytes("x.json", R"({"a": "one\n\ttwo \"three\" \\ \/ four"})");
   EXPECT_EQ(blocks(d), (Strings{"a: one\n\ttwo \"three\" \\ / four"}));
+  // Every value has the line it stands on: brackets have lines of their own, strings with line
+  // breaks one, and on a single line all have that.
+  d = load_bytes("x.json", "{\n \"a\": {\n  \"b\": \"one\\ntwo\",\n  \"c\": [\n   3\n  ]}}");
+  EXPECT_EQ(d.text, "a.b: one\ntwo\na.c: 3");
+  auto line_of = [&](const char* word) {
+    return anchor_at(d.text, d.anchors, d.text.find(word)).line;
+  };
+  EXPECT_EQ(line_of("one"), 3);
+  EXPECT_EQ(line_of("two"), 3);
+  EXPECT_EQ(line_of("3"), 5);
+  d = load_bytes("x.json", R"({"a": {"b": "one", "c": "two"}})");
+  EXPECT_EQ(line_of("one"), 1);
+  EXPECT_EQ(line_of("two"), 1);
   // What is no JSON is text; hostile depth is no JSON to us.
   EXPECT_EQ(load_bytes("x.json", "{not json").loader, "text/1");
   auto begin = std::chrono::steady_clock::now();

@@ -18,7 +18,7 @@ apud_test(NAME rag_keyword_test SOURCES rag/keyword_test.cpp LIBS apud_rag SQLit
 add_executable(vector_scan_bench bench/vector_scan_bench.cpp)
 target_include_directories(vector_scan_bench PRIVATE ${PROJECT_SOURCE_DIR})
 target_link_libraries(vector_scan_bench PRIVATE apud_rag)
-apud_test(NAME rag_attribution_test SOURCES rag/attribution_test.cpp LIBS apud_rag LABELS unit sanitize)
+apud_test(NAME rag_attribution_test SOURCES rag/attribution_test.cpp rag/hit_line_test.cpp LIBS apud_rag LABELS unit sanitize)
 apud_test(NAME rag_reindex_test SOURCES rag/reindex_test.cpp LIBS apud_rag LABELS unit sanitize)
 apud_test(NAME rag_rerank_test SOURCES rag/rerank_test.cpp LIBS apud_rag LABELS unit sanitize)
 add_executable(store_bench bench/store_bench.cpp)

@@ -1,0 +1,22 @@
+// The line of a hit that shows best why it was found, for output in the shape of grep.
+//
+// Threads: pure function.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "rag/retriever.h"
+
+namespace apud {
+
+struct HitLine {
+  std::string text;  // without its line break
+  Anchor from;       // where it stands
+};
+
+/// The line that holds most of the query's words; of equal ones that of the sentence nearest in
+/// meaning, where the search knows it (Hit::sentences), else the first with text.
+HitLine best_line(const Hit& hit, std::string_view query);
+
+}  // namespace apud
