@@ -67,7 +67,10 @@ void parse_object(const std::string& text, int64_t line, BatchItem& item) {
   try {
     json = ordered_json::parse(text);
   } catch (const nlohmann::json::exception& e) {
-    throw Error(ErrorKind::kBadData, fmt::format("line {}: not JSON: {}", line, e.what()));
+    std::string why = e.what();  // "[json.exception.…] parse error at line 1, column 2: …"
+    throw Error(ErrorKind::kBadData,
+                fmt::format("line {}: not JSON: {}", line,
+                            why.substr(std::min(why.find("column"), why.size()))));
   }
   Fields fields(json, line);
   if (const ordered_json* id = fields.find("id")) item.id = *id;

@@ -1,6 +1,7 @@
 // `apud batch`: many questions, answered several at once as one ragged batch, printed in order.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -44,6 +45,7 @@ class BatchRun {
  private:
   void open_output();
   std::map<std::string, int64_t> answered();
+  void drop_failures(off_t whole);
   void start(Slot& slot);
   void finish(Slot& slot, Answer answer);
   void fail(Slot& slot, const std::string& message, const std::string& code);
@@ -56,7 +58,7 @@ class BatchRun {
   FileDescriptor output_;
   std::deque<Slot> slots_;
   int64_t answered_count_ = 0;
-  bool some_bad_ = false;
+  int64_t bad_ = 0;
   bool some_without_evidence_ = false;
   int64_t generated_tokens_ = 0;
   std::vector<std::string> default_collections_;
@@ -75,7 +77,8 @@ void BatchRun::open_output() {
 }
 
 /// Keys of the questions that the output file answers, with how often (an id may stand twice in the
-/// input); a torn last line is cut off the file.
+/// input). A torn last line and the lines of questions that failed leave the file: they are asked
+/// again.
 std::map<std::string, int64_t> BatchRun::answered() {
   std::map<std::string, int64_t> keys;
   if (!options_.batch.resume) return keys;
@@ -83,6 +86,7 @@ std::map<std::string, int64_t> BatchRun::answered() {
   if (path == "-") throw Error(ErrorKind::kUsage, "--resume needs an output file", "add -o FILE");
   FileDescriptor in(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   off_t good = 0;
+  bool failures = false;
   if (in.valid()) {
     LineReader reader(in.get(), path);
     int64_t number = 0;
@@ -97,10 +101,15 @@ std::map<std::string, int64_t> BatchRun::answered() {
                     "choose another -o file");
       good += static_cast<off_t>(line->size()) + 1;
       if (reader.torn()) --good;
-      // A question that failed is asked again.
-      if (!json.contains("error"))
+      if (json.contains("error"))
+        failures = true;
+      else
         ++keys[item_key(json.value("id", ordered_json()), json["index"].get<int64_t>())];
     }
+  }
+  if (failures) {
+    drop_failures(good);
+    return keys;
   }
   if (::ftruncate(output_.get(), good) != 0 || ::lseek(output_.get(), 0, SEEK_END) < 0)
     throw io_error("cannot continue", path, errno);
@@ -109,6 +118,34 @@ std::map<std::string, int64_t> BatchRun::answered() {
     if (::pread(in.get(), &last, 1, good - 1) == 1 && last != '\n') write_line("");
   }
   return keys;
+}
+
+/// Replaces the output file by one of its answers alone, and goes on in that.
+void BatchRun::drop_failures(off_t whole) {
+  const Path path = std::filesystem::canonical(options_.batch.output);
+  Path fresh_path = path;
+  fresh_path += fmt::format(".tmp-{}", ::getpid());
+  FileDescriptor in(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat st {};
+  if (!in.valid() || ::fstat(in.get(), &st) != 0)
+    throw io_error("cannot read", path.string(), errno);
+  output_ = FileDescriptor(
+      ::open(fresh_path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, st.st_mode & 0777));
+  if (!output_.valid()) throw io_error("cannot write", fresh_path.string(), errno);
+  try {
+    LineReader reader(in.get(), path.string());
+    for (off_t at = 0; at < whole;) {
+      auto line = reader.next();
+      if (!line) throw Interrupted();
+      at += static_cast<off_t>(line->size()) + 1;
+      if (!parse_json(*line).contains("error")) write_line(*line);
+    }
+    if (::fsync(output_.get()) != 0 || ::rename(fresh_path.c_str(), path.c_str()) != 0)
+      throw io_error("cannot continue", path.string(), errno);
+  } catch (...) {
+    ::unlink(fresh_path.c_str());
+    throw;
+  }
 }
 
 void BatchRun::write_line(const std::string& line) {
@@ -134,7 +171,7 @@ void BatchRun::fail(Slot& slot, const std::string& message, const std::string& c
   out["error"] = {{"code", code}, {"message", message}};
   slot.line = dump_json(out);
   slot.done = true;
-  some_bad_ = true;
+  ++bad_;
 }
 
 void BatchRun::start(Slot& slot) {
@@ -326,7 +363,11 @@ int BatchRun::run() {
       terminal_.dim(line);
   }
   if (cancel_flag().raised()) return ending_signal() ? 128 + ending_signal() : 130;
-  if (some_bad_) return 65;
+  if (bad_ > 0) {
+    terminal_.warn(fmt::format("{} of {} lines failed: `error` in the output says why", bad_,
+                               bad_ + answered_count_));
+    return 65;
+  }
   return some_without_evidence_ ? 1 : 0;
 }
 

@@ -94,6 +94,10 @@ TEST_F(Batch, KeepsOrderEchoesIdsAndReportsBadLines) {
       << lines[0];
   EXPECT_TRUE(has(lines[4]["answer"], "八") || has(lines[4]["answer"], "8")) << lines[4];
   for (size_t good : {0u, 1u, 4u}) EXPECT_EQ(lines[good]["schema"], 1);
+  EXPECT_TRUE(
+      lines[3]["error"]["message"].get<std::string>().starts_with("line 5: not JSON: column 2: "))
+      << lines[3];
+  EXPECT_TRUE(has(r.err, "4 of 7 lines failed")) << r;
 }
 
 std::string small_questions(int count) {
@@ -169,14 +173,17 @@ TEST_F(Batch, ResumesAfterATornLine) {
   EXPECT_EQ(essence(read("both.jsonl")), essence(both));
   // A question that failed is asked again.
   home().write("three.jsonl", "{\"id\":8,\"question\":\"Three?\"}\n");
-  home().write("failed.jsonl", "{\"id\":8,\"index\":0,\"error\":{}}\n");
+  const std::string answer = "{\"id\":9,\"index\":1,\"answer\":\"kept\"}\n";
+  home().write("failed.jsonl", "{\"id\":8,\"index\":0,\"error\":{}}\n" + answer + "{\"torn");
   EXPECT_EQ(run({"batch", "--no-docs", "--max-tokens", "4", "-i", "three.jsonl", "-o",
                  "failed.jsonl", "--resume"})
                 .code,
             0);
   std::vector<Json> asked = json_lines(read("failed.jsonl"));
-  ASSERT_EQ(asked.size(), 2u);
-  EXPECT_TRUE(asked[1].contains("answer")) << asked[1];
+  ASSERT_EQ(asked.size(), 2u) << "a line for each question";
+  EXPECT_EQ(asked[0].dump(), Json::parse(answer).dump());
+  EXPECT_TRUE(asked[1]["id"] == 8 && asked[1].contains("answer")) << asked[1];
+  EXPECT_EQ(home().shell("ls | grep -c failed").out, "1\n");
   EXPECT_EQ(run({"batch", "--resume", "-i", "questions.jsonl"}).code, 2);
   home().write("other.txt", "my precious notes\n");
   RunResult refused = run({"batch", "-i", "questions.jsonl", "-o", "other.txt", "--resume"});
