@@ -25,13 +25,15 @@ namespace {
 
 constexpr size_t kRefusalBytes = 200;  // of an answer, by which a refusal is told
 
-std::string place_of(const std::string& path, const Anchor& from) {
-  if (from.page > 0) return fmt::format("{} p. {}", path, from.page);
-  if (from.line > 0) return fmt::format("{}:{}", path, from.line);
-  return path;
-}
-
 }  // namespace
+
+std::string place_of(const std::string& path, const Anchor& at) {
+  std::string out = path;
+  if (!at.member.empty()) out += " › " + printable(at.member, true);
+  if (at.page > 0) return out + fmt::format(" p. {}", at.page);
+  if (at.line > 0) return out + fmt::format(":{}", at.line);
+  return out;
+}
 
 RetrieveOptions retrieve_options(const Settings& settings) {
   RetrieveOptions options;
@@ -260,6 +262,7 @@ ordered_json hit_json(const Hit& hit) {
                       {"line", hit.from.line},
                       {"page", hit.from.page},
                       {"score", hit.score}};
+  if (!hit.from.member.empty()) out["member"] = hit.from.member;
   out["dense"] = hit.dense ? ordered_json(*hit.dense) : ordered_json();
   out["bm25"] = hit.bm25 ? ordered_json(*hit.bm25) : ordered_json();
   if (hit.match) out["match"] = *hit.match;
@@ -382,6 +385,7 @@ std::string trace_json(const Finished& f, const std::string& prompt_text) {
                         {"path", p.path},
                         {"line", p.from.line},
                         {"page", p.from.page},
+                        {"member", p.from.member},
                         {"start", p.begin},
                         {"end", p.end},
                         {"score", p.score},

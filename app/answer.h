@@ -122,6 +122,8 @@ class AnswerStream {
 void check_finished(Finished& finished, const Completion& completion,
                     std::span<const Passage> passages);
 
+/// "path p. 3", "path:12", "path › member:12".
+std::string place_of(const std::string& path, const Anchor& at);
 /// The legend after an answer, one line per citation, "" for none.
 std::string legend_text(const CheckedAnswer& checked);
 /// Where another wording found the evidence: one line that says which.

@@ -146,7 +146,8 @@ struct Table {
         verb("chat", "talk, with documents where there are some; /help lists the commands");
     chat->add_flag("-c,--continue", o.chat.resume_last, "go on with the last session");
     chat->add_option("-s,--session", o.chat.session,
-                     "go on with (or start) the session of this name");
+                     "go on with (or start) the session of this name")
+        ->excludes("--continue");
     chat->add_flag("--fork", o.chat.fork, "work on a copy of the session");
     chat->add_flag("--memory", o.chat.memory, "recall what earlier chats said on the question");
     chat->add_flag("--no-save", o.chat.no_save, "keep nothing on disk");

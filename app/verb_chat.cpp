@@ -342,8 +342,7 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
   request.tags = evidence_tags(passages);
   restrict_citations(request, *runtime_.chat_model().model, passages);
   request.tags.push_back("session:" + session_.session().info.id);
-  LiveAnswer live(terminal_, passages, citing(finished), true,
-                  options_.settings.think == "show");
+  LiveAnswer live(terminal_, passages, citing(finished), true, options_.settings.think == "show");
   live.attach(request);
   finished.answer = runtime_.engine().generate(std::move(request));
   complete_receipt(finished.answer.receipt, prepared.prompt);

@@ -167,8 +167,8 @@ int verb_doc(Runtime& runtime) {
                                     {"size", d.size},
                                     {"vanished", d.vanished}});
       } else {
-        terminal.out_text(fmt::format("{:>6} chunks  {}{}\n", with_commas(d.chunks), printable(d.path, true),
-                                      d.vanished ? "  (vanished)" : ""));
+        terminal.out_text(fmt::format("{:>6} chunks  {}{}\n", with_commas(d.chunks),
+                                      printable(d.path, true), d.vanished ? "  (vanished)" : ""));
       }
     }
     if (common.json) terminal.out(dump_json(out) + "\n");
@@ -416,6 +416,10 @@ int verb_explain(Runtime& runtime) {
                        retrieval.value("evidence_tokens", 0), retrieval.value("budget", 0),
                        retrieval.value("passages", 0));
   }
+  auto place = [](const ordered_json& of) {
+    Anchor at{0, of.value("line", 0), of.value("page", 0), of.value("member", "")};
+    return place_of(of.value("path", ""), at);
+  };
   out += "\ncandidates (rank, fused, dense, bm25, tokens, rerank)\n";
   for (const auto& hit : trace["candidates"]) {
     auto number = [&](const char* key) {
@@ -423,14 +427,14 @@ int verb_explain(Runtime& runtime) {
                  ? fmt::format("{:.3f}", hit[key].get<double>())
                  : std::string("-");
     };
-    out += fmt::format("  {:>3}  {:>6} {:>6} {:>7} {:>6} {:>6}  {}:{}\n", hit.value("rank", 0),
+    out += fmt::format("  {:>3}  {:>6} {:>6} {:>7} {:>6} {:>6}  {}\n", hit.value("rank", 0),
                        number("score"), number("dense"), number("bm25"), number("match"),
-                       number("odds"), hit.value("path", ""), hit.value("line", 0));
+                       number("odds"), place(hit));
   }
   out += "\npassages in the prompt\n";
   for (const auto& p : trace["passages"]) {
-    out += fmt::format("  [{}] {}:{}  score {:.3f}\n", p.value("id", 0), p.value("path", ""),
-                       p.value("line", 0), p.value("score", 0.0));
+    out +=
+        fmt::format("  [{}] {}  score {:.3f}\n", p.value("id", 0), place(p), p.value("score", 0.0));
   }
   if (!trace["left_out"].empty()) {
     out += "\nleft out\n";

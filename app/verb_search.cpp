@@ -12,18 +12,6 @@
 
 namespace apud {
 
-namespace {
-
-std::string place(const Hit& hit, const Anchor& at) {
-  std::string out = shown_path(hit.path);
-  if (!at.member.empty()) out += "!" + printable(at.member, true);
-  if (at.page > 0) return out + " p. " + std::to_string(at.page);
-  if (at.line > 0) return out + ":" + std::to_string(at.line);
-  return out;
-}
-
-}  // namespace
-
 int verb_search(Runtime& runtime) {
   const Options& o = runtime.options;
   Terminal& terminal = runtime.terminal;
@@ -61,6 +49,7 @@ int verb_search(Runtime& runtime) {
                           {"collection", hit.collection_name},
                           {"heading", hit.heading_path},
                           {"score", hit.score}};
+      if (!hit.from.member.empty()) one["member"] = hit.from.member;
       one["dense"] = hit.dense ? ordered_json(*hit.dense) : ordered_json();
       one["bm25"] = hit.bm25 ? ordered_json(*hit.bm25) : ordered_json();
       one["text"] = hit.text;
@@ -77,7 +66,8 @@ int verb_search(Runtime& runtime) {
   } else {
     for (const Hit& hit : found.hits) {
       HitLine line = best_line(hit, found.query);
-      terminal.out_text(place(hit, line.from) + ": " + printable(line.text, true) + "\n");
+      terminal.out_text(place_of(shown_path(hit.path), line.from) + ": " +
+                        printable(line.text, true) + "\n");
       if (o.common.verbose) {
         terminal.note(fmt::format("    score {:.3f} dense {} bm25 {} · {}", hit.score,
                                   hit.dense ? fmt::format("{:.3f}", *hit.dense) : "-",

@@ -10,7 +10,7 @@ namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = "notebook/1";
+constexpr const char* kLoader = "notebook/2";
 constexpr size_t kMaxBytes = 128u << 20;  // the parsed form takes several times that
 constexpr size_t kMaxOutput = 2000;       // of one cell, characters kept
 constexpr int kMaxDepth = 128;
@@ -79,14 +79,14 @@ Document load_notebook(std::string_view bytes) {
     if (type == "markdown") {
       Document part = load_markdown(source);
       for (const Block& block : part.blocks) {
-        builder.place(0, number, name);
+        builder.place(0, 0, name);
         builder.block(block.kind,
                       std::string_view(part.text).substr(block.begin, block.end - block.begin),
                       block.level);
       }
       continue;
     }
-    builder.place(0, number, name);
+    builder.place(0, 0, name);
     builder.block(BlockKind::kCode, source);
     const json& outputs = member(cell, "outputs");
     if (type != "code" || !outputs.is_array()) continue;
@@ -96,7 +96,7 @@ Document load_notebook(std::string_view bytes) {
       size_t cut = std::min(text.size(), kMaxOutput);
       while (cut < text.size() && cut > 0 && (static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80)
         --cut;
-      builder.place(0, number, name);
+      builder.place(0, 0, name);
       builder.block(BlockKind::kCode, std::string_view(text).substr(0, cut));
     }
   }

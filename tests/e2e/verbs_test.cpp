@@ -103,6 +103,22 @@ TEST_F(Verbs, ADryRunListsOnStdoutWhatItWouldTake) {
   EXPECT_EQ(found.out, "docs/two\\nlines.md:1: The gull.\n") << found;
 }
 
+TEST_F(Verbs, AnotherKindOfPlaceThanALineIsNamed) {
+  home_.write("docs/birds.ipynb",
+              R"json({"cells": [{"cell_type": "markdown", "source": "The gull cries."},
+              {"cell_type": "markdown", "source": "The heron stands in the reed."}], "nbformat": 4})json");
+  ASSERT_EQ(run({"ingest", "docs"}).code, 0);
+  RunResult found = run({"search", "--mode", "bm25", "heron"});
+  EXPECT_EQ(found.out, "docs/birds.ipynb › cell 2: The heron stands in the reed.\n") << found;
+  EXPECT_EQ(json_of(run({"search", "--mode", "bm25", "--json", "heron"}))["results"][0]["member"],
+            "cell 1")
+      << "the chunk's beginning";
+  ASSERT_NE(run({"ask", "--max-tokens", "2", "Where does the heron stand?"}).code, 2);
+  RunResult explained = run({"explain"});
+  EXPECT_TRUE(has(explained.out, "docs/birds.ipynb › cell 1\n")) << "a candidate" << explained;
+  EXPECT_TRUE(has(explained.out, "docs/birds.ipynb › cell 1  score")) << "a passage" << explained;
+}
+
 // --- chat ----------------------------------------------------------------------------------------
 
 TEST_F(Verbs, AResumedChatSaysItsModelAndDocumentsAndWhatIsMissing) {
@@ -111,6 +127,7 @@ TEST_F(Verbs, AResumedChatSaysItsModelAndDocumentsAndWhatIsMissing) {
                         "Where does the heron stand?\n");
   ASSERT_EQ(first.code, 0) << first;
   EXPECT_FALSE(has(first.err, "session pond")) << first;
+  EXPECT_EQ(run({"chat", "-c", "-s", "pond"}).code, 2) << "which of the two?";
   RunResult again = run({"chat", "-s", "pond"});
   EXPECT_TRUE(has(again.err, "session pond (2 turns), model ")) << again;
   EXPECT_TRUE(has(again.err, "smollm2") && has(again.err, "documents: birds")) << again;

@@ -143,7 +143,8 @@ TEST(LoadNotebook, CellsInOrder) {
       {"cell_type": "code", "source": "print(1)", "outputs": [{"text": ["1\n"]}, {"data": {"image/png": "AAAA", "text/plain": "<Figure>"}}]}],
       "nbformat": 4})json");
   EXPECT_EQ(blocks(d), (Strings{"Head", "text", "print(1)", "1", "<Figure>"})) << d.reason;
-  EXPECT_EQ(anchor_at(d, d.blocks[2].begin).page, 2);
+  EXPECT_EQ(anchor_at(d, d.blocks[2].begin).member, "cell 2");
+  EXPECT_EQ(anchor_at(d, d.blocks[2].begin).page, 0) << "a cell is no page";
   EXPECT_EQ(load_bytes("x.ipynb", "{}").status, LoadStatus::kMalformed);
   EXPECT_EQ(load_bytes("x.ipynb", "{\"cells\": 3}").status, LoadStatus::kMalformed);
   EXPECT_EQ(load_bytes("x.ipynb", std::string(1000000, '[')).status, LoadStatus::kMalformed);
