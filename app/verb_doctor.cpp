@@ -1,5 +1,8 @@
 // `apud doctor`: what this machine, build and data have, and what is wrong with it.
 #include <fmt/format.h>
+#include <unistd.h>
+
+#include <filesystem>
 
 #include "app/json_text.h"
 #include "app/machine.h"
@@ -17,6 +20,14 @@ struct Finding {
   std::string state;
   std::string advice;  // empty: all well
 };
+
+/// A folder is made where it is missing, so what counts is the nearest that is there.
+bool can_write(Path path) {
+  std::error_code ignored;
+  while (!std::filesystem::exists(path, ignored) && path.has_relative_path())
+    path = path.parent_path();
+  return ::access(path.c_str(), W_OK) == 0;
+}
 
 }  // namespace
 
@@ -58,8 +69,13 @@ int verb_doctor(Runtime& runtime) {
                                    {"state", state_dir()},
                                    {"config", config_dir()}}) {
     uint64_t room = free_space(path);
-    add(what, fmt::format("{} ({} free)", path.string(), human_bytes(room)),
-        room < (1ull << 30) ? "less than 1 GB free: free some space" : "");
+    bool writable = can_write(path) && (path != data_dir() || can_write(Store::default_path()));
+    add(what,
+        fmt::format("{} ({})", path.string(),
+                    writable ? human_bytes(room) + " free" : "cannot be written"),
+        !writable             ? "nothing new is kept there: check its permissions and its mount"
+        : room < (1ull << 30) ? "less than 1 GB free: free some space"
+                              : "");
   }
   size_t chat = 0, embed = 0;
   for (const InstalledModel& model : installed_models()) {

@@ -298,7 +298,14 @@ TEST_F(Disks, AReadOnlyDataFolder) {
     if (!mounted) GTEST_SKIP() << "without the right to mount";
     answers_unkept("Read-only file system");
     ingest_refused({"Read-only file system"});
+    RunResult named = home_.run({"chat", "--no-docs", "--max-tokens", "4", "-s", "x"}, "Hello.\n");
+    EXPECT_TRUE(has(named.err, "warning: this chat is not saved")) << named;
+    EXPECT_EQ(named.lines().empty(), false) << "and answered" << named;
+    RunResult doctor = home_.run({"doctor"});
+    EXPECT_EQ(doctor.code, 69) << doctor;
+    EXPECT_TRUE(has(doctor.out, "share/apud (cannot be written)")) << doctor;
   }
+  EXPECT_FALSE(has(home_.run({"doctor"}).out, "cannot be written"));
   {
     // Killed in the middle: what was acknowledged is still in the log alone.
     Home killed;
