@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "app/signals.h"
+#include "app/terminal.h"
 #include "base/utf8.h"
 
 namespace apud {
@@ -46,6 +47,7 @@ void emit(const char* bytes) {
 
 struct LineEditor::Impl {
   bool terminal = false;
+  bool dumb = inspect_terminal().dumb;  // would show the sequences for pasting
   Path history_path;
   EditLine* editor = nullptr;
   HistoryW* history = nullptr;
@@ -148,10 +150,10 @@ struct LineEditor::Impl {
     // Before the prompt: libedit does it after, and what is typed in between would be the
     // terminal's.
     el_wset(editor, EL_PREP_TERM, 1);
-    emit(kPasteOn);
+    if (!dumb) emit(kPasteOn);
     int count = 0;
     const wchar_t* line = el_wgets(editor, &count);
-    emit(kPasteOff);
+    if (!dumb) emit(kPasteOff);
     if (!line || count <= 0) return std::nullopt;
     std::string out = narrow(line, static_cast<size_t>(count));
     if (!out.empty() && out.back() == '\n') out.pop_back();

@@ -18,7 +18,8 @@ TerminalState inspect_terminal() {
   state.stderr_tty = ::isatty(STDERR_FILENO) == 1;
   const char* no_colour = std::getenv("NO_COLOR");
   const char* term = std::getenv("TERM");
-  state.colour = !(no_colour && *no_colour) && term && *term && std::strcmp(term, "dumb") != 0;
+  state.dumb = !term || !*term || std::strcmp(term, "dumb") == 0;
+  state.colour = !(no_colour && *no_colour) && !state.dumb;
   struct winsize size {};
   if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 20)
     state.columns = size.ws_col;
@@ -87,13 +88,15 @@ void Terminal::reasoning(std::string_view untrusted) {
 }
 
 void Terminal::progress(std::string_view line, bool force) {
-  if (!state_.stderr_tty || quiet_ || !state_.colour)
-    return;  // a dumb terminal cannot clear a line
+  if (!state_.stderr_tty || quiet_ || state_.dumb) return;
   auto now = std::chrono::steady_clock::now();
   if (!force && progress_shown_ && now - last_progress_ < std::chrono::milliseconds(100)) return;
   if (line.empty() && !progress_shown_) return;
   last_progress_ = now;
-  std::string text = "\r\x1b[K";
+  // NO_COLOR: who wants no escape sequences still wants to know how far it is.
+  std::string text =
+      state_.colour ? "\r\x1b[K"
+                    : "\r" + std::string(static_cast<size_t>(progress_width_), ' ') + "\r";
   std::string shown = printable(line, true);
   while (display_width(shown) >= state_.columns) {
     do {
@@ -103,6 +106,7 @@ void Terminal::progress(std::string_view line, bool force) {
     shown.erase(shown.size() - tail);
   }
   text += shown;
+  progress_width_ = display_width(shown);
   progress_shown_ = !line.empty();
   if (::write(STDERR_FILENO, text.data(), text.size()) < 0) return;
 }

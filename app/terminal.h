@@ -19,6 +19,7 @@ struct TerminalState {
   bool stderr_tty = false;
   bool colour = false;  // on stderr and stdout where they are terminals; NO_COLOR and TERM=dumb win
   int columns = 80;
+  bool dumb = false;  // TERM=dumb or none: lines cannot be written over
 };
 /// Looks at the file descriptors, NO_COLOR, TERM and the window size.
 TerminalState inspect_terminal();
@@ -57,6 +58,7 @@ class Terminal {
   TerminalState state_;
   bool quiet_ = false;
   bool progress_shown_ = false;
+  int progress_width_ = 0;
   bool broken_ = false;
   std::chrono::steady_clock::time_point last_progress_{};
   std::string buffer_;

@@ -113,8 +113,8 @@ TEST(Terminal, TheAttackTableActs) {
 }
 
 TEST(Terminal, NoEscapeWithoutColour) {
-  for (TerminalState state : {TerminalState{true, true, true, false, 80},
-                              TerminalState{false, false, false, false, 80}}) {
+  for (TerminalState state : {TerminalState{true, true, true, false, 80, true},
+                              TerminalState{false, false, false, false, 80, true}}) {
     std::string both = captured(2, [&] {
       Terminal terminal(state);
       terminal.progress("reading", true), terminal.dim("dim"), terminal.note("note"),
@@ -126,6 +126,16 @@ TEST(Terminal, NoEscapeWithoutColour) {
     EXPECT_EQ(both.find("dim") != std::string::npos, state.stderr_tty)
         << "dim lines are for terminals";
   }
+}
+
+TEST(Terminal, ProgressWithoutColourClearsWithBlanks) {
+  std::string text = captured(2, [] {
+    Terminal terminal(TerminalState{true, true, true, false, 80, false});
+    terminal.progress("读 9", true);
+    terminal.progress("ab", true);
+    terminal.note("note");
+  });
+  EXPECT_EQ(text, "\r\r读 9\r    \rab\r  \rnote\n");
 }
 
 TEST(Terminal, QuietSilencesAllButErrors) {

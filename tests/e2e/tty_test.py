@@ -384,9 +384,17 @@ def test_no_escape_without_colour():
         with Tty(home, ["ask", "--max-tokens", "20", "How long may a borrowed telescope be kept?"], env=extra) as tty:
             check(tty.finish(120) == 0, f"{tty.seen!r}")
             check(b"\x1b" not in tty.seen, f"{extra}: {tty.seen!r}")
+            check((b"reading " in tty.seen) == ("NO_COLOR" in extra), f"progress, but on a dumb terminal: {extra}: {tty.seen!r}")
         with Tty(home, ["search", "telescope"], env=extra) as tty:
             check(tty.finish(30) == 0, f"{tty.seen!r}")
             check(b"\x1b" not in tty.seen, f"{extra}: {tty.seen!r}")
+    with Tty(home, ["chat", "--no-docs", "--no-save", "--max-tokens", "4"], env={"TERM": "dumb"}) as tty:
+        tty.wait_for(rb"> ", 30)
+        tty.send("Hello.\r")
+        tty.wait_for(rb"tok/s", 60)
+        tty.send("\x04")
+        tty.finish()
+        check(b"\x1b" not in tty.seen, f"{tty.seen!r}")
 
 
 def test_hostile_text_is_shown_not_obeyed():
