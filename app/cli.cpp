@@ -20,6 +20,10 @@ constexpr const char* kDescription =
     "65 bad data, 66 no input, 69 GPU or model unavailable, 70 our bug, 74 I/O, 75 busy, 78 "
     "configuration.";
 
+constexpr const char* kEnvironment =
+    "Environment: APUD_MODELS (folder of models), NO_COLOR; for model pull HF_TOKEN, APUD_HUB_HOST "
+    "(a mirror),\nSSL_CERT_FILE; XDG_DATA_HOME, XDG_CACHE_HOME, XDG_CONFIG_HOME, XDG_STATE_HOME.";
+
 // CLI11 splits a word such as "[what, is it]" into a list. A mark in front of it keeps it whole
 // until each option takes the mark off again.
 constexpr char kGuard = '\x1f';
@@ -32,6 +36,25 @@ std::string unguarded(std::string word) {
   if (!word.empty() && word.front() == kGuard) word.erase(word.begin());
   return word;
 }
+
+/// CLI11's own names of values are its checks: "INT:INT in [0 - 1024]", "TEXT:{auto,cuda,cpu}".
+class HelpText : public CLI::Formatter {
+ public:
+  HelpText() { column_width(28); }
+  std::string make_option_opts(const CLI::Option* option) const override {
+    std::string type = option->get_type_name();
+    if (type.empty()) return {};  // a flag
+    std::string kind = type.substr(0, type.find(':'));
+    if (size_t list = type.find(":{"); list != std::string::npos) {
+      kind = option->get_positional() ? "" : type.substr(list + 1);  // its help names them
+    } else if (kind != "TEXT") {
+      kind = "N";
+    } else if (option->get_positional()) {
+      kind.clear();
+    }
+    return kind.empty() ? "" : " " + kind;
+  }
+};
 
 void add_output(CLI::App* verb, Options& o) {
   verb->add_flag("-q,--quiet", o.common.quiet, "no notes, warnings or receipt on stderr");
@@ -47,11 +70,11 @@ void add_model(CLI::App* verb, Options& o) {
                    "context window in tokens (0 or auto: 4096 on the CPU, what fits on a GPU)")
       ->transform(CLI::IsMember({"auto"}) | CLI::Range(0, 1 << 20))
       ->transform([](const std::string& text) { return text == "auto" ? std::string("0") : text; });
-  verb->add_option("--kv", o.settings.kv, "type of the KV cache: auto, f16, bf16, i8 or f32")
+  verb->add_option("--kv", o.settings.kv, "type of the KV cache; i8 halves it")
       ->check(CLI::IsMember({"auto", "f16", "bf16", "i8", "f32"}));
 }
 void add_device(CLI::App* verb, Options& o) {
-  verb->add_option("--device", o.settings.device, "auto, cuda or cpu")
+  verb->add_option("--device", o.settings.device, "what computes; auto: the GPU where there is one")
       ->check(CLI::IsMember({"auto", "cuda", "cpu"}));
   verb->add_option("--cpu-isa", o.settings.cpu_isa, "force a CPU path")
       ->check(CLI::IsMember({"auto", "avx2", "avx512", "vnni", "amx"}));
@@ -97,15 +120,19 @@ void add_generation(CLI::App* verb, Options& o) {
   verb->add_option("--repetition-penalty", g.repetition_penalty,
                    "above 1 discourages tokens already there")
       ->check(CLI::Range(0.1, 10.0));
-  verb->add_option("--presence-penalty", g.presence_penalty)->check(CLI::Range(-10.0, 10.0));
-  verb->add_option("--frequency-penalty", g.frequency_penalty)->check(CLI::Range(-10.0, 10.0));
+  verb->add_option("--presence-penalty", g.presence_penalty,
+                   "above 0 discourages tokens already there, once each")
+      ->check(CLI::Range(-10.0, 10.0));
+  verb->add_option("--frequency-penalty", g.frequency_penalty,
+                   "above 0 discourages tokens by how often they are there")
+      ->check(CLI::Range(-10.0, 10.0));
   verb->add_option("--seed", g.seed, "reproduces a sampled answer")->check(CLI::NonNegativeNumber);
   verb->add_option("--stop", g.stop, "text that ends the answer; repeat for several")
       ->allow_extra_args(false);
   verb->add_option("--max-tokens", g.max_tokens, "longest answer in tokens")
       ->check(CLI::Range(1, 1 << 20));
   verb->add_option("--think", o.settings.think,
-                   "reasoning of thinking models: off, on (hidden), show (on stderr)")
+                   "reasoning of thinking models; on is hidden, show writes it to stderr")
       ->check(CLI::IsMember({"off", "on", "show"}));
   verb->add_flag("--deterministic", g.deterministic,
                  "bit-identical output whatever is cached or batched");
@@ -119,6 +146,8 @@ struct Table {
   CLI::App root{kDescription, "apud"};
 
   explicit Table(Options& options) : o(options) {
+    root.formatter(std::make_shared<HelpText>());  // verbs inherit it
+    root.footer(kEnvironment);
     root.require_subcommand(1);
     root.set_version_flag("--version", std::string("apud ") + APUD_VERSION);
     root.fallthrough(false);
@@ -138,6 +167,7 @@ struct Table {
   CLI::App* verb(const char* name, const char* help) {
     CLI::App* app = root.add_subcommand(name, help);
     app->set_help_flag("-h,--help", "this text");
+    app->footer("");
     return app;
   }
 
@@ -196,7 +226,7 @@ struct Table {
         ->add_option("query", o.search.words,
                      "words; \"a phrase\", -without, path:GLOB, after:DATE")
         ->required();
-    search->add_option("--mode", o.search.mode, "hybrid, dense or bm25")
+    search->add_option("--mode", o.search.mode, "by meaning and words, meaning, or words alone")
         ->check(CLI::IsMember({"hybrid", "dense", "bm25"}));
     search->add_option("-n,--count", o.search.count, "results")->check(CLI::Range(1, 1000));
     search->add_flag("-l,--files", o.search.files_only, "file names only");
@@ -280,7 +310,7 @@ struct Table {
     add_model(pin, o), add_device(pin, o), add_json(pin, o), add_output(pin, o);
     CLI::App* session = manage("session", "saved chats",
                                {"list", "show", "rename", "fork", "export", "rm"}, "session");
-    session->add_option("--format", o.manage.format, "export: md or json")
+    session->add_option("--format", o.manage.format, "of export")
         ->check(CLI::IsMember({"md", "json"}));
     CLI::App* cache = manage("cache", "KV pages kept on disk", {"list", "show", "clear", "limit"},
                              "show, clear: beginning of a key; limit: gigabytes");
@@ -334,12 +364,17 @@ Parsed parse_command_line(int argc, const char* const* argv, Settings defaults) 
   try {
     std::vector<std::string> words;  // last first, as CLI11 wants them
     for (int i = argc - 1; i > 0; --i) words.push_back(guarded(argv[i]));
+    // `apud help VERB`, as git and cargo have it.
+    if (!words.empty() && words.back() == "help") {
+      words.pop_back();
+      words.insert(words.begin(), "--help");
+    }
     table.root.parse(std::move(words));
   } catch (const CLI::CallForHelp&) {
     CLI::App* asked = &table.root;
     if (!table.root.get_subcommands().empty()) asked = table.root.get_subcommands().front();
     parsed.run = false;
-    parsed.text = asked->help();
+    parsed.text = asked->help(asked == &table.root ? "" : "apud");
     return parsed;
   } catch (const CLI::CallForVersion& e) {
     parsed.run = false;

@@ -58,6 +58,21 @@ TEST(Cli, EveryVerbHasHelp) {
   }
 }
 
+TEST(Cli, HelpIsForReading) {
+  std::string text = parse({"ask", "--help"}).text;
+  EXPECT_TRUE(has(text, "Usage: apud ask [OPTIONS] [question...]")) << text;
+  EXPECT_TRUE(has(text, "  --device {auto,cuda,cpu} ")) << text;
+  EXPECT_TRUE(has(text, "  --ctx N ")) << text;
+  EXPECT_TRUE(has(text, "  --strict   ")) << text;
+  EXPECT_TRUE(has(text, "  -f,--file TEXT ")) << text;
+  for (const char* noise : {"INT", "REQUIRED", "TEXT:", "Environment"})
+    EXPECT_FALSE(has(text, noise)) << noise << text;
+  EXPECT_TRUE(has(parse({"session", "--help"}).text, "  action    ")) << text;
+  EXPECT_TRUE(has(parse({"--help"}).text, "HF_TOKEN"));
+  EXPECT_EQ(parse({"help", "ask"}).text, text);
+  EXPECT_EQ(parse({"help"}).text, parse({"--help"}).text);
+}
+
 TEST(Cli, VersionIsOneLine) {
   Parsed parsed = parse({"--version"});
   EXPECT_FALSE(parsed.run);
