@@ -458,25 +458,26 @@ std::string read_stdin() {
       throw Error(ErrorKind::kBadData, "standard input: more than 64 MiB",
                   "ingest large texts first");
   }
-  return utf8_repair(out);
+  return out;
 }
 
 std::vector<NamedText> read_named_texts(const std::vector<std::string>& files) {
   std::vector<NamedText> out;
   for (const std::string& file : files) {
-    if (file == "-") {
-      out.push_back({"stdin", read_stdin()});
-    } else {
-      LoadedFile loaded = load_file(file);
-      if (loaded.document.skipped()) {
-        throw Error(
-            loaded.document.status == LoadStatus::kUnreadable ? ErrorKind::kNoInput
-                                                              : ErrorKind::kBadData,
-            fmt::format("{}: {}{}{}", file, load_status_name(loaded.document.status),
-                        loaded.document.reason.empty() ? "" : ": ", loaded.document.reason));
-      }
-      out.push_back({file, std::move(loaded.document.text)});
+    // A pipe may bring anything that a file may hold: a PDF, a page, text in GB18030.
+    Document document = file == "-" ? load_bytes("stdin", read_stdin()) : load_file(file).document;
+    if (document.skipped() || document.text.empty()) {
+      bool unreadable = document.status == LoadStatus::kUnreadable;
+      std::string why =
+          document.reason.empty() ? load_status_name(document.status) : document.reason;
+      std::error_code ignored;
+      throw Error(unreadable ? ErrorKind::kNoInput : ErrorKind::kBadData,
+                  unreadable ? why : (file == "-" ? "standard input" : file) + ": " + why,
+                  std::filesystem::is_directory(file, ignored)
+                      ? "apud ingest takes folders in, -f takes files"
+                      : "");
     }
+    out.push_back({file == "-" ? "stdin" : file, std::move(document.text)});
   }
   return out;
 }

@@ -145,7 +145,7 @@ std::vector<std::string> evidence_tags(std::span<const Passage> passages);
 
 /// Reads -f files (and stdin for "-").
 std::vector<NamedText> read_named_texts(const std::vector<std::string>& files);
-/// All of stdin, at most 64 MiB; repaired UTF-8.
+/// All of stdin, at most 64 MiB, as it comes.
 std::string read_stdin();
 
 }  // namespace apud

@@ -30,7 +30,7 @@ std::string question_text(const AskOptions& ask, const Terminal& terminal) {
         throw Error(ErrorKind::kUsage, "both the question and -f read standard input",
                     "give one of them otherwise");
     }
-    std::string text = read_stdin();
+    std::string text = utf8_repair(read_stdin());
     while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.pop_back();
     if (text.find_first_not_of(" \t\r\n") == std::string::npos)
       throw Error(ErrorKind::kUsage, "the question on standard input is empty");

@@ -389,6 +389,22 @@ TEST_F(Verbs, TextsFromSeveralFilesAreEvidence) {
   EXPECT_EQ(r.code, 0) << r;
   for (const char* text : {"stands in the reed", "sleeps by day", "gull cries"})
     EXPECT_TRUE(has(r.out, text)) << text << r;
+  // A pipe is read as a file is: its encoding is found out, a page is a page, nothing is no text.
+  std::vector<std::string> piped = {"ask", "--no-docs", "--show-prompt", "-f", "-", "Which birds?"};
+  r = run(piped,
+          "\xB0\xD7\xEF\xD8\xB5\xC4\xD1\xC0\xC4\xEA\xC1\xE4\xA1\xA3\xCB\xFC\xD4\xDA\xBA\xFE"
+          "\xB1\xDF\xD0\xDD\xCF\xA2\xA3\xAC\xC3\xBF\xCC\xEC\xB3\xD4\xD3\xE3\xA1\xA3\n");
+  EXPECT_TRUE(has(r.out, "它在湖边休息，每天吃鱼。")) << r;
+  r = run(piped, "<!DOCTYPE html><html><body><p>The <b>crane</b> dances.</p></body></html>");
+  EXPECT_TRUE(has(r.out, "The crane dances.") && !has(r.out, "<b>")) << r;
+  for (const std::string& nothing : {std::string(), std::string(400, '\0')}) {
+    r = run(piped, nothing);
+    EXPECT_EQ(r.code, 65) << r;
+    EXPECT_TRUE(has(r.err, "standard input: ")) << r;
+  }
+  r = run({"ask", "--no-docs", "-f", ".", "Which birds?"});
+  EXPECT_EQ(r.code, 66) << r;
+  EXPECT_TRUE(has(r.err, "apud ingest takes folders")) << r;
 }
 
 TEST_F(Verbs, ModelInfoTellsWhatTheModelIsMadeOf) {
