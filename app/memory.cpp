@@ -21,6 +21,14 @@ Path session_path(const std::string& id) { return SessionStore::default_folder()
 
 }  // namespace
 
+void check_not_reserved(const std::string& collection) {
+  if (collection == kMemoryCollection) {
+    throw Error(ErrorKind::kUsage,
+                fmt::format("collection {} is kept for what `chat --memory` recalls", collection),
+                "choose another name");
+  }
+}
+
 bool ChatMemory::there() {
   return runtime_.has_store() && runtime_.store().find_collection(kMemoryCollection).has_value();
 }

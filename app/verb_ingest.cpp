@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "app/json_text.h"
+#include "app/memory.h"
 #include "app/progress.h"
 #include "app/runtime.h"
 #include "app/signals.h"
@@ -57,6 +58,7 @@ int verb_ingest(Runtime& runtime) {
   IngestOptions ingest_options;
   ingest_options.collection =
       o.common.collections.empty() ? o.settings.collection : o.common.collections.front();
+  check_not_reserved(ingest_options.collection);
   ingest_options.jobs = o.ingest.jobs;
   ingest_options.prune = o.ingest.prune;
   ingest_options.dry_run = o.ingest.dry_run;

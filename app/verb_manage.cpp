@@ -128,7 +128,9 @@ int verb_coll(Runtime& runtime) {
   Store& store = runtime.writer();
   WriteLock lock(store);
   if (m.action == "rename") {
-    store.rename_collection(lock, name, need_name(m, 1, "new name"));
+    check_not_reserved(name);
+    check_not_reserved(need_name(m, 1, "new name"));
+    store.rename_collection(lock, name, m.names[1]);
     return 0;
   }
   // rm: pages first, so that an interruption leaves text that can be removed again, never pages

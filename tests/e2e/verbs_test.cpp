@@ -225,6 +225,9 @@ TEST_F(Verbs, SessionsCollectionsAndDocumentsAreListedShownAndRenamed) {
   EXPECT_TRUE(has(run({"session", "show", "lake"}).out, "Which bird?"));
 
   EXPECT_TRUE(has(run({"coll", "list"}).out, "birds"));
+  // What `chat --memory` keeps there is no place for documents.
+  EXPECT_EQ(run({"coll", "rename", "birds", "_chats"}).code, 2);
+  EXPECT_EQ(run({"ingest", "docs", "-k", "_chats"}).code, 2);
   EXPECT_EQ(run({"coll", "rename", "birds", "waders"}).code, 0);
   EXPECT_EQ(run({"coll", "info", "birds"}).code, 66);
   EXPECT_TRUE(has(run({"coll", "info", "waders"}).out, "e5-small-q4"));
