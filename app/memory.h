@@ -15,7 +15,8 @@ namespace apud {
 /// Reserved name; its only root is the folder of sessions.
 inline constexpr const char* kMemoryCollection = "_chats";
 
-/// Throws kUsage for it: documents of the user's have no place there, nor has it under another name.
+/// Throws kUsage for it: documents of the user's have no place there, nor has it under another
+/// name.
 void check_not_reserved(const std::string& collection);
 
 class ChatMemory {

@@ -94,9 +94,9 @@ void Terminal::progress(std::string_view line, bool force) {
   if (line.empty() && !progress_shown_) return;
   last_progress_ = now;
   // NO_COLOR: who wants no escape sequences still wants to know how far it is.
-  std::string text =
-      state_.colour ? "\r\x1b[K"
-                    : "\r" + std::string(static_cast<size_t>(progress_width_), ' ') + "\r";
+  std::string text = state_.colour
+                         ? "\r\x1b[K"
+                         : "\r" + std::string(static_cast<size_t>(progress_width_), ' ') + "\r";
   std::string shown = printable(line, true);
   while (display_width(shown) >= state_.columns) {
     do {
