@@ -147,12 +147,12 @@ void Chat::sources() {
     return;
   }
   for (const auto& citation : data["citations"]) {
-    std::string place = citation.value("path", "");
-    if (citation["page"].is_number())
-      place += fmt::format(" p. {}", citation["page"].get<int>());
-    else if (citation["line"].is_number())
-      place += fmt::format(":{}", citation["line"].get<int>());
-    terminal_.note(fmt::format("[{}] {}{}", citation.value("id", 0), place,
+    auto number = [&](const char* key) {
+      return citation[key].is_number() ? citation[key].get<int>() : 0;
+    };
+    Anchor at{0, number("line"), number("page"), citation.value("member", "")};
+    terminal_.note(fmt::format("[{}] {}{}", citation.value("id", 0),
+                               place_of(shown_path(citation.value("path", "")), at),
                                citation.value("verified", false) ? "" : "  (not verified)"));
     std::string quote = citation.value("quote", "");
     if (!quote.empty()) terminal_.note("    " + quote);
@@ -166,8 +166,9 @@ void Chat::show_evidence() {
   }
   for (const LedgerEntry& e : session_.ledger().entries()) {
     terminal_.note(fmt::format("[{}] {} · turn {} · {} tokens · found {}× · cited {}×{}",
-                               e.passage.id, e.passage.path, e.turn, e.tokens, e.hits,
-                               e.cited.size(), e.in_prompt ? "" : " · left the prompt"));
+                               e.passage.id, place_of(shown_path(e.passage.path), e.passage.from),
+                               e.turn, e.tokens, e.hits, e.cited.size(),
+                               e.in_prompt ? "" : " · left the prompt"));
   }
 }
 
