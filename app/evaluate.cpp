@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <unordered_map>
 
 #include "app/answer.h"
 #include "app/clock.h"
@@ -89,6 +90,35 @@ Judged judge(Runtime& runtime, const EvalQuestion& question, const std::string& 
   return one;
 }
 
+/// A gold entry that names no document counts as not found for ever: more often a slip than a
+/// finding.
+void warn_unknown_gold(Runtime& runtime, const std::vector<EvalQuestion>& questions,
+                       const std::string& collection) {
+  std::unordered_multimap<std::string, std::string> paths;  // by file name
+  Store& store = runtime.store();
+  for (const DocumentInfo& d : store.documents(store.collection(collection).id)) {
+    if (!d.vanished) paths.emplace(Path(d.path).filename().string(), d.path);
+  }
+  int unknown = 0;
+  std::string first;
+  for (const EvalQuestion& question : questions) {
+    for (const EvalQuestion::Gold& gold : question.gold) {
+      if (gold.path.empty()) continue;
+      auto [begin, end] = paths.equal_range(Path(gold.path).filename().string());
+      bool known = std::any_of(begin, end, [&](const auto& entry) {
+        return gold_matches({gold.path, ""}, entry.second, "");
+      });
+      if (known) continue;
+      if (unknown++ == 0) first = gold.path;
+    }
+  }
+  if (unknown > 0) {
+    runtime.terminal.warn(fmt::format("{} gold {} no document of {}, the first is '{}'", unknown,
+                                      unknown == 1 ? "entry names" : "entries name", collection,
+                                      first));
+  }
+}
+
 ordered_json interval_json(const Interval& value) {
   return {{"mean", value.mean}, {"low", value.low}, {"high", value.high}};
 }
@@ -98,6 +128,7 @@ ordered_json interval_json(const Interval& value) {
 std::vector<Judged> judge_all(Runtime& runtime, const std::vector<EvalQuestion>& questions,
                               const std::string& collection) {
   std::vector<Judged> judged;
+  warn_unknown_gold(runtime, questions, collection);
   for (const EvalQuestion& question : questions) {
     runtime.terminal.progress(
         fmt::format("{} of {} questions", judged.size() + 1, questions.size()));

@@ -38,6 +38,15 @@ TEST_F(EvalVerb, WorseSettingsThanTheFilesExitOne) {
   home_.write("wide.toml", "evidence = 500\n");
   RunResult alone = eval({"--json"});
   EXPECT_EQ(alone.code, 0) << alone;
+  EXPECT_EQ(alone.err, "") << alone;
+  // Half a name is no name, and a slip is told from a miss.
+  home_.write("slip.jsonl",
+              "{\"question\": \"Who?\", \"gold\": [\"nowhere.md\", \"here.md#x\", \"#x\"]}\n");
+  RunResult slip = home_.run({"eval", "slip.jsonl"});
+  EXPECT_EQ(slip.code, 0) << slip;
+  EXPECT_TRUE(
+      has(slip.err, "2 gold entries name no document of default, the first is 'nowhere.md'"))
+      << slip;
   Json json = json_of(alone);
   EXPECT_EQ(json["scores"]["hit@1"]["mean"], 1.0) << alone;
   EXPECT_EQ(json["scores"]["packed"]["mean"], 1.0) << alone;
