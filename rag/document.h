@@ -60,6 +60,7 @@ struct Document {
   std::vector<int> pages_without_text;
   int hidden_removed = 0;       // hidden elements, bidi controls, tag characters dropped
   int replaced = 0;             // ill-formed bytes that became U+FFFD
+  int data_runs = 0;            // base64 and the like, shortened
   bool structure_lost = false;  // HTML beyond the nesting limit: tags stripped
   bool skipped() const { return status >= LoadStatus::kBinary; }
 };

@@ -93,6 +93,10 @@ void finish_document(Document& document) {
     document.status = LoadStatus::kBadEncoding;
     document.reason =
         std::to_string(document.replaced) + " ill-formed byte sequences became U+FFFD";
+  } else if (document.data_runs > 0 && document.reason.empty()) {
+    document.reason = std::to_string(document.data_runs) +
+                      (document.data_runs == 1 ? " run" : " runs") +
+                      " of data without spaces (base64) shortened";
   }
 }
 

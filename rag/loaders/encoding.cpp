@@ -17,6 +17,16 @@ namespace {
 constexpr size_t kSniff = 8192;
 
 // Bytes that clean text copies as they are: printable ASCII, tab and newline.
+constexpr size_t kDataRun = 512, kDataShown = 64;
+constexpr std::string_view kEllipsis = "\xE2\x80\xA6";
+constexpr std::array<bool, 256> kDataLetter = [] {
+  std::array<bool, 256> letters{};
+  for (char c :
+       std::string_view("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=_-"))
+    letters[static_cast<unsigned char>(c)] = true;
+  return letters;
+}();
+
 constexpr std::array<bool, 256> kPlain = [] {
   std::array<bool, 256> plain{};
   for (int c = 0x20; c < 0x7F; ++c) plain[static_cast<size_t>(c)] = true;
@@ -262,6 +272,29 @@ std::string to_utf8(std::string_view bytes, const std::string& encoding, bool* k
   return out;
 }
 
+int shorten_data(std::string& text) {
+  int runs = 0;
+  size_t kept = 0;  // bytes of the result so far
+  for (size_t i = 0; i < text.size();) {
+    size_t end = i;
+    while (end < text.size() && kDataLetter[static_cast<unsigned char>(text[end])]) ++end;
+    const bool data = end - i >= kDataRun;
+    const size_t count = data ? kDataShown : std::max<size_t>(end - i, 1);
+    if (kept != i)
+      std::copy_n(text.begin() + static_cast<ptrdiff_t>(i), count,
+                  text.begin() + static_cast<ptrdiff_t>(kept));
+    kept += count;
+    i += std::max(end - i, count);
+    if (data) {
+      kEllipsis.copy(text.data() + kept, kEllipsis.size());
+      kept += kEllipsis.size();
+      ++runs;
+    }
+  }
+  text.resize(kept);
+  return runs;
+}
+
 DecodedText decode_text(std::string_view bytes) {
   DecodedText out;
   out.encoding = detect_encoding(bytes);
@@ -272,6 +305,7 @@ DecodedText decode_text(std::string_view bytes) {
   if (out.encoding == "UTF-8") {
     if (bytes.substr(0, 3) == "\xEF\xBB\xBF") bytes.remove_prefix(3);
     clean_append(bytes, out.clean);
+    out.clean.data = shorten_data(out.clean.text);
     return out;
   }
   clean_append(to_utf8(bytes, out.encoding), out.clean);
@@ -280,6 +314,7 @@ DecodedText decode_text(std::string_view bytes) {
        at += 3) {
     ++out.clean.replaced;
   }
+  out.clean.data = shorten_data(out.clean.text);
   return out;
 }
 

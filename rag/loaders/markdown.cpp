@@ -232,6 +232,7 @@ Document load_markdown(std::string_view bytes) {
   if (decoded.binary) return skipped_document("markdown/1", LoadStatus::kBinary, "binary content");
   DocumentBuilder builder("markdown/1");
   builder.hidden(decoded.clean.hidden);
+  builder.document().data_runs = decoded.clean.data;
   std::string_view source = decoded.clean.text;
 
   MD_PARSER parser{};

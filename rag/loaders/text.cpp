@@ -37,6 +37,7 @@ Document load_text(std::string_view bytes, std::string_view extension) {
   document.text = std::move(decoded.clean.text);
   document.replaced = decoded.clean.replaced;
   document.hidden_removed = decoded.clean.hidden;
+  document.data_runs = decoded.clean.data;
   const std::string& text = document.text;
   const bool asciidoc = extension == "adoc" || extension == "asciidoc" || extension == "asc";
 
