@@ -13,7 +13,7 @@ foreach(test json_test eval_test main_job_test batch_test cache_test cache_files
   endif()
 endforeach()
 # Terminal behaviour, on a pseudo-terminal (Python's standard library only).
-if(Python3_FOUND AND NOT APUD_SANITIZE)
+if(NOT APUD_SANITIZE)
   add_test(NAME tty.chat COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/tty_test.py $<TARGET_FILE:apud> ${PROJECT_SOURCE_DIR}/samples)
   set_tests_properties(tty.chat PROPERTIES LABELS "e2e+tty" RUN_SERIAL ON TIMEOUT 900 SKIP_RETURN_CODE 77)
   # The model hub, played by a TLS server of the test.

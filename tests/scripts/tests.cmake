@@ -1,8 +1,5 @@
 # The scripts are Python; their tests too (standard library only).
-find_package(Python3 COMPONENTS Interpreter)
-if(Python3_FOUND)
-  foreach(name fetch_models random_model quickstart)
-    add_test(NAME scripts.${name} COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/${name}_test.py)
-    set_tests_properties(scripts.${name} PROPERTIES LABELS unit TIMEOUT 120)
-  endforeach()
-endif()
+foreach(name fetch_models random_model quickstart)
+  add_test(NAME scripts.${name} COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/${name}_test.py)
+  set_tests_properties(scripts.${name} PROPERTIES LABELS unit TIMEOUT 120)
+endforeach()
