@@ -8,6 +8,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "kernels/bert.h"
 #include "kernels/quant.h"
 
 namespace apud {
@@ -243,36 +244,23 @@ class Builder {
 
   void encoder() {
     Program& p = m_->program;
-    int cols = s_.heads * s_.head_dim;
-    ValueId x = value("x", s_.width), q = value("q", cols), k = value("k", cols),
-            v = value("v", cols);
-    ValueId a = value("a", cols), h = value("h", s_.ffn),
-            out = value("out", s_.width, Rows::kSequences);
-    HeadShape heads{s_.heads, s_.kv_heads, s_.head_dim};
-    auto norm = [&] {
-      p.ops.push_back(NormOp{x, x, vector("norm", s_.width), vector("norm_bias", s_.width),
-                             NormKind::kLayer, 1e-12f, 1});
-    };
-    p.ops.push_back(EmbedOp{weight("tokens", s_.vocab, s_.width, mix_.base, 8), x});
-    p.ops.push_back(EmbedOp{weight("positions", 514, s_.width, mix_.base, 8), x,
-                            IndexSource::kPosition, 2, 1, true});
-    norm();
-    for (int l = 0; l < s_.layers; ++l) {
-      p.ops.push_back(LinearOp{x, q, matrix("q", cols, s_.width, mix_.base), vector("bq", cols)});
-      p.ops.push_back(LinearOp{x, k, matrix("k", cols, s_.width, mix_.base), vector("bk", cols)});
-      p.ops.push_back(LinearOp{x, v, matrix("v", cols, s_.width, mix_.base), vector("bv", cols)});
-      p.ops.push_back(
-          AttentionOp{q, a, k, v, heads, 1 / std::sqrt(static_cast<float>(s_.head_dim))});
-      p.ops.push_back(
-          LinearOp{a, x, matrix("o", s_.width, cols, mix_.base), vector("bo", s_.width), true});
-      norm();
-      p.ops.push_back(
-          LinearOp{x, h, matrix("up", s_.ffn, s_.width, mix_.base), vector("b1", s_.ffn)});
-      p.ops.push_back(ActivationOp{h, kNone, h, Activation::kGeluErf});
-      p.ops.push_back(LinearOp{h, x, matrix("down", s_.width, s_.ffn, mix_.base),
-                               vector("b2", s_.width), true});
-      norm();
-    }
+    BertShape shape;
+    shape.vocab = s_.vocab;
+    shape.width = s_.width;
+    shape.ffn = s_.ffn;
+    shape.layers = s_.layers;
+    shape.heads = s_.heads;
+    shape.head_dim = s_.head_dim;
+    shape.position_rows = p.max_positions;
+    shape.type_rows = 2;
+    shape.attention_scale = 1 / std::sqrt(static_cast<float>(s_.head_dim));
+    ValueId x = add_bert(p, shape,
+                         [&](BertWeight kind, const std::string& name, int64_t rows, int64_t cols) {
+                           if (rows == 1) return vector(name, cols);
+                           return weight(name, rows, cols, mix_.base,
+                                         kind == BertWeight::kTable ? 8 : 1);
+                         });
+    ValueId out = value("pooled", s_.width, Rows::kSequences);
     p.ops.push_back(PoolOp{x, out, PoolKind::kMean});
     p.ops.push_back(L2NormalizeOp{out});
     p.result = out;

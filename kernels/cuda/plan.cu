@@ -90,7 +90,7 @@ std::vector<bool> half_values(const Program& program) {
     const Op& op = program.ops[i];
     bool plain = true;
     if (const auto* l = std::get_if<LinearOp>(&op)) {
-      if (l->accumulate && !(encoder && normed_next(i, l->out))) half[l->out] = false;
+      if (l->accumulate) half[l->out] = false;
       continue;
     }
     if (const auto* n = std::get_if<NormOp>(&op)) {

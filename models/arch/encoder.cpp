@@ -1,6 +1,5 @@
 // BERT and XLM-RoBERTa encoders, and the sentence-transformers head of every embedder.
-#include <fmt/format.h>
-
+#include "kernels/bert.h"
 #include "models/arch/builder.h"
 
 namespace apud {
@@ -30,64 +29,24 @@ LoadedProgram build_bert(const ArchConfig& config, const TensorSource& source) {
     if (source.find(std::string(candidate) + "embeddings.word_embeddings.weight"))
       prefix = candidate;
   }
-  ValueId x = b.value("x", c.width), q = b.value("q", c.width), k = b.value("k", c.width);
-  ValueId v = b.value("v", c.width), mixed = b.value("mixed", c.width);
-  ValueId branch = b.value("branch", c.width), inner = b.value("inner", c.ffn_width);
-
-  auto norm = [&](const std::string& name) {
-    NormOp op;
-    op.x = op.out = x;
-    op.kind = NormKind::kLayer;
-    op.eps = c.norm_eps;
-    op.weight = b.vector(name + ".weight", c.width);
-    op.bias = b.vector(name + ".bias", c.width);
-    b.add(op);
-  };
-  auto linear = [&](const std::string& name, ValueId from, ValueId to) {
-    int in = b.program().values[static_cast<size_t>(from)].cols;
-    int out = b.program().values[static_cast<size_t>(to)].cols;
-    b.add(LinearOp{from, to, b.matrix(name + ".weight", out, in), b.vector(name + ".bias", out)});
-  };
-
-  std::string tables = prefix + "embeddings.";
-  b.add(EmbedOp{b.matrix(tables + "word_embeddings.weight", c.vocab, c.width), x});
-  EmbedOp position{b.matrix(tables + "position_embeddings.weight", config.position_rows, c.width),
-                   x};
-  position.index = IndexSource::kPosition;
-  position.offset = config.position_offset;
-  position.accumulate = true;
-  b.add(position);
-  // One sentence at a time: every token is of type 0.
-  std::string types = tables + "token_type_embeddings.weight";
-  auto type_view = source.find(types);
-  EmbedOp type{b.matrix(types, type_view ? type_view->rows : 1, c.width), x};
-  type.index = IndexSource::kZero;
-  type.accumulate = true;
-  b.add(type);
-  norm(tables + "LayerNorm");
-
-  for (int layer = 0; layer < c.layers; ++layer) {
-    std::string at = fmt::format("{}encoder.layer.{}.", prefix, layer);
-    linear(at + "attention.self.query", x, q);
-    linear(at + "attention.self.key", x, k);
-    linear(at + "attention.self.value", x, v);
-    AttentionOp attention;
-    attention.q = q;
-    attention.k = k;
-    attention.v = v;
-    attention.out = mixed;
-    attention.shape = {c.heads, c.heads, c.head_dim};
-    attention.scale = c.attention_scale;
-    b.add(attention);
-    linear(at + "attention.output.dense", mixed, branch);
-    b.add(AddOp{branch, x});
-    norm(at + "attention.output.LayerNorm");
-    linear(at + "intermediate.dense", x, inner);
-    b.add(ActivationOp{inner, kNone, inner, config.activation});
-    linear(at + "output.dense", inner, branch);
-    b.add(AddOp{branch, x});
-    norm(at + "output.LayerNorm");
-  }
+  BertShape shape;
+  shape.vocab = c.vocab;
+  shape.width = c.width;
+  shape.ffn = c.ffn_width;
+  shape.layers = c.layers;
+  shape.heads = c.heads;
+  shape.head_dim = c.head_dim;
+  shape.position_rows = config.position_rows;
+  shape.position_offset = config.position_offset;
+  auto types = source.find(prefix + "embeddings.token_type_embeddings.weight");
+  if (types) shape.type_rows = static_cast<int>(types->rows);
+  shape.norm_eps = c.norm_eps;
+  shape.attention_scale = c.attention_scale;
+  shape.activation = config.activation;
+  ValueId x = add_bert(
+      b.program(), shape, [&](BertWeight, const std::string& name, int64_t rows, int64_t cols) {
+        return b.matrix(prefix + name, rows, cols);
+      });
   return b.finish(add_sentence_head(b, config, x));
 }
 

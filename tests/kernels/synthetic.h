@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/bert.h"
 #include "kernels/quant.h"
 
 namespace apud::test {
@@ -205,43 +206,38 @@ struct EncoderShape {
   PoolKind pool = PoolKind::kMean;
 };
 
-/// A post-norm encoder in the manner of BERT.
+/// A BERT encoder, with a window where asked for.
 inline std::unique_ptr<Synthetic> synthetic_encoder(const EncoderShape& s, uint32_t seed = 1) {
   auto m = std::make_unique<Synthetic>(seed);
   Program& p = m->program;
   p.name = "synthetic-encoder";
   p.max_positions = 512;
-  int cols = s.heads.heads * s.heads.dim;
-  ValueId x = m->value("x", s.width), q = m->value("q", cols), k = m->value("k", cols),
-          v = m->value("v", cols);
-  ValueId a = m->value("a", cols), h = m->value("h", s.ffn),
-          out = m->value("out", s.width, Rows::kSequences);
-  auto vec = [&](int n) { return m->weight("vector", 1, n); };
-  auto ones = [&](int n) {
-    return m->weight_of("norm", 1, n, std::vector<float>(static_cast<size_t>(n), 1.1f));
-  };
-  auto norm = [&] {
-    p.ops.push_back(NormOp{x, x, ones(s.width), vec(s.width), NormKind::kLayer, 1e-12f});
-  };
-  p.ops.push_back(EmbedOp{m->weight("tokens", s.vocab, s.width, WeightType::kF32, 10), x});
-  p.ops.push_back(EmbedOp{m->weight("positions", 514, s.width, WeightType::kF32, 10), x,
-                          IndexSource::kPosition, 2, 1, true});
-  p.ops.push_back(EmbedOp{m->weight("types", 1, s.width), x, IndexSource::kZero, 0, 1, true});
-  norm();
-  for (int l = 0; l < s.layers; ++l) {
-    p.ops.push_back(LinearOp{x, q, m->weight("wq", cols, s.width, s.type), vec(cols)});
-    p.ops.push_back(LinearOp{x, k, m->weight("wk", cols, s.width, s.type), vec(cols)});
-    p.ops.push_back(LinearOp{x, v, m->weight("wv", cols, s.width, s.type), vec(cols)});
-    AttentionOp attention{q, a, k, v, s.heads, 1 / std::sqrt(static_cast<float>(s.heads.dim))};
-    attention.window = s.window;
-    p.ops.push_back(attention);
-    p.ops.push_back(LinearOp{a, x, m->weight("wo", s.width, cols, s.type), vec(s.width), true});
-    norm();
-    p.ops.push_back(LinearOp{x, h, m->weight("w1", s.ffn, s.width, s.type), vec(s.ffn)});
-    p.ops.push_back(ActivationOp{h, kNone, h, Activation::kGeluErf});
-    p.ops.push_back(LinearOp{h, x, m->weight("w2", s.width, s.ffn, s.type), vec(s.width), true});
-    norm();
-  }
+  BertShape shape;
+  shape.vocab = s.vocab;
+  shape.width = s.width;
+  shape.ffn = s.ffn;
+  shape.layers = s.layers;
+  shape.heads = s.heads.heads;
+  shape.head_dim = s.heads.dim;
+  shape.position_rows = 514;
+  shape.position_offset = 2;
+  shape.attention_scale = 1 / std::sqrt(static_cast<float>(s.heads.dim));
+  ValueId x = add_bert(
+      p, shape, [&](BertWeight kind, const std::string& name, int64_t rows, int64_t cols) {
+        switch (kind) {
+          case BertWeight::kTable:
+            return m->weight(name, rows, cols, WeightType::kF32, rows == 1 ? 1 : 10);
+          case BertWeight::kMatrix:
+            return m->weight(name, rows, cols, s.type);
+          case BertWeight::kNormWeight:
+            return m->weight_of(name, 1, cols, std::vector<float>(static_cast<size_t>(cols), 1.1f));
+          default:
+            return m->weight(name, 1, cols);
+        }
+      });
+  for (Op& op : p.ops)
+    if (auto* attention = std::get_if<AttentionOp>(&op)) attention->window = s.window;
+  ValueId out = m->value("out", s.width, Rows::kSequences);
   p.ops.push_back(PoolOp{x, out, s.pool});
   p.ops.push_back(L2NormalizeOp{out});
   p.result = out;

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "kernels/backend.h"
+#include "kernels/random_model.h"
 #include "tests/support/gguf_writer.h"
 #include "tests/support/temp_dir.h"
 
@@ -41,6 +42,47 @@ Rotary rotary_of(const std::string& bytes, int context = 0) {
     if (auto* rotary = std::get_if<RotaryOp>(&op)) return rotary->rotary;
   }
   return {};
+}
+
+/// A random model's weights as a file's tensors.
+class RandomTensors : public TensorSource {
+ public:
+  explicit RandomTensors(const RandomModel& model) : model_(model) {}
+  const std::string& name() const override { return model_.shape; }
+  std::optional<WeightView> find(const std::string& name) const override {
+    for (size_t i = 0; i < model_.weights.size(); ++i)
+      if (model_.program.weights[i].name == name) return model_.weights[i];
+    return {};
+  }
+  void for_each(const std::function<void(const WeightView&)>& visit) const override {
+    for (const WeightView& view : model_.weights) visit(view);
+  }
+
+ private:
+  const RandomModel& model_;
+};
+
+TEST(Arch, RandomEncodersHaveTheOpsOfFiles) {
+  // What the benchmark measures and the device tests run is what models run.
+  auto random = random_model("e5-small:q8_0");
+  ArchConfig config;
+  config.encoder = true;
+  config.normalize = true;
+  config.position_rows = 512;
+  ModelConfig& c = config.model;
+  c.architecture = "bert";
+  c.vocab = 250037;
+  c.width = 384;
+  c.ffn_width = 1536;
+  c.layers = c.heads = 12;
+  c.head_dim = 32;
+  c.context = 512;
+  c.norm_eps = 1e-12f;
+  c.attention_scale = 1 / std::sqrt(32.f);
+  LoadedProgram loaded = build_program(config, RandomTensors(*random));
+  loaded.program.name = random->program.name;
+  EXPECT_EQ(print_program(random->program, random->weights),
+            print_program(loaded.program, loaded.weights));
 }
 
 TEST(Arch, RopeFrequenciesOfTheFileDivide) {
