@@ -20,8 +20,8 @@ struct BertShape {
 };
 enum class BertWeight : uint8_t { kTable, kMatrix, kBias, kNormWeight, kNormBias };
 /// Makes or finds a weight of this shape; `name` is the one in files, without their prefix.
-using BertWeightFn = std::function<WeightId(BertWeight kind, const std::string& name, int64_t rows,
-                                            int64_t cols)>;
+using BertWeightFn =
+    std::function<WeightId(BertWeight kind, const std::string& name, int64_t rows, int64_t cols)>;
 
 /// Appends values and ops to `program`; returns the value with the last layer's rows.
 ValueId add_bert(Program& program, const BertShape& shape, const BertWeightFn& weight);

@@ -254,12 +254,11 @@ class Builder {
     shape.position_rows = p.max_positions;
     shape.type_rows = 2;
     shape.attention_scale = 1 / std::sqrt(static_cast<float>(s_.head_dim));
-    ValueId x = add_bert(p, shape,
-                         [&](BertWeight kind, const std::string& name, int64_t rows, int64_t cols) {
-                           if (rows == 1) return vector(name, cols);
-                           return weight(name, rows, cols, mix_.base,
-                                         kind == BertWeight::kTable ? 8 : 1);
-                         });
+    ValueId x = add_bert(
+        p, shape, [&](BertWeight kind, const std::string& name, int64_t rows, int64_t cols) {
+          if (rows == 1) return vector(name, cols);
+          return weight(name, rows, cols, mix_.base, kind == BertWeight::kTable ? 8 : 1);
+        });
     ValueId out = value("pooled", s_.width, Rows::kSequences);
     p.ops.push_back(PoolOp{x, out, PoolKind::kMean});
     p.ops.push_back(L2NormalizeOp{out});

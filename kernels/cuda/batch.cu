@@ -1,10 +1,16 @@
 // Batches on the device: one block of arrays at fixed places and its pinned twin.
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "kernels/cuda/executor.h"
 
 namespace apud::cuda {
+
+namespace {
+/// Up to so much crosses in one copy, used or not; of more, each array's beginning for itself.
+constexpr size_t kWholeCopyBytes = size_t{256} << 10;
+}  // namespace
 
 void CudaExecutor::make_meta(Meta& m, int tokens, int capacity, size_t pages) {
   m.tokens = tokens;
@@ -80,10 +86,8 @@ Step CudaExecutor::prepare(Meta& m, const Batch& batch, CudaKv* kv) {
     host(m.view.position)[s] = q.position;
     step.single = step.single && q.token_count == 1;
     longest = std::max(longest, q.position + q.token_count);
-    for (int t = 0; t < q.token_count; ++t) {
-      positions[q.first_row + t] = q.position + t;
-      rows[q.first_row + t] = s;
-    }
+    std::iota(positions + q.first_row, positions + q.first_row + q.token_count, q.position);
+    std::fill_n(rows + q.first_row, q.token_count, s);
     if (tile_rows_ > 0)
       for (int t = 0; t < q.token_count && size_t(2 * step.tiles + 1) < m.tile_capacity;
            t += tile_rows_) {
@@ -117,8 +121,26 @@ Step CudaExecutor::prepare(Meta& m, const Batch& batch, CudaKv* kv) {
   step.small = &m == &small_meta_;
   if (kv) kv->begin_step(step.small);  // a graph cannot wait between its layers
   step.where = {stream_, programmatic_ && step.small};
-  APUD_CUDA(cudaMemcpyAsync(m.device.as(), m.host, (m.ints + pages) * 4, cudaMemcpyHostToDevice,
-                            stream_));
+  auto send = [&](const int32_t* device, size_t n) {
+    if (n > 0)
+      APUD_CUDA(cudaMemcpyAsync(const_cast<int32_t*>(device), host(device), n * 4,
+                                cudaMemcpyHostToDevice, stream_));
+  };
+  if (m.ints * 4 <= kWholeCopyBytes) {
+    send(m.device.as<int32_t>(), m.ints + pages);
+    return step;
+  }
+  for (const int32_t* by_token : {m.view.tokens, m.view.positions, m.view.row_sequence})
+    send(by_token, tokens);
+  for (const int32_t* by_sequence : {m.view.first, m.view.count, m.view.position})
+    send(by_sequence, sequences);
+  send(m.view.output_rows, batch.output_rows.size());
+  send(m.view.tiles, size_t(2 * step.tiles));
+  for (int g = 0; kv && g < m.groups; ++g) {
+    send(m.view.page_offset + g * m.capacity, sequences);
+    send(m.view.row_pages + static_cast<size_t>(g) * m.tokens, tokens);
+  }
+  send(m.view.pages, pages);
   return step;
 }
 

@@ -19,34 +19,40 @@ __device__ void set_matrix(const Matrix& m, int64_t i, float v) {
     static_cast<float*>(m.data)[i] = v;
 }
 
-/// Grid (rows, group blocks); one thread per group of the table's row.
+/// One thread per group of a row.
 template <WeightType F, typename H>
 __global__ void embed_kernel(const __grid_constant__ EmbedArgs a) {
   grid_dependency_trigger();
   grid_dependency_wait();
+  const PackedShape& shape = a.table[0].matrix.shape;
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  const int row = i / a.table.shape.groups, g = i % a.table.shape.groups;
+  const int row = i / shape.groups, g = i % shape.groups;
   if (row >= a.rows) return;
-  int index = a.index == IndexSource::kToken      ? a.batch.tokens[row]
-              : a.index == IndexSource::kPosition ? a.batch.positions[row]
-                                                  : 0;
-  const uint8_t* from = a.table.data + int64_t{index + a.offset} * a.table.shape.stride;
-  const int64_t to = row * a.out.ld;
   constexpr int kGroup = plane_bytes(F).group;
-  const Group group = load_group<F>(from, a.table.shape, g);
-  if (!a.accumulate && !a.out.half16 && (g + 1) * kGroup <= a.table.cols && a.out.ld % 4 == 0) {
-    float v[kGroup];
-    group_values<F>(group, [&](int i, float x) { v[i] = x * a.scale; });
-    float4* out = reinterpret_cast<float4*>(static_cast<float*>(a.out.data) + to + g * kGroup);
+  float v[kGroup] = {};
+#pragma unroll
+  for (int k = 0; k < kEmbedTables; ++k) {
+    if (k >= a.tables) break;
+    const EmbedTable& t = a.table[k];
+    const int index = t.index == IndexSource::kToken      ? a.batch.tokens[row]
+                      : t.index == IndexSource::kPosition ? a.batch.positions[row]
+                                                          : 0;
+    const uint8_t* from = t.matrix.data + int64_t{index + t.offset} * t.matrix.shape.stride;
+    group_values<F>(load_group<F>(from, t.matrix.shape, g),
+                    [&](int i, float x) { v[i] = fmaf(x, t.scale, v[i]); });
+  }
+  const int cols = a.table[0].matrix.cols, c0 = g * kGroup;
+  const int64_t to = row * a.out.ld + c0;
+  const bool whole = c0 + kGroup <= cols;
+  if (whole && !a.accumulate && !a.out.half16 && a.out.ld % 4 == 0) {
+    float4* out = reinterpret_cast<float4*>(static_cast<float*>(a.out.data) + to);
 #pragma unroll
     for (int i = 0; i < kGroup / 4; ++i)
       out[i] = make_float4(v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]);
     return;
   }
-  if (a.out.half16 && kGroup % 8 == 0 && (g + 1) * kGroup <= a.table.cols && a.out.ld % 8 == 0) {
-    float v[kGroup];
-    group_values<F>(group, [&](int i, float x) { v[i] = x * a.scale; });
-    H* out = static_cast<H*>(a.out.data) + to + g * kGroup;
+  if (whole && a.out.half16 && kGroup % 8 == 0 && a.out.ld % 8 == 0) {
+    H* out = static_cast<H*>(a.out.data) + to;
 #pragma unroll
     for (int i = 0; i < kGroup; i += 8) {
       uint4* at = reinterpret_cast<uint4*>(out + i);
@@ -62,12 +68,10 @@ __global__ void embed_kernel(const __grid_constant__ EmbedArgs a) {
     }
     return;
   }
-  group_values<F>(group, [&](int i, float v) {
-    int c = g * kGroup + i;
-    if (c >= a.table.cols) return;
-    set_matrix<H>(a.out, to + c,
-                  a.accumulate ? matrix_at<H>(a.out, to + c) + v * a.scale : v * a.scale);
-  });
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i)
+    if (c0 + i < cols)
+      set_matrix<H>(a.out, to + i, a.accumulate ? matrix_at<H>(a.out, to + i) + v[i] : v[i]);
 }
 
 /// Values 4c .. 4c+3 of a row.
@@ -309,8 +313,8 @@ int blocks(int64_t n) { return ceil_div(n, 256); }
 }  // namespace
 
 void embed(const EmbedArgs& a, const Launch& where) {
-  dim3 grid(ceil_div(int64_t{a.rows} * a.table.shape.groups, 128));
-  with_type(a.table.type, [&]<WeightType F>() {
+  dim3 grid(ceil_div(int64_t{a.rows} * a.table[0].matrix.shape.groups, 128));
+  with_type(a.type, [&]<WeightType F>() {
     if (a.half16 == Half16::kFp16)
       launch(where, embed_kernel<F, __half>, grid, dim3(128), 0, a);
     else

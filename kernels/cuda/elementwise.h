@@ -10,11 +10,18 @@
 
 namespace apud::cuda {
 
-struct EmbedArgs {
-  PackedMatrix table;
+/// out = or += scale * table[index + offset], summed over the tables, which are of one type.
+inline constexpr int kEmbedTables = 3;
+struct EmbedTable {
+  PackedMatrix matrix;
   IndexSource index = IndexSource::kToken;
   int offset = 0;
   float scale = 1;
+};
+struct EmbedArgs {
+  EmbedTable table[kEmbedTables];
+  int tables = 0;
+  WeightType type = WeightType::kF32;
   bool accumulate = false;
   Matrix out;
   int rows = 0;

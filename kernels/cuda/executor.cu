@@ -13,6 +13,7 @@ namespace apud::cuda {
 namespace {
 
 constexpr size_t kSampleInputBytes = size_t{16} << 20;
+constexpr size_t kResultBytes = size_t{1} << 20;
 constexpr size_t kPanelBytes = size_t{24} << 20;  // unpacked weights that stay in L2
 
 /// inv_freq as fractions of a turn: see rope.cuh.
@@ -146,7 +147,9 @@ CudaExecutor::CudaExecutor(const Program& program, const Weights& weights,
   make_meta(large_meta_, max, max, pages);
 
   int columns = program_.values[program_.result].cols;
-  APUD_CUDA(cudaHostAlloc(&logits_host_, size_t{kOutputChunk} * columns * 4, cudaHostAllocDefault));
+  // Logits come in chunks; vectors of many texts at once, as one copy where they can.
+  result_rows_ = std::max<int>(kOutputChunk, kResultBytes / (columns * 4));
+  APUD_CUDA(cudaHostAlloc(&result_host_, size_t{result_rows_} * columns * 4, cudaHostAllocDefault));
   if (!program_.is_encoder()) {
     vocab_ = columns;
     static_assert(kOutputChunk <= kMostDrawn);
@@ -180,7 +183,7 @@ CudaExecutor::~CudaExecutor() {
   cudaFreeHost(large_meta_.host);
   cudaFreeHost(sample_host_);
   cudaFreeHost(drawn_);
-  cudaFreeHost(logits_host_);
+  cudaFreeHost(result_host_);
   if (stream_) cudaStreamDestroy(stream_);
 }
 
@@ -318,15 +321,15 @@ void CudaExecutor::run(const Batch& batch, KvStore* kv, std::span<float> out) {
   const int columns = program_.values[program_.result].cols;
   run_rows(batch, kv, [&](const Batch& part, int base) {
     pass(part, static_cast<CudaKv*>(kv), false, [&](const Step& step, int first) {
-      for (int r = 0; r < step.out_rows; r += kOutputChunk) {
-        int n = std::min(kOutputChunk, step.out_rows - r);
-        APUD_CUDA(cudaMemcpy2DAsync(logits_host_, columns * 4, result(step) + r * result_ld(),
+      for (int r = 0; r < step.out_rows; r += result_rows_) {
+        int n = std::min(result_rows_, step.out_rows - r);
+        APUD_CUDA(cudaMemcpy2DAsync(result_host_, columns * 4, result(step) + r * result_ld(),
                                     result_ld() * 4, columns * 4, n, cudaMemcpyDeviceToHost,
                                     stream_));
         APUD_CUDA(cudaStreamSynchronize(stream_));
         size_t at = static_cast<size_t>(base + first + r) * columns;
         APUD_CHECK(at + static_cast<size_t>(n) * columns <= out.size(), "out holds the result");
-        std::memcpy(out.data() + at, logits_host_, static_cast<size_t>(n) * columns * 4);
+        std::memcpy(out.data() + at, result_host_, static_cast<size_t>(n) * columns * 4);
       }
     });
     APUD_CUDA(cudaStreamSynchronize(stream_));

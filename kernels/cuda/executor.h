@@ -116,7 +116,8 @@ class CudaExecutor : public Executor {
   size_t sample_host_bytes_ = 0;
   DeviceBuffer sample_inputs_;
   SampledToken* drawn_ = nullptr;  // pinned, written by the device
-  float* logits_host_ = nullptr;   // pinned (kOutputChunk, result columns)
+  int result_rows_ = 0;
+  float* result_host_ = nullptr;  // pinned (result_rows_, result columns)
   /// Greedy decoding runs one step ahead of its caller: when a step continues the one before, the
   /// next is enqueued before its tokens are known to the host.
   struct Ahead {

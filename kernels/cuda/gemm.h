@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/batch.h"
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/repack.h"
 
 namespace apud::cuda {
@@ -38,5 +39,7 @@ class Gemm {
 /// GELU (by erf) of x wᵀ + bias, of at least 2,048 rows with k = 384 on Hopper: 16 bits in and out.
 /// False, and nothing done, where the card, the sizes or the places are not for it.
 bool product_gelu(const GemmArgs& a, int multiprocessors, cudaStream_t stream);
+/// norm(n.x + x wᵀ + bias) likewise, of 384 outputs and any k, to n.half_out; a.out is not written.
+bool product_norm(const GemmArgs& a, const NormArgs& n, int multiprocessors, const Launch& where);
 
 }  // namespace apud::cuda

@@ -6,19 +6,39 @@
 
 namespace apud::cuda {
 
-/// x Phi(x) to 2e-7 |x|: erfc by Abramowitz and Stegun 7.1.26, a dozen instructions where erff and
-/// its branches take thirty.
+/// x Phi(x) to 4e-6, of several values side by side: Phi is the logistic function of x P(x^2), with
+/// P fitted to its logit where the error shows. Ten instructions each, where erff and its branches
+/// take thirty; one behind the other they would wait for one another.
+template <int N>
+__device__ __forceinline__ void gelu_erf(float (&x)[N]) {
+  constexpr float kLog2e = 1.4426950408889634f;
+  float t[N], p[N];
+#pragma unroll
+  for (int i = 0; i < N; ++i) t[i] = x[i] * x[i];
+#pragma unroll
+  for (int i = 0; i < N; ++i)
+    p[i] = fmaf(t[i], -kLog2e * 2.22526469e-06f, kLog2e * 6.09344189e-05f);
+#pragma unroll
+  for (int i = 0; i < N; ++i) p[i] = fmaf(t[i], p[i], kLog2e * 2.50952289e-04f);
+#pragma unroll
+  for (int i = 0; i < N; ++i) p[i] = fmaf(t[i], p[i], -kLog2e * 7.29398613e-02f);
+#pragma unroll
+  for (int i = 0; i < N; ++i) p[i] = fmaf(t[i], p[i], -kLog2e * 1.59565515e+00f);
+#pragma unroll
+  for (int i = 0; i < N; ++i) p[i] *= x[i];
+#pragma unroll
+  for (int i = 0; i < N; ++i) asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(p[i]) : "f"(p[i]));
+#pragma unroll
+  for (int i = 0; i < N; ++i) p[i] += 1.f;
+#pragma unroll
+  for (int i = 0; i < N; ++i) asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(p[i]) : "f"(p[i]));
+#pragma unroll
+  for (int i = 0; i < N; ++i) x[i] *= p[i];
+}
 __device__ __forceinline__ float gelu_erf(float x) {
-  const float a = fabsf(x);
-  float t, e;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(t) : "f"(fmaf(a, 0.3275911f * 0.7071067811865476f, 1.f)));
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(a * a * -0.7213475204444817f));
-  // Half of erfc(a / sqrt 2).
-  float tail = fmaf(t, 0.5f * 1.061405429f, -0.5f * 1.453152027f);
-  tail = fmaf(t, tail, 0.5f * 1.421413741f);
-  tail = fmaf(t, tail, -0.5f * 0.284496736f);
-  tail = fmaf(t, tail, 0.5f * 0.254829592f);
-  return fmaf(-a, tail * t * e, fmaxf(x, 0.f));
+  float one[1] = {x};
+  gelu_erf(one);
+  return one[0];
 }
 __device__ __forceinline__ float activate(Activation kind, float x) {
   switch (kind) {

@@ -35,6 +35,15 @@ __device__ __forceinline__ void load_matrix4_transposed(uint32_t (&r)[4], const 
                : "r"(shared_address(row))
                : "memory");
 }
+/// Four 8 x 8 matrices to rows in shared memory, of sm_90 and later.
+__device__ __forceinline__ void store_matrix4(const uint32_t (&r)[4], void* row) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(shared_address(row)),
+      "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+      : "memory");
+#endif
+}
 /// c (16x8) += a (16x16) * b (16x8).
 template <typename H>
 __device__ __forceinline__ void mma_16816(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <map>
 
-#include "kernels/cuda/elementwise.h"
-
 namespace apud::cuda {
 
 OpUse op_use(const Op& op) {
@@ -66,6 +64,24 @@ QuantRows make_quant_rows(Plan& plan, int rows, int cols) {
   q.data = memory.as();
   q.squares = reinterpret_cast<float*>(memory.as() + bytes);
   return q;
+}
+
+EmbedArgs embed_args(const PlanContext& c, const Matrix& out, int i) {
+  const std::vector<Op>& ops = c.program->ops;
+  const EmbedOp& first = std::get<EmbedOp>(ops[i]);
+  EmbedArgs a;
+  a.type = c.weights->matrix(first.table).type;
+  a.accumulate = first.accumulate;
+  a.out = out;
+  a.half16 = c.weights->half16();
+  for (; a.tables < kEmbedTables && i < static_cast<int>(ops.size()); ++i, ++a.tables) {
+    const auto* e = std::get_if<EmbedOp>(&ops[i]);
+    if (!e || e->out != first.out || c.weights->matrix(e->table).type != a.type ||
+        (a.tables > 0 && !e->accumulate))
+      break;
+    a.table[a.tables] = {c.weights->matrix(e->table), e->index, e->offset, e->scale};
+  }
+  return a;
 }
 
 namespace {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/kv_store.h"
 #include "kernels/cuda/stream.h"
@@ -87,6 +88,9 @@ struct Plan {
 QuantRows make_quant_rows(Plan& plan, int rows, int cols);
 Plan compile_small(const PlanContext& c, const Values& values);
 Plan compile_large(const PlanContext& c, const Values& values);
+
+/// The embedding that op `i` is, with those behind it that add rows of tables of its type to it.
+EmbedArgs embed_args(const PlanContext& c, const Matrix& out, int i);
 
 /// Values an op reads and writes (a value updated in place is in both).
 struct OpUse {

@@ -27,34 +27,39 @@ struct Product {
   bool gelu = false;  // behind it, in place
 };
 
-void run_product(const Product& p, const Step& s) {
-  const Half16 half16 = p.c->weights->half16();
-  int rows = step_rows(s, p.rows);
+/// The product as one, of weights that lie in 16 bits.
+GemmArgs whole(const Product& p, int rows) {
   GemmArgs g;
   g.x = p.x.data;
   g.x_ld = p.x.ld;
+  g.w = p.half.data;
+  g.w_ld = p.half.ld;
+  g.out = p.out;
+  g.rows = rows;
+  g.n = p.row_count;
+  g.k = p.k;
+  g.accumulate = p.accumulate;
+  g.bias = p.bias;
+  g.half16 = p.c->weights->half16();
+  return g;
+}
+
+void run_product(const Product& p, const Step& s) {
+  const int rows = step_rows(s, p.rows);
+  GemmArgs g = whole(p, rows);
   if (!p.x.half16) {
     int64_t ld = round_up(p.k, 8);
     convert(static_cast<const float*>(p.x.data), p.x.ld, p.c->convert_scratch, ld, rows, p.k,
-            half16, s.where);
+            g.half16, s.where);
     g.x = p.c->convert_scratch;
     g.x_ld = ld;
   }
-  g.rows = rows;
-  g.k = p.k;
-  g.accumulate = p.accumulate;
-  g.half16 = half16;
   const int out_size = p.out.half16 ? 2 : 4;
   auto finish = [&] {
     if (p.gelu)
-      activation(p.out, {}, p.out, Activation::kGeluErf, rows, p.row_count, half16, s.where);
+      activation(p.out, {}, p.out, Activation::kGeluErf, rows, p.row_count, g.half16, s.where);
   };
   if (p.half.data) {
-    g.w = p.half.data;
-    g.w_ld = p.half.ld;
-    g.n = p.row_count;
-    g.out = p.out;
-    g.bias = p.bias;
     if (p.gelu && product_gelu(g, p.c->multiprocessors, s.where.stream)) return;
     p.c->gemm->run(g, s.where.stream);
     finish();
@@ -68,7 +73,7 @@ void run_product(const Product& p, const Step& s) {
     APUD_CHECK(panel > 0, "a panel holds eight rows");
     for (int first = 0; first < m.rows; first += panel) {
       int n = std::min(panel, m.rows - first);
-      unpack_h16(m, first, n, half16, p.c->panel, ld, s.where.stream);
+      unpack_h16(m, first, n, g.half16, p.c->panel, ld, s.where.stream);
       g.w = p.c->panel;
       g.w_ld = ld;
       g.n = n;
@@ -81,6 +86,14 @@ void run_product(const Product& p, const Step& s) {
     column += m.rows;
   }
   finish();
+}
+
+/// Norms the sum of n.x and the product: in one kernel where one is for it.
+void run_normed(const Product& p, const NormArgs& n, const Step& s) {
+  if (p.half.data && p.x.half16 && product_norm(whole(p, n.rows), n, p.c->multiprocessors, s.where))
+    return;
+  run_product(p, s);
+  norm(n, s.where);
 }
 
 class LargeCompiler {
@@ -117,24 +130,17 @@ class LargeCompiler {
   int cols(ValueId v) const { return program_.values[v].cols; }
 
   int add(const EmbedOp& op, int i) {
-    EmbedArgs a;
-    a.table = c_.weights->matrix(op.table);
-    a.index = op.index;
-    a.offset = op.offset;
-    a.scale = op.scale;
-    a.accumulate = op.accumulate;
-    a.out = at(op.out);
-    a.half16 = c_.weights->half16();
+    const EmbedArgs a = embed_args(c_, at(op.out), i);
     emit(op.out, "embed", [a](const Step& s) {
       EmbedArgs b = a;
       b.batch = s.batch;
       b.rows = s.tokens;
       embed(b, s.where);
     });
-    return i + 1;
+    return i + a.tables;
   }
 
-  int add(const NormOp& op, int i, ValueId branch = kNone) {
+  int add(const NormOp& op, int i, ValueId branch = kNone, bool behind_product = false) {
     NormArgs a;
     a.x = at(op.x);
     if (branch != kNone) a.branch = at(branch);
@@ -166,10 +172,19 @@ class LargeCompiler {
         twin_written_ = true;
       }
     }
-    emit(op.out, "norm", [a, k = kind(op.out)](const Step& s) {
+    if (!behind_product) {
+      emit(op.out, "norm", [a, k = kind(op.out)](const Step& s) {
+        NormArgs b = a;
+        b.rows = step_rows(s, k);
+        norm(b, s.where);
+      });
+      return next;
+    }
+    plan_.body.pop_back();  // that product's stage, which becomes this one
+    emit(op.out, "product + norm", [a, p = products_.back()](const Step& s) {
       NormArgs b = a;
-      b.rows = step_rows(s, k);
-      norm(b, s.where);
+      b.rows = s.tokens;
+      run_normed(*p, b, s);
     });
     return next;
   }
@@ -360,13 +375,21 @@ class LargeCompiler {
          });
     return i + 1;
   }
+  /// Whether the op before `i`, a sum that is normed in place, is the product that makes its
+  /// addend `v`, which nothing else reads.
+  bool only_norm_reads(ValueId v, int i) const {
+    const auto* made = i > 0 ? std::get_if<LinearOp>(&program_.ops[i - 1]) : nullptr;
+    return made && made->out == v && !made->accumulate && kind(v) == Rows::kTokens &&
+           !products_.empty() && products_.back()->out.data == at(v).data &&
+           products_.back()->row_count == cols(v) && dead_after(program_, i + 1, v);
+  }
   int add(const AddOp& op, int i) {
     // A sum that only a norm reads, which replaces it: one pass.
     const auto* n = i + 1 < static_cast<int>(program_.ops.size())
                         ? std::get_if<NormOp>(&program_.ops[i + 1])
                         : nullptr;
     if (n && n->x == op.out && (n->out == op.out || dead_after(program_, i + 1, op.out)))
-      return add(*n, i + 1, op.x);
+      return add(*n, i + 1, op.x, n->out == n->x && only_norm_reads(op.x, i));
     emit(op.out, "add",
          [x = floats(op.x), xl = ld(op.x), o = floats(op.out), ol = ld(op.out), n = cols(op.out),
           rk = kind(op.out)](const Step& s) {

@@ -44,20 +44,14 @@ class SmallCompiler {
   }
 
   int add(const EmbedOp& op, int i) {
-    EmbedArgs a;
-    a.table = c_.weights->matrix(op.table);
-    a.index = op.index;
-    a.offset = op.offset;
-    a.scale = op.scale;
-    a.accumulate = op.accumulate;
-    a.out = values_.at(op.out);
+    const EmbedArgs a = embed_args(c_, values_.at(op.out), i);
     emit(op.out, "embed", 0, [a](const Step& s) {
       EmbedArgs b = a;
       b.batch = s.batch;
       b.rows = s.tokens;
       embed(b, Launch{s.where.stream, false});
     });
-    return i + 1;
+    return i + a.tables;
   }
 
   /// The product that takes this norm in; null where none does.

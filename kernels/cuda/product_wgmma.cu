@@ -36,7 +36,7 @@ template <typename H>
 __device__ __forceinline__ uint32_t pack_results(float a, float b) {
   uint32_t bits;
   if constexpr (std::is_same_v<H, __half>) {
-    const __half2 two = __floats2half2_rn(fminf(a, 65504.f), fminf(b, 65504.f));
+    const __half2 two = __hmin2(__floats2half2_rn(a, b), __half2half2(__ushort_as_half(0x7bff)));
     memcpy(&bits, &two, 4);
   } else {
     const __nv_bfloat162 two = __floats2bfloat162_rn(a, b);
@@ -54,6 +54,7 @@ __global__ void __launch_bounds__(kThreads, 1) rows_kernel(const __grid_constant
       reinterpret_cast<H*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
   H* const ring = weights + kBoxes * kColumns * kDepth;
   __shared__ uint64_t weights_full, full[kStages], empty[kStages];
+  __shared__ __align__(8) float bias[kColumns];
 
   const int column = blockIdx.x % p.column_blocks * kColumns;
   const int first = blockIdx.x / p.column_blocks, step = gridDim.x / p.column_blocks;
@@ -67,6 +68,8 @@ __global__ void __launch_bounds__(kThreads, 1) rows_kernel(const __grid_constant
     }
     barrier_init_done();
   }
+  for (int i = threadIdx.x; i < kColumns; i += kThreads)
+    bias[i] = p.bias ? to_float(static_cast<const H*>(p.bias)[column + i]) : 0.f;
   __syncthreads();
 
   if (group == kGroups) {
@@ -87,7 +90,8 @@ __global__ void __launch_bounds__(kThreads, 1) rows_kernel(const __grid_constant
     return;
   }
 
-  // Turns: a group issues its products between taking barrier 1 + group and handing on the next.
+  // Turns: a group issues its products from when it took barrier 1 + group; with its last stage it
+  // hands on the next.
   auto take_turn = [&] { asm volatile("bar.sync %0, 256;" ::"r"(1 + group) : "memory"); };
   auto hand_turn = [&] {
     asm volatile("bar.arrive %0, 256;" ::"r"(1 + (group + 1) % kGroups) : "memory");
@@ -96,22 +100,7 @@ __global__ void __launch_bounds__(kThreads, 1) rows_kernel(const __grid_constant
     if (lane == 0) barrier_arrive(&empty[stage]);
   };
   const int half = group & 1;
-  // Columns of this thread: pairs at 8 n + 2 (lane % 4) of its half.
-  uint32_t bias[kHalf / 8] = {};
-  if (p.bias) {
-    const auto* from =
-        reinterpret_cast<const uint32_t*>(static_cast<const H*>(p.bias) + column + half * kHalf) +
-        (lane & 3);
-#pragma unroll
-    for (int n = 0; n < kHalf / 8; ++n) bias[n] = from[n * 4];
-  }
-  auto pair = [&](float a, float b, int n) {
-    H added[2];
-    memcpy(added, &bias[n], 4);
-    a += to_float(added[0]);
-    b += to_float(added[1]);
-    return pack_results<H>(gelu_erf(a), gelu_erf(b));
-  };
+  const int half_column = half * kHalf + (lane & 3) * 2;  // columns of this thread: and 8 n on
   // Of two blocks of 8 columns, a lane stores half a row of one: an even lane of the first.
   const bool odd = lane & 1;
   H* const out_lane = static_cast<H*>(p.out) + column + half * kHalf + (lane & 2) * 2 + 8 * odd;
@@ -125,6 +114,12 @@ __global__ void __launch_bounds__(kThreads, 1) rows_kernel(const __grid_constant
   int done = 0;  // tiles of this block so far: two groups take one, the other two the next
   for (int tile = first; tile < tiles; tile += step, ++done) {
     if ((done & 1) != group / 2) continue;
+#pragma unroll
+    for (int n = 0; n < kHalf / 8; ++n) {
+      const float2 b = *reinterpret_cast<const float2*>(&bias[half_column + n * 8]);
+      c[n * 4] = c[n * 4 + 2] = b.x;
+      c[n * 4 + 1] = c[n * 4 + 3] = b.y;
+    }
     take_turn();
     int stage = done * kSteps % kStages, parity = done * kSteps / kStages & 1, before = 0;
     // A stage's products last hardly longer than a warp takes to issue them: nothing is computed
@@ -132,6 +127,8 @@ __global__ void __launch_bounds__(kThreads, 1) rows_kernel(const __grid_constant
 #pragma unroll
     for (int b = 0; b < kBoxes; b += kBoxes / kSteps) {
       barrier_wait(&full[stage], parity);
+      if (b == kBoxes - kBoxes / kSteps)
+        hand_turn();  // the next one is ready when these are issued
       product_fence();
       const uint64_t rows = ring_operand + stage * (kStageBytes >> 4);
 #pragma unroll
@@ -139,8 +136,7 @@ __global__ void __launch_bounds__(kThreads, 1) rows_kernel(const __grid_constant
 #pragma unroll
         for (int k = 0; k < kDepth / 16; ++k)
           product_shared<H>(c, rows + i * (kBoxBytes >> 4) + 2 * k,
-                            weights_operand + (b + i) * (kWeightBoxBytes >> 4) + 2 * k,
-                            b + i > 0 || k > 0);
+                            weights_operand + (b + i) * (kWeightBoxBytes >> 4) + 2 * k, true);
       product_commit();
       if (b > 0) {
         product_wait<1>();
@@ -152,21 +148,24 @@ __global__ void __launch_bounds__(kThreads, 1) rows_kernel(const __grid_constant
         parity ^= 1;
       }
     }
-    hand_turn();
     product_wait<0>();
     pin(c);
     release(before);
+    const int row = tile * kRows + warp * 16 + (lane >> 2);
+    H* const out = out_lane + row * p.out_ld;
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int row = tile * kRows + warp * 16 + (lane >> 2) + 8 * r;
-      H* const out = out_lane + row * p.out_ld;
+    for (int n = 0; n < kHalf / 8; n += 2) {
+      float v[8];
 #pragma unroll
-      for (int n = 0; n < kHalf / 8; n += 2) {
-        const uint32_t w0 = pair(c[n * 4 + 2 * r], c[n * 4 + 2 * r + 1], n),
-                       w1 = pair(c[n * 4 + 4 + 2 * r], c[n * 4 + 5 + 2 * r], n + 1);
+      for (int i = 0; i < 8; ++i) v[i] = c[n * 4 + i];
+      gelu_erf(v);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const uint32_t w0 = pack_results<H>(v[2 * r], v[2 * r + 1]),
+                       w1 = pack_results<H>(v[4 + 2 * r], v[5 + 2 * r]);
         const uint32_t other = __shfl_xor_sync(0xffffffffu, odd ? w0 : w1, 1);
-        if (row < p.rows)
-          *reinterpret_cast<uint2*>(out + n * 8) =
+        if (row + 8 * r < p.rows)
+          *reinterpret_cast<uint2*>(out + 8 * r * p.out_ld + n * 8) =
               odd ? make_uint2(other, w1) : make_uint2(w0, other);
       }
     }
@@ -195,8 +194,7 @@ bool product_gelu(const GemmArgs& g, int multiprocessors, cudaStream_t stream) {
   };
   if (!tensor_copies() || g.rows < kFewRows || g.accumulate || !g.out.half16 || g.k % kDepth != 0 ||
       g.k > kBoxes * kDepth || g.n % kColumns != 0 || g.n / kColumns > multiprocessors ||
-      !aligned(g.x, g.x_ld) || !aligned(g.w, g.w_ld) || !aligned(g.out.data, g.out.ld) ||
-      reinterpret_cast<uintptr_t>(g.bias) % 4 != 0)
+      !aligned(g.x, g.x_ld) || !aligned(g.w, g.w_ld) || !aligned(g.out.data, g.out.ld))
     return false;
   const bool bf16 = g.half16 == Half16::kBf16;
   RowsParams p = {};

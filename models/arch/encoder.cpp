@@ -43,10 +43,10 @@ LoadedProgram build_bert(const ArchConfig& config, const TensorSource& source) {
   shape.norm_eps = c.norm_eps;
   shape.attention_scale = c.attention_scale;
   shape.activation = config.activation;
-  ValueId x = add_bert(
-      b.program(), shape, [&](BertWeight, const std::string& name, int64_t rows, int64_t cols) {
-        return b.matrix(prefix + name, rows, cols);
-      });
+  ValueId x = add_bert(b.program(), shape,
+                       [&](BertWeight, const std::string& name, int64_t rows, int64_t cols) {
+                         return b.matrix(prefix + name, rows, cols);
+                       });
   return b.finish(add_sentence_head(b, config, x));
 }
 

@@ -222,8 +222,8 @@ inline std::unique_ptr<Synthetic> synthetic_encoder(const EncoderShape& s, uint3
   shape.position_rows = 514;
   shape.position_offset = 2;
   shape.attention_scale = 1 / std::sqrt(static_cast<float>(s.heads.dim));
-  ValueId x = add_bert(
-      p, shape, [&](BertWeight kind, const std::string& name, int64_t rows, int64_t cols) {
+  ValueId x =
+      add_bert(p, shape, [&](BertWeight kind, const std::string& name, int64_t rows, int64_t cols) {
         switch (kind) {
           case BertWeight::kTable:
             return m->weight(name, rows, cols, WeightType::kF32, rows == 1 ? 1 : 10);
