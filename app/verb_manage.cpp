@@ -228,6 +228,7 @@ int verb_session(Runtime& runtime) {
     }
     if (json) terminal.out(dump_json(out) + "\n");
     terminal.flush();
+    if (all.empty() && !json) terminal.note("no saved chats yet: apud chat");
     for (const std::string& file : damaged)
       terminal.warn("damaged session file, left alone: " + file);
     return 0;

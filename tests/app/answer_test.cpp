@@ -81,7 +81,7 @@ TEST(Answer, ReasoningGoesToTheJsonAlone) {
   for (bool shown : {false, true}) {
     testing::internal::CaptureStdout();
     testing::internal::CaptureStderr();
-    Terminal terminal(TerminalState{true, true, true, false, 80});
+    Terminal terminal(TerminalState{true, true, true, false, 80, true});
     LiveAnswer live(terminal, {}, Citing::kMay, true, shown);
     Request request;
     live.attach(request);

@@ -49,7 +49,7 @@ TEST_F(Verbs, IngestTakesWhatItsOptionsSay) {
 
   RunResult shown = run({"ingest", "docs", "-n"});
   EXPECT_EQ(shown.code, 0) << shown;
-  EXPECT_TRUE(has(shown.err, "docs/heron.md")) << shown;
+  EXPECT_TRUE(has(shown.out, "docs/heron.md")) << shown;
   EXPECT_EQ(run({"coll", "list"}).code, 1) << "-n only shows";
 
   RunResult some = run({"ingest", "docs", "--jsonl"});
@@ -148,7 +148,7 @@ TEST_F(Verbs, UndoTakesThePassagesBackToo) {
   RunResult r = run({"chat", "-k", "birds", "--max-tokens", "4"},
                     "Where does the heron stand?\n/evidence\n/undo\n/evidence\n");
   ASSERT_EQ(r.code, 0) << r;
-  size_t there = r.err.find("heron.md · turn 1");
+  size_t there = r.err.find("heron.md:3 · turn 1");
   ASSERT_NE(there, std::string::npos) << r;
   EXPECT_NE(r.err.find("no passages yet", there), std::string::npos) << r;
 }
