@@ -65,6 +65,21 @@ std::string prompt_json(const Evidence& evidence, const std::string& text, int t
   return dump_json(out);
 }
 
+/// What `--only-sources --json` prints.
+std::string passages_json(std::span<const Passage> passages) {
+  ordered_json out = {{"schema", kJsonSchema}, {"passages", ordered_json::array()}};
+  auto known = [](int number) { return number > 0 ? ordered_json(number) : ordered_json(); };
+  for (const Passage& p : passages) {
+    ordered_json one = {{"id", p.id}, {"path", p.path}};
+    if (!p.from.member.empty()) one["member"] = p.from.member;
+    one["page"] = known(p.from.page);
+    one["line"] = known(p.from.line);
+    one["text"] = p.text;
+    out["passages"].push_back(one);
+  }
+  return dump_json(out);
+}
+
 /// Refused before the first token.
 int refuse(Runtime& runtime, Finished& finished) {
   const Options& o = runtime.options;
@@ -113,8 +128,9 @@ bool reads_all(Runtime& runtime, const EvidenceRequest& request, bool needs_mode
 void print_sources(Runtime& runtime, const Finished& finished) {
   Terminal& terminal = runtime.terminal;
   for (const Passage& p : finished.evidence.packed.passages) {
-    terminal.note(fmt::format("  passage [{}] {} score {:.3f} rank {}: {}", p.id, p.path, p.score,
-                              p.chunk_rank, p.heading_path.empty() ? p.title : p.heading_path));
+    terminal.note(fmt::format("  passage [{}] {} score {:.3f} rank {}: {}", p.id,
+                              place_of(shown_path(p.path), p.from), p.score, p.chunk_rank,
+                              p.heading_path.empty() ? p.title : p.heading_path));
   }
 }
 
@@ -177,8 +193,13 @@ int verb_ask(Runtime& runtime) {
   if (finished.evidence.abstained) return refuse(runtime, finished);
   say_retry(terminal, finished.evidence);
   if (o.ask.only_sources) {
-    for (const Passage& p : passages) {
-      terminal.out_text(fmt::format("[{}] {}\n{}\n\n", p.id, p.path, p.text));
+    if (o.common.json) {
+      terminal.out(passages_json(passages) + "\n");
+    } else {
+      for (const Passage& p : passages) {
+        terminal.out_text(
+            fmt::format("[{}] {}\n{}\n\n", p.id, place_of(shown_path(p.path), p.from), p.text));
+      }
     }
     terminal.flush();
     return passages.empty() ? 1 : 0;

@@ -103,6 +103,20 @@ TEST_F(Verbs, ADryRunListsOnStdoutWhatItWouldTake) {
   EXPECT_EQ(found.out, "docs/two\\nlines.md:1: The gull.\n") << found;
 }
 
+TEST_F(Verbs, OnlySourcesAreThePassagesWithTheirPlaces) {
+  ingest_birds();
+  std::vector<std::string> ask = {"ask", "-k", "birds", "--only-sources", "Where is the heron?"};
+  RunResult text = run(ask);
+  EXPECT_TRUE(text.out.starts_with("[1] docs/heron.md:")) << text;
+  ask.emplace_back("--json");
+  Json json = json_of(run(ask));
+  EXPECT_EQ(json["schema"], 1) << json;
+  EXPECT_EQ(json["passages"][0]["id"], 1) << json;
+  EXPECT_TRUE(has(json["passages"][0]["path"], "heron.md")) << json;
+  EXPECT_GT(json["passages"][0]["line"], 0) << json;
+  EXPECT_TRUE(has(json["passages"][0]["text"], "stands in the reed")) << json;
+}
+
 TEST_F(Verbs, AnotherKindOfPlaceThanALineIsNamed) {
   home_.write("docs/birds.ipynb",
               R"json({"cells": [{"cell_type": "markdown", "source": "The gull cries."},
