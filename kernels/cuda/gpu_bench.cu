@@ -6,12 +6,14 @@
 #include <numeric>
 
 #include "kernels/cuda/executor.h"
+#include "kernels/cuda/median_seconds.h"
 #include "kernels/random_model.h"
 
 namespace apud {
 namespace {
 
 using cuda::check;
+using cuda::median_seconds;
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point t) {
   return std::chrono::duration<double>(Clock::now() - t).count();
@@ -42,28 +44,6 @@ __global__ void noise_kernel(uint32_t* data, int64_t words, bool halves) {
   data[i] = halves ? (x & 0x83ff83ffu) | 0x38003800u : x;  // halves: +-[0.5, 1)
 }
 
-/// Median seconds of `runs` timed calls after one.
-template <typename Fn>
-double timed(int runs, cudaStream_t stream, Fn&& fn) {
-  cudaEvent_t a, b;
-  APUD_CUDA(cudaEventCreate(&a));
-  APUD_CUDA(cudaEventCreate(&b));
-  std::vector<float> times;
-  for (int i = 0; i <= runs; ++i) {
-    APUD_CUDA(cudaEventRecord(a, stream));
-    fn();
-    APUD_CUDA(cudaEventRecord(b, stream));
-    APUD_CUDA(cudaEventSynchronize(b));
-    float ms = 0;
-    APUD_CUDA(cudaEventElapsedTime(&ms, a, b));
-    if (i > 0) times.push_back(ms);
-  }
-  cudaEventDestroy(a);
-  cudaEventDestroy(b);
-  std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
-  return times[times.size() / 2] / 1000;
-}
-
 double gemm_rate(int rows) {
   const int n = 8192, k = 8192;
   cuda::DeviceBuffer w(size_t{2} * n * k, "bench"), x(size_t{2} * rows * k, "bench"),
@@ -82,7 +62,7 @@ double gemm_rate(int rows) {
   g.rows = rows;
   g.n = n;
   g.k = k;
-  return 2.0 * rows * n * k / timed(10, nullptr, [&] { gemm.run(g, nullptr); });
+  return 2.0 * rows * n * k / median_seconds(10, nullptr, [&] { gemm.run(g, nullptr); });
 }
 
 /// One model on the device with pages for `tokens` tokens of one sequence.
@@ -164,6 +144,25 @@ struct Bench {
   }
 };
 
+/// Stages of a name together; what they lost beyond reading their bytes at the rate `read`, where
+/// that is what bounds them (0: it is not).
+std::vector<StageLoss> by_name(const std::vector<cuda::StageTime>& times, double read) {
+  std::map<std::string, StageLoss> sums;
+  for (const auto& t : times) {
+    StageLoss& l = sums[t.name];
+    l.stage = t.name;
+    ++l.count;
+    l.microseconds += t.microseconds;
+    if (read > 0) l.lost += t.microseconds - t.bytes / read * 1e6;
+  }
+  std::vector<StageLoss> all;
+  for (auto& [name, l] : sums) {
+    l.lost /= l.count;
+    all.push_back(l);
+  }
+  return all;
+}
+
 void bench_decode(Bench& b, int context, int steps, const GpuCeilings& c, bool stages,
                   GpuBenchRow row, const std::function<void(const GpuBenchRow&)>& emit) {
   b.fill(context);
@@ -189,20 +188,9 @@ void bench_decode(Bench& b, int context, int steps, const GpuCeilings& c, bool s
   if (stages) {
     SequenceSlice s = b.slice(1, context);
     int32_t zero = 0;
-    std::map<std::string, StageLoss> sums;
     Batch batch{std::span(&token, 1), std::span(&s, 1), std::span(&zero, 1)};
     b.executor->profile(batch, b.kv.get());
-    for (const auto& t : b.executor->profile(batch, b.kv.get())) {
-      StageLoss& l = sums[t.name];
-      l.stage = t.name;
-      ++l.count;
-      l.microseconds += t.microseconds;
-      l.lost += t.microseconds - t.bytes / c.read * 1e6;
-    }
-    for (auto& [name, l] : sums) {
-      l.lost /= l.count;
-      row.stages.push_back(l);
-    }
+    row.stages = by_name(b.executor->profile(batch, b.kv.get()), c.read);
   }
   emit(row);
 }
@@ -237,15 +225,10 @@ void bench_prefill(Bench& b, int fresh, int cached, const GpuCeilings& c, bool s
     int n = std::min(step, fresh);
     SequenceSlice s = b.slice(n, cached);
     int32_t last = n - 1;
-    std::map<std::string, StageLoss> sums;
-    for (const auto& st : b.executor->profile(
-             {std::span(t).subspan(0, n), std::span(&s, 1), std::span(&last, 1)}, b.kv.get())) {
-      StageLoss& l = sums[st.name];
-      l.stage = st.name;
-      ++l.count;
-      l.microseconds += st.microseconds;
-    }
-    for (auto& [name, l] : sums) row.stages.push_back(l);
+    row.stages = by_name(
+        b.executor->profile({std::span(t).subspan(0, n), std::span(&s, 1), std::span(&last, 1)},
+                            b.kv.get()),
+        0);
   }
   emit(row);
 }
@@ -303,16 +286,7 @@ void bench_embed(Bench& b, const GpuCeilings& c, bool stages, GpuBenchRow row,
   row.unit = "tok/s";
   row.share = static_cast<double>(cost.flops_per_token) * row.value / c.gemm_8192;
   row.ceiling = "gemm";
-  if (stages) {
-    std::map<std::string, StageLoss> sums;
-    for (const auto& st : b.executor->profile(batch, nullptr)) {
-      StageLoss& l = sums[st.name];
-      l.stage = st.name;
-      ++l.count;
-      l.microseconds += st.microseconds;
-    }
-    for (auto& [name, l] : sums) row.stages.push_back(l);
-  }
+  if (stages) row.stages = by_name(b.executor->profile(batch, nullptr), 0);
   emit(row);
   // One short query.
   std::vector<SequenceSlice> one = {{0, 16, 0, {}}};
@@ -352,17 +326,17 @@ GpuCeilings measure_gpu_ceilings(int device) {
     int64_t words = static_cast<int64_t>(bytes / 4);
     noise_kernel<<<cuda::ceil_div(words, 256), 256>>>(a.as<uint32_t>(), words, false);
     int blocks = properties.multiProcessorCount * 4;
-    c.read = static_cast<double>(bytes) / timed(7, nullptr, [&] {
+    c.read = static_cast<double>(bytes) / median_seconds(7, nullptr, [&] {
                read_kernel<<<blocks, 512>>>(a.as<uint4>(), static_cast<int64_t>(bytes / 16),
                                             b.as<uint32_t>());
              });
-    c.copy = 2.0 * static_cast<double>(bytes) / timed(7, nullptr, [&] {
+    c.copy = 2.0 * static_cast<double>(bytes) / median_seconds(7, nullptr, [&] {
                cudaMemcpyAsync(b.as(), a.as(), bytes, cudaMemcpyDeviceToDevice);
              });
     void* host = nullptr;
     size_t link = size_t{256} << 20;
     APUD_CUDA(cudaHostAlloc(&host, link, cudaHostAllocDefault));
-    c.host_link = static_cast<double>(link) / timed(5, nullptr, [&] {
+    c.host_link = static_cast<double>(link) / median_seconds(5, nullptr, [&] {
                     cudaMemcpyAsync(a.as(), host, link, cudaMemcpyHostToDevice);
                   });
     cudaFreeHost(host);

@@ -1,7 +1,6 @@
 // Timing the stages of a step, for `bench`.
-#include <algorithm>
-
 #include "kernels/cuda/executor.h"
+#include "kernels/cuda/median_seconds.h"
 
 namespace apud::cuda {
 
@@ -59,24 +58,10 @@ double CudaExecutor::chain_seconds(const Batch& batch, KvStore* kv, const std::s
   const cudaError_t status = cudaGraphInstantiate(&replayed, graph, 0);
   cudaGraphDestroy(graph);
   check(status, "cudaGraphInstantiate");
-  cudaEvent_t begin, end;
-  APUD_CUDA(cudaEventCreate(&begin));
-  APUD_CUDA(cudaEventCreate(&end));
-  std::vector<float> times;
-  for (int i = 0; i < 6; ++i) {  // the first loads the kernels
-    APUD_CUDA(cudaEventRecord(begin, stream_));
-    APUD_CUDA(cudaGraphLaunch(replayed, stream_));
-    APUD_CUDA(cudaEventRecord(end, stream_));
-    APUD_CUDA(cudaEventSynchronize(end));
-    float ms = 0;
-    APUD_CUDA(cudaEventElapsedTime(&ms, begin, end));
-    if (i > 0) times.push_back(ms);
-  }
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
+  const double seconds =
+      median_seconds(5, stream_, [&] { APUD_CUDA(cudaGraphLaunch(replayed, stream_)); });
   cudaGraphExecDestroy(replayed);
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2] / 1000 / count;
+  return seconds / count;
 }
 
 }  // namespace apud::cuda

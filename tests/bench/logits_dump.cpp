@@ -8,14 +8,11 @@
 //                                      prefill's)
 //
 // Writes float32 [positions][vocabulary] to OUT.0, OUT.1 ... for each way in order.
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -24,6 +21,7 @@
 #include "kernels/backend.h"
 #include "models/arch/arch.h"
 #include "models/arch/tensors.h"
+#include "tests/support/one_sequence.h"
 
 namespace {
 
@@ -31,32 +29,16 @@ using namespace apud;
 
 void write_logits(Executor& executor, std::span<const int32_t> ids, KvType type, size_t step,
                   const std::string& out) {
-  const Program& program = executor.program();
-  auto vocab = static_cast<size_t>(program.values[static_cast<size_t>(program.result)].cols);
-  size_t pages = (ids.size() + kKvPageTokens - 1) / kKvPageTokens;
-  std::vector<int> counts(program.kv_groups.size(), static_cast<int>(pages));
-  auto kv = executor.make_kv(counts, type);
-  std::vector<int32_t> page_ids(pages);
-  std::iota(page_ids.begin(), page_ids.end(), 0);
   std::ofstream file(out, std::ios::binary);
-  std::vector<float> logits;
   double seconds = 0;
   size_t steps = 0;
-  for (size_t at = 0; at < ids.size(); at += step, ++steps) {
-    size_t count = std::min(step, ids.size() - at);
-    SequenceSlice slice{0, static_cast<int>(count), static_cast<int>(at), {}};
-    for (auto& group : slice.pages) group = page_ids;
-    std::vector<int32_t> rows(count);
-    std::iota(rows.begin(), rows.end(), 0);
-    logits.resize(count * vocab);
-    auto start = std::chrono::steady_clock::now();
-    executor.run({ids.subspan(at, count), std::span(&slice, 1), rows}, kv.get(), logits);
-    // The first step captures a graph and touches new memory.
-    if (at > 0)
-      seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    file.write(reinterpret_cast<const char*>(logits.data()),
-               static_cast<std::streamsize>(logits.size() * sizeof(float)));
-  }
+  test::run_one_sequence(executor, ids, type, step,
+                         [&](size_t, const std::vector<float>& logits, double taken) {
+                           // The first step captures a graph and touches new memory.
+                           if (steps++ > 0) seconds += taken;
+                           file.write(reinterpret_cast<const char*>(logits.data()),
+                                      static_cast<std::streamsize>(logits.size() * sizeof(float)));
+                         });
   if (!file.flush()) throw Error(ErrorKind::kIo, "cannot write " + out);
   if (steps > 1)
     std::printf("%s %zu tokens a step: %.3f ms a step\n", executor.name().c_str(), step,

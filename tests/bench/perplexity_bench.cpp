@@ -29,6 +29,7 @@
 #include "kernels/backend.h"
 #include "kernels/quant.h"
 #include "models/model.h"
+#include "tests/support/one_sequence.h"
 
 namespace {
 
@@ -69,29 +70,18 @@ std::vector<double> log_probabilities(Executor& executor, std::span<const int32_
                                       int step) {
   const Program& program = executor.program();
   auto vocab = static_cast<size_t>(program.values[static_cast<size_t>(program.result)].cols);
-  size_t pages = (ids.size() + kKvPageTokens - 1) / kKvPageTokens;
-  std::vector<int> counts(program.kv_groups.size(), static_cast<int>(pages));
-  auto kv = executor.make_kv(counts, type);
-  std::vector<int32_t> page_ids(pages);
-  std::iota(page_ids.begin(), page_ids.end(), 0);
   std::vector<double> found;
-  auto most = static_cast<size_t>(step);
-  for (size_t at = 0; at < ids.size(); at += most) {
-    size_t count = std::min(most, ids.size() - at);
-    SequenceSlice slice{0, static_cast<int>(count), static_cast<int>(at), {}};
-    for (auto& group : slice.pages) group = page_ids;
-    std::vector<int32_t> rows(count);
-    std::iota(rows.begin(), rows.end(), 0);
-    std::vector<float> logits(count * vocab);
-    executor.run({ids.subspan(at, count), std::span(&slice, 1), rows}, kv.get(), logits);
-    for (size_t i = 0; i < count && at + i + 1 < ids.size(); ++i) {
-      const float* row = logits.data() + i * vocab;
-      double top = *std::max_element(row, row + vocab), sum = 0;
-      for (size_t j = 0; j < vocab; ++j) sum += std::exp(row[j] - top);
-      found.push_back(row[ids[at + i + 1]] - top - std::log(sum));
-    }
-    std::fprintf(stderr, "%zu of %zu\n", at + count, ids.size());
-  }
+  test::run_one_sequence(executor, ids, type, static_cast<size_t>(step),
+                         [&](size_t at, const std::vector<float>& logits, double) {
+                           const size_t count = logits.size() / vocab;
+                           for (size_t i = 0; i < count && at + i + 1 < ids.size(); ++i) {
+                             const float* row = logits.data() + i * vocab;
+                             double top = *std::max_element(row, row + vocab), sum = 0;
+                             for (size_t j = 0; j < vocab; ++j) sum += std::exp(row[j] - top);
+                             found.push_back(row[ids[at + i + 1]] - top - std::log(sum));
+                           }
+                           std::fprintf(stderr, "%zu of %zu\n", at + count, ids.size());
+                         });
   return found;
 }
 

@@ -8,12 +8,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <numeric>
 
 #include "kernels/backend.h"
 #include "models/model.h"
 #include "tests/support/golden.h"
 #include "tests/support/models.h"
+#include "tests/support/one_sequence.h"
 
 namespace apud {
 namespace {
@@ -26,15 +26,9 @@ std::vector<float> log_probabilities(Executor& e, std::span<const int32_t> ids) 
   size_t n = ids.size();
   auto vocab =
       static_cast<size_t>(e.program().values[static_cast<size_t>(e.program().result)].cols);
-  std::vector<int32_t> pages((n + kKvPageTokens - 1) / kKvPageTokens), rows(n);
-  std::iota(pages.begin(), pages.end(), 0);
-  std::iota(rows.begin(), rows.end(), 0);
-  std::vector<int> counts(e.program().kv_groups.size(), static_cast<int>(pages.size()));
-  auto kv = e.make_kv(counts, e.default_kv_type());
-  SequenceSlice slice{0, static_cast<int>(n), 0, {}};
-  for (auto& group : slice.pages) group = pages;
-  std::vector<float> out(n * vocab);
-  e.run({ids, std::span(&slice, 1), rows}, kv.get(), out);
+  std::vector<float> out;
+  test::run_one_sequence(e, ids, e.default_kv_type(), n,
+                         [&](size_t, const std::vector<float>& logits, double) { out = logits; });
   for (size_t i = 0; i < n; ++i) {
     float* row = out.data() + i * vocab;
     double top = *std::max_element(row, row + vocab), sum = 0;
