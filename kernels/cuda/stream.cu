@@ -77,18 +77,22 @@ void stream(StreamStage stage, int multiprocessors, const Launch& where) {
                  (stage.segments == 1 &&
                   stage.next.groups == ceil_div(stage.segment[0].weight.rows, 2 * kTileRows)),
              "half a group of the next stage is a tile");
-  // Few tiles of long rows: two warps share a pair of rows. Else small blocks, so that one's end is
+  // Few tiles of long rows: two warps share a pair of rows, or four where every tile has a
+  // multiprocessor to itself. Else small blocks, so that one's end is
   // another's beginning; two planes of bytes leave room for one step of loads a warp, and gain by
   // more warps. Chosen by the stage alone, so that a row's sum has one order however it is
   // launched.
   int tiles = 0;
-  bool wide = true;
+  bool wide = true, narrow = true;  // all of two planes of bytes, none
   for (int i = 0; i < stage.segments; ++i) {
     tiles += ceil_div(stage.segment[i].weight.rows, kTileRows);
-    wide = wide && plane_bytes(stage.segment[i].weight.type).high == 16;
+    const bool two = two_planes(stage.segment[i].weight.type);
+    wide = wide && two;
+    narrow = narrow && !two;
   }
   const bool few = tiles <= 5 * multiprocessors / 2;
-  const int threads = stage.x.groups > 32 && (few || wide) ? 512 : 256;
+  const bool alone = narrow && tiles <= multiprocessors && stage.x.groups > 3 * 32;
+  const int threads = alone ? 1024 : stage.x.groups > 32 && (few || wide) ? 512 : 256;
   // Two columns and more have no kernels for mixed types: same-type neighbours go together.
   for (int from = 0; from < stage.segments;) {
     int to = stage.segments;

@@ -1,7 +1,7 @@
 // The kernel of quantised products. A block makes 16 neighbouring outputs, so that it can quantise
-// them with one scale: 4 warps two pairs of outputs each, 8 warps one pair, 16 warps half of a
-// pair's columns each. Weights stream in 16-byte loads that are in flight before the stage waits
-// for the one before it.
+// them with one scale: 4 warps two pairs of outputs each, 8 warps one pair, 16 or 32 warps half or
+// a quarter of a pair's columns each. Weights stream in 16-byte loads that are in flight before the
+// stage waits for the one before it.
 #pragma once
 
 #include "kernels/cuda/math.cuh"
@@ -11,7 +11,10 @@
 
 namespace apud::cuda {
 
-inline constexpr int kTileRows = 16, kTilePairs = kTileRows / 2, kMaxWarps = 16;
+inline constexpr int kTileRows = 16, kTilePairs = kTileRows / 2, kMaxWarps = 32;
+
+/// A lane's group is two loads a row.
+constexpr bool two_planes(WeightType type) { return plane_bytes(type).high == 16; }
 
 /// Behind the columns: sums of (warps, 4, NC).
 __host__ __device__ inline size_t stream_shared(int columns, int nc, int groups) {
@@ -55,9 +58,11 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSe
                                             uint8_t* shared) {
   // An item is two rows at once: gate and up of an output, or two outputs.
   constexpr int kItemsPair = kPair ? 2 : 1;
-  constexpr int kDepth = NC > 2 || plane_bytes(F).high == 16 ? 1 : 2;
+  constexpr int kDepth = NC > 2 || two_planes(F) ? 1 : 2;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  const int shift = blockDim.x > kTilePairs * 32, split = 1 << shift;
+  const int shift =
+      (blockDim.x > kTilePairs * 32) + (!two_planes(F) && blockDim.x > 2 * kTilePairs * 32 ? 1 : 0);
+  const int split = 1 << shift;
   const int part = warp & (split - 1), first_pair = warp >> shift;
   const int items = blockDim.x < kTilePairs * 32 ? 2 * kItemsPair : kItemsPair;
   const int columns_count = NC == 1 ? 1 : p.columns;
@@ -198,10 +203,16 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSe
   }
 }
 
-/// Segments of type A or B. PRECOND: blockDim 128 (with 4 columns at most), 256 or 512; columns <=
-/// NC; stream_shared bytes.
+/// Blocks of 1,024 threads are not for two planes of bytes, whose kernels are 1 % slower where the
+/// compiler is told of them.
+template <WeightType A, WeightType B>
+constexpr int kMostThreads = two_planes(A) && two_planes(B) ? 512 : 32 * kMaxWarps;
+
+/// Segments of type A or B. PRECOND: blockDim 128 (with 4 columns at most), 256, 512 or 1024 (at
+/// most kMostThreads); columns <= NC; stream_shared bytes.
 template <WeightType A, WeightType B, int NC, bool kPair>
-__global__ void __launch_bounds__(512, 2) stream_kernel(const __grid_constant__ StreamStage p) {
+__global__ void __launch_bounds__(kMostThreads<A, B>, 1024 / kMostThreads<A, B>)
+    stream_kernel(const __grid_constant__ StreamStage p) {
   extern __shared__ __align__(16) uint8_t shared[];
   grid_dependency_trigger();
   int index = 0;

@@ -92,7 +92,8 @@ double prefill_limit(WeightType type) {
 TEST_F(Cuda, LinearOfEveryFormatAndOddShapes) {
   for (WeightType type : kAllTypes) {
     int block = block_values(type);
-    for (auto [rows, cols] : {std::pair{16, 1}, {48, 3}, {1, 2}, {33, 5}, {130, 4}, {1100, 9}}) {
+    for (auto [rows, cols] :
+         {std::pair{16, 1}, {48, 3}, {1, 2}, {33, 5}, {130, 4}, {1100, 9}, {40, 100}}) {
       int width = block == 1 ? cols * 19 : block * cols;
       for (bool norm : {false, true}) {
         LinearCase c(type, rows, width, 41, rows % 2 == 1, rows % 3 == 0, norm);
