@@ -31,6 +31,11 @@ constexpr double kRankScale = 5;
 // since code and names are without CJK everywhere.
 constexpr double kOwnScript = 0.06;
 
+// A sentence beside one that scores this share of the best of all counts as much as that one:
+// answers are stretches of text, and what explains a sentence often shares no word with the
+// question. Beside weaker ones it would bring in what distracts.
+constexpr double kLeads = 0.85;
+
 constexpr size_t kTextRegionSentences = 12;  // of text that has no chunks
 constexpr size_t kEmbedCall = 32;
 
@@ -238,6 +243,22 @@ struct Packer::Impl {
     if (near.empty()) near = cosines(input, question, options.sentence_vector_tokens);
     for (size_t i = 0; i < near.size(); ++i)
       input.sentences[i].score = weighed(input.sentences[i], weights, near[i]);
+    raise_beside(input.sentences);
+  }
+
+  static void raise_beside(std::vector<PackSentence>& sentences) {
+    double leads = 0;
+    for (const PackSentence& s : sentences) leads = std::max(leads, kLeads * s.score);
+    double before = 0;  // score of the sentence before as it was
+    for (size_t i = 0; i < sentences.size(); ++i) {
+      PackSentence& s = sentences[i];
+      double best = s.score;
+      if (i > 0 && sentences[i - 1].region == s.region) best = std::max(best, before);
+      if (i + 1 < sentences.size() && sentences[i + 1].region == s.region)
+        best = std::max(best, sentences[i + 1].score);
+      before = s.score;
+      if (best >= leads) s.score = best;
+    }
   }
 };
 

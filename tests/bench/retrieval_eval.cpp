@@ -49,20 +49,35 @@ std::string scores_json(std::span<const Judged> judged) {
   return "{" + out + "}";
 }
 
-/// Share of the bytes of the gold document's beginning (its answer: the sentences within kExcerpt
-/// bytes) that packing `budget` tokens puts into the prompt.
+EvalQuestion::Gold file_of(const EvalQuestion& question) { return {question.gold.at(0).path, ""}; }
+
+/// The excerpt that answers: the gold text where the question names one, else the document's
+/// beginning (its answer: the sentences within kExcerpt bytes).
+TextRange excerpt_of(const EvalQuestion& question, std::string_view text) {
+  const std::string& gold = question.gold.at(0).text;
+  if (!gold.empty()) {
+    const size_t at = text.find(gold);
+    if (at == std::string_view::npos)
+      throw Error(ErrorKind::kBadData, "question " + question.id + ": its excerpt is not there");
+    return {at, at + gold.size()};
+  }
+  // A heading that was kept is the question.
+  const size_t begin = text[0] == '#' ? text.find('\n') : 0;
+  size_t end = begin;
+  for (const Sentence& s : split_sentences(text.substr(begin))) {
+    if (end > begin && s.end > kExcerpt) break;
+    end = begin + s.end;
+  }
+  return {begin, end};
+}
+
+/// Share of the excerpt's bytes that packing puts into the prompt.
 double excerpt_recall(Store& store, const CollectionInfo& info, const EvalQuestion& question,
                       const Packed& packed) {
   for (const DocumentInfo& d : store.documents(info.id)) {
-    if (!gold_matches(question.gold.at(0), d.path, "") || d.chunks == 0) continue;
+    if (!gold_matches(file_of(question), d.path, "") || d.chunks == 0) continue;
     std::string text = store.text(d.id).text;
-    size_t begin = text[0] == '#' ? text.find('\n') : 0;  // a heading that was kept is the question
-    std::string_view answer = std::string_view(text).substr(begin);
-    size_t end = begin;
-    for (const Sentence& s : split_sentences(answer)) {
-      if (end > begin && s.end > kExcerpt) break;
-      end = begin + s.end;
-    }
+    const auto [begin, end] = excerpt_of(question, text);
     std::vector<bool> held(end, false);
     for (const Passage& p : packed.passages) {
       if (p.document != d.id) continue;
@@ -99,7 +114,7 @@ std::string evaluate_excerpts(TextEmbedder& embedder, const EvalArguments& argum
     options.k = PackOptions{}.max_hits;
     Retrieval hits = retriever.retrieve(questions[i].question, names, options);
     found += std::any_of(hits.hits.begin(), hits.hits.end(), [&](const Hit& h) {
-      return gold_matches(questions[i].gold.at(0), h.path, "");
+      return gold_matches(file_of(questions[i]), h.path, "");
     });
     for (int b = 0; b < 2; ++b) {
       PackOptions packing;

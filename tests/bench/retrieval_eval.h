@@ -20,8 +20,8 @@ struct EvalArguments {
 /// one line of JSON.
 std::string evaluate_retrieval(TextEmbedder& embedder, const EvalArguments& arguments);
 
-/// How much of the true excerpt (the beginning of the gold document) refining to 1,000 and 2,000
-/// tokens of the embedder keeps. One line of JSON.
+/// How much of the true excerpt (the gold text; without one, the gold document's beginning)
+/// refining to 1,000 and 2,000 tokens of the embedder keeps. One line of JSON.
 std::string evaluate_excerpts(TextEmbedder& embedder, const EvalArguments& arguments);
 
 }  // namespace apud::bench

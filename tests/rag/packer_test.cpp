@@ -261,6 +261,26 @@ TEST_F(PackerTest, OfTwoThatSayAsMuchTheShorterOneComesFirst) {
   EXPECT_TRUE(packed.passages[0].path.ends_with("b.md")) << packed.evidence;
 }
 
+TEST_F(PackerTest, WhatStandsBesideTheAnswerComesBeforeAWordOfTheQuestionElsewhere) {
+  home.write(
+      "docs/a.md",
+      "# Trades\n\nAda repairs every copper lantern. She asks for twenty crowns and two days. "
+      "Rain fell for weeks upon weeks. Boats came late in the spring. Bread was baked at dawn "
+      "by three men. Wool went to market on carts. Nobody paints a lantern here these days.\n");
+  ingest_docs();
+  const std::string question = "who repairs a copper lantern";
+  auto hits = search(question);
+  PackOptions options;
+  options.whole_document = false;
+  for (options.budget = 10; options.budget < 60; ++options.budget) {
+    Packed packed = packer.pack(hits, question, counter, options);
+    if (packed.evidence.find("Ada repairs") == std::string::npos) continue;
+    EXPECT_EQ(packed.evidence.find("Nobody paints"), std::string::npos) << options.budget;
+    if (packed.evidence.find("twenty crowns") != std::string::npos) return;
+  }
+  ADD_FAILURE() << "the sentence beside the answer is never packed";
+}
+
 TEST_F(PackerTest, LookAlikesOfMarksAreEscaped) {
   EXPECT_EQ(escape_marks("see [1] and [2, 3], a[i], [x], [12"),
             "see (1) and (2, 3), a[i], [x], [12");
