@@ -16,7 +16,6 @@ namespace {
 
 constexpr size_t kSniff = 8192;
 
-// Bytes that clean text copies as they are: printable ASCII, tab and newline.
 constexpr size_t kDataRun = 512, kDataShown = 64;
 constexpr std::string_view kEllipsis = "\xE2\x80\xA6";
 constexpr std::array<bool, 256> kDataLetter = [] {
@@ -27,6 +26,7 @@ constexpr std::array<bool, 256> kDataLetter = [] {
   return letters;
 }();
 
+// Bytes that clean text copies as they are: printable ASCII, tab and newline.
 constexpr std::array<bool, 256> kPlain = [] {
   std::array<bool, 256> plain{};
   for (int c = 0x20; c < 0x7F; ++c) plain[static_cast<size_t>(c)] = true;
