@@ -75,8 +75,8 @@ void CpuExecutor::pack_weights() {
       PackedMatrix& m = packed_[at(linear->weight)];
       const WeightView& view = weights_[at(linear->weight)];
       if (m.cols == 0) {
-        m = packed_layout(view.type, packing_of(program_, view.type, kernels_.tiles), view.rows,
-                          view.cols);
+        m = packed_layout(view.type, packing_of(program_, weights_, linear->weight, kernels_.tiles),
+                          view.rows, view.cols);
         total += m.bytes();
       }
       load_vector(linear->bias, 0);

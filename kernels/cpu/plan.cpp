@@ -147,7 +147,7 @@ class Planner {
   }
 
   WeightType type_of(WeightId w) const { return weights_[static_cast<size_t>(w)].type; }
-  Packing packing(WeightId w) const { return packing_of(program_, type_of(w), tiles_); }
+  Packing packing(WeightId w) const { return packing_of(program_, weights_, w, tiles_); }
   bool quantised(WeightId w) const { return takes_acts(type_of(w), packing(w)); }
   ActKind kind_for(WeightId w) const { return act_kind(type_of(w), packing(w)); }
   // Of a row. 16-bit kinds are finer than what one plane of int8 leaves over.
@@ -296,10 +296,17 @@ class Planner {
 
 }  // namespace
 
-Packing packing_of(const Program& program, WeightType type, bool tiles) {
+Packing packing_of(const Program& program, const Weights& weights, WeightId matrix, bool tiles) {
+  const WeightType type = weights[static_cast<size_t>(matrix)].type;
   bool wide = type == WeightType::kF32 || type == WeightType::kF16;
   if (wide) return program.is_encoder() ? Packing::kWords : Packing::kExact;
-  return tiles && tile_format(type) ? Packing::kTiles : Packing::kExact;
+  if (!tiles || !tile_format(type)) return Packing::kExact;
+  bool many_rows = std::any_of(program.ops.begin(), program.ops.end(), [&](const Op& op) {
+    auto* linear = std::get_if<LinearOp>(&op);
+    return linear && linear->weight == matrix &&
+           program.values[static_cast<size_t>(linear->out)].rows != Rows::kOutputs;
+  });
+  return many_rows ? Packing::kTiles : Packing::kExact;
 }
 
 Plan make_plan(const Program& program, const Weights& weights, bool tiles) {

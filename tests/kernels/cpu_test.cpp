@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/plan.h"
 #include "tests/kernels/synthetic.h"
 #include "tests/kernels/tolerance.h"
 
@@ -454,6 +455,25 @@ TEST_P(CpuPath, PagesMoveAsBytes) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Isa, CpuPath, ::testing::ValuesIn(available_cpu_isas()), isa_name);
+
+// Rows of outputs are one or few, and one row reads integers faster than it folds them into tiles.
+TEST(CpuPlan, TilesAreForMatricesThatManyRowsMeet) {
+  test::DecoderShape shape;
+  shape.types = {WeightType::kQ8_0};
+  auto m = test::synthetic_decoder(shape);
+  int inner = 0, output = 0;
+  for (const Op& op : m->program.ops) {
+    auto* linear = std::get_if<LinearOp>(&op);
+    if (!linear) continue;
+    bool last = m->program.values[static_cast<size_t>(linear->out)].rows == Rows::kOutputs;
+    ++(last ? output : inner);
+    EXPECT_EQ(cpu::packing_of(m->program, m->weights, linear->weight, true),
+              last ? cpu::Packing::kExact : cpu::Packing::kTiles);
+    EXPECT_EQ(cpu::packing_of(m->program, m->weights, linear->weight, false), cpu::Packing::kExact);
+  }
+  EXPECT_EQ(output, 1);
+  EXPECT_GT(inner, 5);
+}
 
 TEST(CpuExecutor, RefusesAPathThatTheMachineLacks) {
   auto m = test::synthetic_decoder({});
