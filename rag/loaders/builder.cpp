@@ -22,6 +22,7 @@ void DocumentBuilder::block(BlockKind kind, std::string_view utf8, int level) {
   }
   document_.hidden_removed += clean.hidden;
   document_.replaced += clean.replaced;
+  document_.data_runs += shorten_data(clean.text);
   std::string& piece = clean.text;
   size_t end = piece.find_last_not_of(" \t\n");
   if (end == std::string::npos) return;

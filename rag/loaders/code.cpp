@@ -16,7 +16,7 @@ Document load_code(std::string_view bytes) {
   document.text = std::move(decoded.clean.text);
   document.replaced = decoded.clean.replaced;
   document.hidden_removed = decoded.clean.hidden;
-  document.data_runs = decoded.clean.data;
+  document.data_runs = shorten_data(document.text);
   const std::string& text = document.text;
   document.anchors.push_back({0, 1, 0, {}});
   size_t open = std::string::npos, last_end = 0;

@@ -48,7 +48,6 @@ Document load_csv(std::string_view bytes, std::string_view extension) {
   const char delimiter = extension == "tsv" || extension == "tab" ? '\t' : guess_delimiter(text);
   DocumentBuilder builder("csv/1");
   builder.hidden(decoded.clean.hidden);
-  builder.document().data_runs = decoded.clean.data;
   RowWriter rows(builder);
   std::vector<std::string> cells;
   int line = 1;

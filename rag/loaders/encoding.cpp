@@ -305,7 +305,6 @@ DecodedText decode_text(std::string_view bytes) {
   if (out.encoding == "UTF-8") {
     if (bytes.substr(0, 3) == "\xEF\xBB\xBF") bytes.remove_prefix(3);
     clean_append(bytes, out.clean);
-    out.clean.data = shorten_data(out.clean.text);
     return out;
   }
   clean_append(to_utf8(bytes, out.encoding), out.clean);
@@ -314,7 +313,6 @@ DecodedText decode_text(std::string_view bytes) {
        at += 3) {
     ++out.clean.replaced;
   }
-  out.clean.data = shorten_data(out.clean.text);
   return out;
 }
 

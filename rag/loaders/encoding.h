@@ -13,7 +13,6 @@ struct CleanText {
   std::string text;
   int replaced = 0;  // ill-formed subparts, now U+FFFD
   int hidden = 0;    // bidi controls, tag and zero-width characters dropped
-  int data = 0;      // runs of data shortened
 };
 
 /// Cleans UTF-8: CRLF and CR become \n; form feeds \n; terminal escape sequences, other controls,
@@ -33,17 +32,17 @@ std::string detect_encoding(std::string_view bytes);
 /// `known` false.
 std::string to_utf8(std::string_view bytes, const std::string& encoding, bool* known = nullptr);
 
-/// Leaves the first 64 letters and an ellipsis of every run of 512 and more of base64's letters: no
-/// language has such words, and megabytes of them take minutes to embed for nothing. How many there
-/// were.
-int shorten_data(std::string& text);
-
-/// All of the above and cleaning. `binary` is set instead of text where the bytes are no text.
+/// Both of the above and cleaning. `binary` is set instead of text where the bytes are no text.
 struct DecodedText {
   CleanText clean;
   std::string encoding;
   bool binary = false;
 };
 DecodedText decode_text(std::string_view bytes);
+
+/// Leaves the first 64 letters and an ellipsis of every run of 512 and more of base64's letters: no
+/// language has such words, and megabytes of them take minutes to embed for nothing. How many there
+/// were.
+int shorten_data(std::string& text);
 
 }  // namespace apud

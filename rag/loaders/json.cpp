@@ -200,7 +200,6 @@ Document load_json(std::string_view bytes, std::string_view extension) {
   DocumentBuilder builder("json/2");
   if (!Scanner(decoded.clean.text, builder).run(lines)) return load_text(bytes, extension);
   builder.hidden(decoded.clean.hidden);
-  builder.document().data_runs = decoded.clean.data;
   Document document = builder.finish();
   if (document.replaced == 0) document.replaced = decoded.clean.replaced;
   finish_document(document);

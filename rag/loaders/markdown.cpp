@@ -232,7 +232,8 @@ Document load_markdown(std::string_view bytes) {
   if (decoded.binary) return skipped_document("markdown/1", LoadStatus::kBinary, "binary content");
   DocumentBuilder builder("markdown/1");
   builder.hidden(decoded.clean.hidden);
-  builder.document().data_runs = decoded.clean.data;
+  // Before parsing: long paragraphs become blocks piece by piece.
+  builder.document().data_runs = shorten_data(decoded.clean.text);
   std::string_view source = decoded.clean.text;
 
   MD_PARSER parser{};

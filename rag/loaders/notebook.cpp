@@ -70,7 +70,6 @@ Document load_notebook(std::string_view bytes) {
     return skipped_document(kLoader, LoadStatus::kMalformed, "no notebook: \"cells\" is missing");
   DocumentBuilder builder(kLoader);
   builder.hidden(decoded.clean.hidden);
-  builder.document().data_runs = decoded.clean.data;
   int number = 0;
   for (const json& cell : cells) {
     ++number;

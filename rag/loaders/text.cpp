@@ -37,7 +37,7 @@ Document load_text(std::string_view bytes, std::string_view extension) {
   document.text = std::move(decoded.clean.text);
   document.replaced = decoded.clean.replaced;
   document.hidden_removed = decoded.clean.hidden;
-  document.data_runs = decoded.clean.data;
+  document.data_runs = shorten_data(document.text);
   const std::string& text = document.text;
   const bool asciidoc = extension == "adoc" || extension == "asciidoc" || extension == "asc";
 

@@ -17,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
+from named_tests import check, run_tests  # noqa: E402
 
 APUD, SAMPLES = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -27,11 +29,6 @@ CHAT, SMALL = os.path.join(MODELS, "qwen2.5-coder-0.5b.gguf"), os.path.join(MODE
 EMBED, MINILM = os.path.join(MODELS, "e5-small-q4"), os.path.join(MODELS, "minilm-l6")
 TOKEN = "hf_of_this_test"
 CODER = "/Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF/resolve/main/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
-
-
-def check(condition, message):
-    if not condition:
-        raise AssertionError(message)
 
 
 def sha256_of(path, known={}):
@@ -303,20 +300,7 @@ def main():
     if not shutil.which("openssl"):
         print("skipped: no openssl to make a certificate with")
         return 77
-    wanted = sys.argv[3:]
-    failed = 0
-    for name, function in [(name, function) for name, function in globals().items() if name.startswith("test_")]:
-        if wanted and name not in wanted:
-            continue
-        start = time.monotonic()
-        try:
-            function()
-            print(f"ok      {name} ({time.monotonic() - start:.1f} s)", flush=True)
-        except AssertionError as problem:
-            failed += 1
-            print(f"FAILED  {name}: {problem}", flush=True)
-    print(f"{failed} failed")
-    return 1 if failed else 0
+    return run_tests(globals(), sys.argv[3:])
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../support"))
 from chain_model import write_chain_model  # noqa: E402
+from named_tests import check, run_tests  # noqa: E402
 
 APUD, SAMPLES = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
 HOME_MODELS = os.path.join(os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local/share"), "apud/models")
@@ -124,11 +125,6 @@ class Tty:
 
 def plain(screen):
     return OWN.sub(b"", screen).decode("utf-8", "replace").replace("\r", "")
-
-
-def check(condition, message):
-    if not condition:
-        raise AssertionError(message)
 
 
 def check_screen(screen):
@@ -538,23 +534,10 @@ def main():
         if not os.path.exists(needed):
             print(f"skipped: model not fetched: {needed} (run scripts/fetch-models test)")
             return 77
-    wanted = sys.argv[3:]
-    failed = 0
-    tests = [(name, function) for name, function in globals().items() if name.startswith("test_")]
-    for name, function in tests:
-        if wanted and name not in wanted:
-            continue
-        start = time.monotonic()
-        try:
-            function()
-            print(f"ok      {name} ({time.monotonic() - start:.1f} s)", flush=True)
-        except AssertionError as problem:
-            failed += 1
-            print(f"FAILED  {name}: {problem}", flush=True)
+    status = run_tests(globals(), sys.argv[3:])
     if LIBRARY:
         shutil.rmtree(LIBRARY.path, ignore_errors=True)
-    print(f"{failed} failed")
-    return 1 if failed else 0
+    return status
 
 
 if __name__ == "__main__":

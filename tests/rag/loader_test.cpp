@@ -106,8 +106,12 @@ TEST(LoadText, RunsOfDataAreShortened) {
   EXPECT_EQ(d.status, LoadStatus::kOk);
   EXPECT_TRUE(d.reason.starts_with("2 runs of data")) << d.reason;
   EXPECT_EQ(anchor_at(d, d.text.size() - 1).line, 3);
-  for (const char* name : {"x.py", "x.md", "x.csv", "x.json"}) {
-    d = load_bytes(name, "[\"" + data + "\"]\n");
+  const std::string list = "[\"" + data + "\"]\n", page = "<p>" + data + "</p>",
+                    mail = "From: a@b.c\nSubject: key\n\n" + data + "\n";
+  for (auto [name, text] :
+       {std::pair("x.py", list), std::pair("x.md", list), std::pair("x.csv", list),
+        std::pair("x.json", list), std::pair("x.html", page), std::pair("x.eml", mail)}) {
+    d = load_bytes(name, text);
     EXPECT_LT(d.text.size(), 100u) << name;
     EXPECT_TRUE(d.reason.starts_with("1 run of data")) << name << ": " << d.reason;
   }
