@@ -8,6 +8,13 @@ namespace apud::cuda {
 __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
+__device__ __forceinline__ int4 load_shared16(uint32_t address) {
+  int4 v;
+  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address));
+  return v;
+}
 /// 16 bytes to shared memory; zeros where !valid (nothing is read then).
 __device__ __forceinline__ void copy_async16(void* to, const void* from, bool valid) {
   int bytes = valid ? 16 : 0;

@@ -16,22 +16,51 @@ int compiled_columns(int columns) {
   return columns <= 2 ? columns : columns <= 4 ? 4 : StreamStage::kMaxColumns;
 }
 
+/// Shares the blocks that are resident at once among the tiles of two types, or of one: all blocks
+/// get as many tiles where that leaves few places empty, the larger tiles' blocks fewer of them, so
+/// that they end together; else some get one more.
+void share_blocks(StreamStage& stage, int most) {
+  const int tiles = stage.tiles_a + stage.tiles_b;
+  size_t bytes_a = 0, bytes_b = 0;  // of a tile
+  for (int i = 0; i < stage.segments; ++i)
+    (stage.segment[i].weight.type == stage.segment[0].weight.type ? bytes_a : bytes_b) =
+        stage.segment[i].weight.shape.stride;
+  int turns_a = 1, turns_b = 1;
+  for (;;) {
+    stage.blocks_a = ceil_div(stage.tiles_a, turns_a);
+    stage.blocks_b = ceil_div(stage.tiles_b, turns_b);
+    if (stage.blocks_a + stage.blocks_b <= most) break;
+    ++(stage.tiles_b == 0 || (turns_a + 1) * bytes_a <= (turns_b + 1) * bytes_b ? turns_a
+                                                                                : turns_b);
+  }
+  if (tiles > most && stage.blocks_a + stage.blocks_b < 2 * most / 3) {
+    const size_t all_a = stage.tiles_a * bytes_a, all_b = stage.tiles_b * bytes_b;
+    if (stage.tiles_b > 0)
+      stage.blocks_b =
+          std::clamp(static_cast<int>(most * all_b / (all_a + all_b)), 1, stage.tiles_b);
+    stage.blocks_a = std::min(most - stage.blocks_b, stage.tiles_a);
+  }
+}
+
 /// One launch per chunk of columns, all segments together. False where their mix of types has no
 /// kernel.
-bool run_together(StreamStage stage, int threads, const Launch& where) {
+bool run_together(StreamStage stage, int threads, int multiprocessors, const Launch& where) {
   const WeightType a = stage.segment[0].weight.type;
   WeightType b = a;
-  int tiles = 0;
+  stage.tiles_a = stage.tiles_b = 0;
   for (int i = 0; i < stage.segments; ++i) {
     StreamSegment& s = stage.segment[i];
     APUD_CHECK(s.weight.cols == stage.cols && s.weight.shape.groups == stage.x.groups,
                "all weights of a stage read the same activations");
+    s.tiles = ceil_div(s.weight.rows, kTileRows);
+    int& tiles = s.weight.type == a ? stage.tiles_a : stage.tiles_b;
     s.first_tile = tiles;
-    tiles += ceil_div(s.weight.rows, kTileRows);
+    tiles += s.tiles;
     if (s.weight.type == a) continue;
     if (b != a && s.weight.type != b) return false;
     b = s.weight.type;
   }
+  APUD_CHECK(!(stage.paired && stage.accumulate), "a pair's result is not added");
   const int groups = stage.x.groups;
   for (int left = stage.columns; left > 0;) {
     int n = std::min(left, StreamStage::kMaxColumns);
@@ -43,7 +72,11 @@ bool run_together(StreamStage stage, int threads, const Launch& where) {
     if (shared > 48 * 1024)
       APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                      static_cast<int>(shared)));
-    launch(where, kernel, dim3(tiles), dim3(threads), shared, stage);
+    int resident = 0;
+    APUD_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, shared));
+    APUD_CHECK(resident > 0, "a block fits");
+    share_blocks(stage, resident * multiprocessors);
+    launch(where, kernel, dim3(stage.blocks_a + stage.blocks_b), dim3(threads), shared, stage);
     left -= n;
     stage.x.data += n * QuantRows::row_bytes(groups);
     stage.x.squares += int64_t{n} * 2 * groups;
@@ -77,22 +110,20 @@ void stream(StreamStage stage, int multiprocessors, const Launch& where) {
                  (stage.segments == 1 &&
                   stage.next.groups == ceil_div(stage.segment[0].weight.rows, 2 * kTileRows)),
              "half a group of the next stage is a tile");
-  // Few tiles of long rows: two warps share a pair of rows, or four where every tile has a
-  // multiprocessor to itself. Else small blocks, so that one's end is
-  // another's beginning; two planes of bytes leave room for one step of loads a warp, and gain by
-  // more warps. Chosen by the stage alone, so that a row's sum has one order however it is
-  // launched.
+  // Two warps share a pair of rows that are longer than what one has in flight of them, or where
+  // every tile has a multiprocessor to itself; there four share long ones. Chosen by the stage
+  // alone, so that a row's sum has one order however it is launched.
   int tiles = 0;
-  bool wide = true, narrow = true;  // all of two planes of bytes, none
+  bool narrow = true;  // none of two planes of bytes
   for (int i = 0; i < stage.segments; ++i) {
     tiles += ceil_div(stage.segment[i].weight.rows, kTileRows);
-    const bool two = two_planes(stage.segment[i].weight.type);
-    wide = wide && two;
-    narrow = narrow && !two;
+    narrow = narrow && !two_planes(stage.segment[i].weight.type);
   }
-  const bool few = tiles <= 5 * multiprocessors / 2;
-  const bool alone = narrow && tiles <= multiprocessors && stage.x.groups > 3 * 32;
-  const int threads = alone ? 1024 : stage.x.groups > 32 && (few || wide) ? 512 : 256;
+  const int groups = stage.x.groups;
+  const bool alone = narrow && tiles <= multiprocessors;
+  const int threads = alone && groups > 96                    ? 1024
+                      : groups > (narrow && !alone ? 64 : 32) ? 512
+                                                              : 256;
   // Two columns and more have no kernels for mixed types: same-type neighbours go together.
   for (int from = 0; from < stage.segments;) {
     int to = stage.segments;
@@ -100,7 +131,7 @@ void stream(StreamStage stage, int multiprocessors, const Launch& where) {
     for (;; --to) {
       part.segments = to - from;
       for (int i = from; i < to; ++i) part.segment[i - from] = stage.segment[i];
-      if (run_together(part, threads, where)) break;
+      if (run_together(part, threads, multiprocessors, where)) break;
       APUD_CHECK(to - from > 1, "every single type has a kernel");
     }
     from = to;

@@ -1,7 +1,8 @@
-// The kernel of quantised products. A block makes 16 neighbouring outputs, so that it can quantise
-// them with one scale: 4 warps two pairs of outputs each, 8 warps one pair, 16 or 32 warps half or
-// a quarter of a pair's columns each. Weights stream in 16-byte loads that are in flight before the
-// stage waits for the one before it.
+// The kernel of quantised products. A block makes 16 neighbouring outputs at a time, a tile, so
+// that it can quantise them with one scale: 8 warps one pair of outputs each, 16 or 32 warps half
+// or a quarter of a pair's columns each. Blocks stay for several tiles, so that all are resident at
+// once: activations are fetched once, and the next tile's first weights are on their way when a
+// tile ends, as the first one's are when the stage waits for the one before it.
 #pragma once
 
 #include "kernels/cuda/math.cuh"
@@ -16,9 +17,10 @@ inline constexpr int kTileRows = 16, kTilePairs = kTileRows / 2, kMaxWarps = 32;
 /// A lane's group is two loads a row.
 constexpr bool two_planes(WeightType type) { return plane_bytes(type).high == 16; }
 
-/// Behind the columns: sums of (warps, 4, NC).
+/// Behind the columns: their norms' factors, then twice the sums of (warps, 4, NC).
 __host__ __device__ inline size_t stream_shared(int columns, int nc, int groups) {
-  return columns * QuantRows::row_bytes(groups) + size_t{kMaxWarps} * 4 * nc * 4;
+  return columns * QuantRows::row_bytes(groups) +
+         (StreamStage::kMaxColumns + size_t{2} * kMaxWarps * 4 * nc) * 4;
 }
 
 /// Columns of activations to shared memory, scales in the form that the weight type takes.
@@ -47,159 +49,202 @@ __device__ __forceinline__ void fetch_columns(const StreamStage& p, int count, u
             __fmaf_rn(raw.y, static_cast<float>(sums >> 16),
                       __fmul_rn(raw.x, static_cast<float>(static_cast<int16_t>(sums & 0xffff))));
         reinterpret_cast<float4*>(columns + m * stride + 32 * groups)[g] =
-            make_float4(raw.x, raw.y, scaled, 0);
+            make_float4(raw.x, plain_nibbles(F) ? raw.y * 0.0625f : raw.y, scaled, 0);
       }
   copy_wait<0>();
   __syncthreads();
 }
 
+/// Tiles first, first + jump, ... of the stage's segments of type F, of which there are `tiles`.
 template <WeightType F, int NC, bool kPair>
-__device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSegment& s, int tile,
+__device__ __forceinline__ void stream_body(const StreamStage& p, int first, int jump, int tiles,
                                             uint8_t* shared) {
-  // An item is two rows at once: gate and up of an output, or two outputs.
-  constexpr int kItemsPair = kPair ? 2 : 1;
-  constexpr int kDepth = NC > 2 || two_planes(F) ? 1 : 2;
-  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  // An item is two rows at once: gate and up of an output, or two outputs. A slot is what is in
+  // flight of them: 32 groups, or twice as many.
+  constexpr int kItems = kPair ? 2 : 1;
+  constexpr int kSpan = NC > 2 || two_planes(F) ? 1 : 2;
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warps = blockDim.x >> 5;
   const int shift =
       (blockDim.x > kTilePairs * 32) + (!two_planes(F) && blockDim.x > 2 * kTilePairs * 32 ? 1 : 0);
-  const int split = 1 << shift;
-  const int part = warp & (split - 1), first_pair = warp >> shift;
-  const int items = blockDim.x < kTilePairs * 32 ? 2 * kItemsPair : kItemsPair;
+  const int part = warp & ((1 << shift) - 1), pair = warp >> shift;
   const int columns_count = NC == 1 ? 1 : p.columns;
-  const PackedShape shape = s.weight.shape;
-  const int groups = shape.groups, steps = (groups + 31) >> 5, rows = s.weight.rows;
-  auto pair_of = [&](int item) {
-    return first_pair + (kPair ? item >> 1 : item) * (kTilePairs / 2);
+  const int groups = p.x.groups, steps = (groups + 31) >> 5;
+  // This warp's part of a row, in groups. Opaque, or they are worked out anew at every use.
+  int from = (steps * part >> shift) * 32, end = min((steps * (part + 1) >> shift) * 32, groups);
+  asm("" : "+r"(from), "+r"(end));
+  auto segment_of = [&](int tile) {
+    int i = 0;
+    while (i + 1 < p.segments &&
+           (p.segment[i].weight.type != F || tile >= p.segment[i].first_tile + p.segment[i].tiles))
+      ++i;
+    return i;
   };
-  const uint8_t *base = nullptr, *base1 = nullptr;
-  auto set_base = [&](int item) {
-    const int row = tile * kTileRows + 2 * pair_of(item) + (kPair ? item & 1 : 0);
-    base = s.weight.data + size_t{shape.stride} * min(row, rows - 1);
-    base1 = kPair ? s.pair + size_t{shape.stride} * min(row, rows - 1)
-                  : s.weight.data + size_t{shape.stride} * min(row + 1, rows - 1);
-  };
-  set_base(0);
-  int load_item = 0, load_step = part;
-  Group ring[kDepth][2];
-  // Lanes beyond the row's end load its last group and do not use it.
-  auto load = [&](Group(&slot)[2], auto pinned) {
-    if (load_item < items) {
-      const uint32_t g = min(load_step * 32 + lane, groups - 1);
-      slot[0] = load_group<F, pinned()>(base, shape, g);
-      slot[1] = load_group<F, pinned()>(base1, shape, g);
-    }
-    load_step += split;
-    if (load_step >= steps) {
-      load_step = part;
-      if (++load_item < items) set_base(load_item);
-    }
-  };
-#pragma unroll
-  for (int i = 0; i < kDepth; ++i) load(ring[i], std::true_type{});
+  const PackedShape shape = p.segment[segment_of(first)].weight.shape;
 
-  // Constants of the epilogue, by the warp that will make column `warp`.
-  const int row = tile * kTileRows + lane;
-  const bool mine = warp < columns_count, valid = lane < kTileRows && row < rows;
-  float bias = 0, pair_bias = 0, norm_weight = 1;
-  if (mine && valid) {
-    if (s.bias) bias = s.bias[row];
-    if (kPair && s.pair_bias) pair_bias = s.pair_bias[row];
+  // The item that is being loaded: its rows, or the first one.
+  const uint8_t *base = nullptr, *up = nullptr;
+  uint32_t next_row = 0;  // bytes to the tile's next row: another item of a pair, or half of one
+  auto set_base = [&](int tile) {
+    const StreamSegment& s = p.segment[segment_of(tile)];
+    const int row = (tile - s.first_tile) * kTileRows + 2 * pair, last = s.weight.rows - 1;
+    const size_t at = size_t{shape.stride} * min(row, last);
+    base = s.weight.data + at;
+    if (kPair) up = s.pair + at;
+    next_row = row < last ? shape.stride : 0;
+  };
+  Group slot[2][kSpan];
+  auto load = [&](int at, auto pinned) {
+    const uint8_t* const rows[2] = {base, kPair ? up : base + next_row};
+    load_groups<F, pinned()>(slot, rows, shape, at + lane, end);
+  };
+  set_base(first);
+  load(from, std::true_type{});
+
+  // What a tile's end needs is asked for at its beginning, by the warps that make its columns: they
+  // take turns. `row` is -1 in lanes that have no output.
+  float bias = 0, pair_bias = 0, norm_weight = 1, residual = 0;
+  int row = -1;
+  auto column_of = [&](int turn) { return (warp - turn * columns_count) & (warps - 1); };
+  auto constants = [&](int turn) {
+    const int column = column_of(turn), tile = first + turn * jump;
+    row = -1;
+    if (column >= columns_count) return;
+    const StreamSegment& s = p.segment[segment_of(tile)];
+    const int mine = (tile - s.first_tile) * kTileRows + lane;
+    if (lane >= kTileRows || mine >= s.weight.rows) return;
+    row = mine;
+    bias = s.bias ? s.bias[row] : 0;
+    if (kPair) pair_bias = s.pair_bias ? s.pair_bias[row] : 0;
     if (p.next_norm) norm_weight = p.next_norm[row] + p.next_offset;
-  }
+  };
+  auto out_at = [&](int turn) {
+    const StreamSegment& s = p.segment[segment_of(first + turn * jump)];
+    return s.out + column_of(turn) * s.out_ld + row;
+  };
+  auto ask_residual = [&](int turn) {
+    if (!kPair && p.accumulate && row >= 0) residual = ld_stream(out_at(turn));
+  };
+  constants(0);
   grid_dependency_wait();
-  float residual = 0;
-  if (p.accumulate && mine && valid) residual = ld_stream(s.out + warp * s.out_ld + row);
+  ask_residual(0);
 
   uint8_t* columns = shared;
   const size_t column_bytes = QuantRows::row_bytes(groups);
-  float* sums = reinterpret_cast<float*>(shared + columns_count * column_bytes);
+  float* factors = reinterpret_cast<float*>(shared + columns_count * column_bytes);
   // Asked for beside the columns.
   constexpr int kSquares = 8;
   const int halves = 2 * groups;
+  const bool normed = p.normed && warp < columns_count;
   float squares[kSquares] = {};
-  if (mine && p.normed)
+  if (normed)
 #pragma unroll
     for (int i = 0; i < kSquares; ++i)
       if (i * 32 + lane < halves)
         squares[i] = ld_stream(p.x.squares + int64_t{warp} * halves + i * 32 + lane);
   fetch_columns<F>(p, columns_count, columns);
-  float square_sum = 0;
+  if (normed) {
+    float sum = 0;
 #pragma unroll
-  for (int i = 0; i < kSquares; ++i) square_sum += squares[i];
+    for (int i = 0; i < kSquares; ++i) sum += squares[i];
+    for (int g = kSquares * 32 + lane; g < halves; g += 32)
+      sum += ld_stream(p.x.squares + int64_t{warp} * halves + g);
+    sum = warp_sum(sum);
+    if (lane == 0) factors[warp] = rsqrtf(sum / static_cast<float>(p.cols) + p.norm_eps);
+  }
 
   float acc[2][NC];
 #pragma unroll
   for (int r = 0; r < 2; ++r)
 #pragma unroll
     for (int m = 0; m < NC; ++m) acc[r][m] = 0;
-  int item = 0, step = part;
-  while (item < items) {
+  uint32_t columns_address = shared_address(columns);
+  asm("" : "+r"(columns_address));
+  int at = from, turn = 0;
+  bool last_item = !kPair;
+  for (;;) {
 #pragma unroll
-    for (int i = 0; i < kDepth; ++i) {
-      if (item >= items) break;
-      const int g = step * 32 + lane;
-      if (g < groups) {
+    for (int i = 0; i < kSpan; ++i) {
+      const int g = at + i * 32 + lane;
+      if (g >= end) break;
 #pragma unroll
-        for (int m = 0; m < NC; ++m) {
-          // Columns beyond the last repeat the first; their sums are dropped.
-          const uint8_t* column = columns + (NC > 1 && m < columns_count ? m : 0) * column_bytes;
-          const int4 a0 = reinterpret_cast<const int4*>(column)[g];
-          const int4 a1 = reinterpret_cast<const int4*>(column)[groups + g];
-          const ActivationScale x =
-              reinterpret_cast<const ActivationScale*>(column + 32 * groups)[g];
+      for (int m = 0; m < NC; ++m) {
+        // Columns beyond the last repeat the first; their sums are dropped.
+        const uint32_t column =
+            columns_address +
+            (NC > 1 && m < columns_count ? m : 0) * static_cast<uint32_t>(column_bytes) + g * 16;
+        const int4 a0 = load_shared16(column), a1 = load_shared16(column + 16 * groups),
+                   scales = load_shared16(column + 32 * groups);
+        const ActivationScale x = {{__int_as_float(scales.x), __int_as_float(scales.y)}, scales.z};
 #pragma unroll
-          for (int r = 0; r < 2; ++r)
-            acc[r][m] = add_group_dot<F>(acc[r][m], ring[i][r], a0, a1, x);
-        }
-      }
-      load(ring[i], std::false_type{});
-      step += split;
-      if (step >= steps) {
-        float* to = sums + ((pair_of(item) * split + part) * 4 + (kPair ? (item & 1) * 2 : 0)) * NC;
-        // Both rows at once: a half of the warp each, in the order of warp_sum.
-#pragma unroll
-        for (int m = 0; m < NC; ++m) {
-          const bool low = lane < 16;
-          float v = (low ? acc[0][m] : acc[1][m]) +
-                    __shfl_xor_sync(0xffffffffu, low ? acc[1][m] : acc[0][m], 16);
-#pragma unroll
-          for (int k = 8; k > 0; k >>= 1) v += __shfl_xor_sync(0xffffffffu, v, k);
-          if ((lane & 15) == 0) to[(lane >> 4) * NC + m] = v;
-          acc[0][m] = acc[1][m] = 0;
-        }
-        step = part;
-        ++item;
+        for (int r = 0; r < 2; ++r) acc[r][m] = add_group_dot<F>(acc[r][m], slot[r][i], a0, a1, x);
       }
     }
-  }
-  __syncthreads();
-  if (!mine) return;
-  // Output `lane` of the tile, column `warp`.
-  const int from = ((lane % kTileRows) >> 1) * split, which = lane & 1;
-  float v = 0, up = 0;
-  for (int k = 0; k < split; ++k) {
-    const float* at = sums + (from + k) * 4 * NC + warp;
-    if constexpr (kPair) {
-      v = __fadd_rn(v, at[which * 2 * NC]);
-      up = __fadd_rn(up, at[(which * 2 + 1) * NC]);
-    } else {
-      v = __fadd_rn(v, at[which * NC]);
+    at += kSpan * 32;
+    // The loads that follow, of the next tile's first item where this one ends.
+    const bool item_ends = at >= end;
+    bool more = true;
+    if (item_ends) {
+      at = from;
+      if (!last_item) {
+        base += next_row;
+        up += next_row;
+      } else {
+        more = first + (turn + 1) * jump < tiles;
+        if (more) set_base(first + (turn + 1) * jump);
+      }
     }
-  }
-  float factor = 1;
-  if (p.normed) {
-    float sum = square_sum;
-    for (int g = kSquares * 32 + lane; g < halves; g += 32)
-      sum += ld_stream(p.x.squares + int64_t{warp} * halves + g);
-    factor = rsqrtf(warp_sum(sum) / static_cast<float>(p.cols) + p.norm_eps);
-  }
-  v = __fmaf_rn(v, factor, bias);
-  if constexpr (kPair) v = activate(p.activation, v) * __fmaf_rn(up, factor, pair_bias);
-  v = __fadd_rn(v, residual);
-  if (valid) s.out[warp * s.out_ld + row] = v;
-  if (p.next.data) {
-    if (!valid) v = 0;
-    store_half(p.next, warp, tile, lane < kTileRows, __fmul_rn(v, norm_weight), __fmul_rn(v, v));
+    if (more) load(at, std::false_type{});
+    if (!item_ends) continue;
+
+    // Twice the sums: readers of two turns ago have passed a barrier since.
+    float* sums = factors + StreamStage::kMaxColumns + (turn & 1) * (kMaxWarps * 4 * NC);
+    float* to = sums + (warp * 4 + (kPair && last_item ? 2 : 0)) * NC;
+    // Both rows at once: a half of the warp each, in the order of warp_sum.
+#pragma unroll
+    for (int m = 0; m < NC; ++m) {
+      const bool low = lane < 16;
+      float v = (low ? acc[0][m] : acc[1][m]) +
+                __shfl_xor_sync(0xffffffffu, low ? acc[1][m] : acc[0][m], 16);
+#pragma unroll
+      for (int k = 8; k > 0; k >>= 1) v += __shfl_xor_sync(0xffffffffu, v, k);
+      if ((lane & 15) == 0) to[(lane >> 4) * NC + m] = v;
+      acc[0][m] = acc[1][m] = 0;
+    }
+    if (!last_item) {
+      last_item = true;
+      continue;
+    }
+    last_item = !kPair;
+    __syncthreads();
+    const int column = column_of(turn);
+    if (column < columns_count) {
+      // Output `lane` of the tile: its parts are added in order.
+      const float* part_of = sums + (((lane % kTileRows) >> 1) << shift) * 4 * NC +
+                             (lane & 1) * (kPair ? 2 : 1) * NC + column;
+      constexpr int kParts = two_planes(F) ? 2 : 4;
+      float v = 0, u = 0;
+#pragma unroll
+      for (int k = 0; k < kParts; ++k) {
+        if (k >= 1 << shift) break;
+        v = __fadd_rn(v, part_of[k * 4 * NC]);
+        if constexpr (kPair) u = __fadd_rn(u, part_of[(k * 4 + 1) * NC]);
+      }
+      const float factor = p.normed ? factors[column] : 1.f;
+      v = __fmaf_rn(v, factor, bias);
+      if constexpr (kPair)
+        v = activate(p.activation, v) * __fmaf_rn(u, factor, pair_bias);
+      else
+        v = __fadd_rn(v, residual);
+      if (row >= 0) *out_at(turn) = v;
+      if (p.next.data) {
+        if (row < 0) v = 0;
+        store_half(p.next, column, first + turn * jump, lane < kTileRows, __fmul_rn(v, norm_weight),
+                   __fmul_rn(v, v));
+      }
+    }
+    if (!more) return;
+    constants(++turn);
+    ask_residual(turn);
   }
 }
 
@@ -208,22 +253,18 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, const StreamSe
 template <WeightType A, WeightType B>
 constexpr int kMostThreads = two_planes(A) && two_planes(B) ? 512 : 32 * kMaxWarps;
 
-/// Segments of type A or B. PRECOND: blockDim 128 (with 4 columns at most), 256, 512 or 1024 (at
-/// most kMostThreads); columns <= NC; stream_shared bytes.
+/// Segments of type A or B. PRECOND: blockDim 256, 512 or 1024 (at most kMostThreads); at most a
+/// block a tile; columns <= NC; stream_shared bytes.
 template <WeightType A, WeightType B, int NC, bool kPair>
 __global__ void __launch_bounds__(kMostThreads<A, B>, 1024 / kMostThreads<A, B>)
     stream_kernel(const __grid_constant__ StreamStage p) {
   extern __shared__ __align__(16) uint8_t shared[];
   grid_dependency_trigger();
-  int index = 0;
-  while (index + 1 < p.segments && static_cast<int>(blockIdx.x) >= p.segment[index + 1].first_tile)
-    ++index;
-  const StreamSegment& s = p.segment[index];
-  const int tile = static_cast<int>(blockIdx.x) - s.first_tile;
-  if (A == B || s.weight.type == A)
-    stream_body<A, NC, kPair>(p, s, tile, shared);
+  const int block = blockIdx.x;
+  if (A == B || block < p.blocks_a)
+    stream_body<A, NC, kPair>(p, block, p.blocks_a, p.tiles_a, shared);
   else
-    stream_body<B, NC, kPair>(p, s, tile, shared);
+    stream_body<B, NC, kPair>(p, block - p.blocks_a, p.blocks_b, p.tiles_b, shared);
 }
 
 using StreamKernel = void (*)(const StreamStage);

@@ -34,7 +34,7 @@ struct StreamSegment {
   const float* pair_bias = nullptr;
   float* out = nullptr;  // (columns, rows) with leading dimension out_ld
   int64_t out_ld = 0;
-  int first_tile = 0;  // set by the launcher
+  int first_tile = 0, tiles = 0;  // among those of its type; set by the launcher
 };
 
 struct StreamStage {
@@ -45,13 +45,16 @@ struct StreamStage {
   int columns = 1;      // rows of activations, any number (run in chunks)
   bool normed = false;  // results are to be divided by the root mean square of x
   float norm_eps = 0;
-  bool accumulate = false;  // out += instead of out =
+  bool accumulate = false;  // out += instead of out =, where not paired
   bool paired = false;      // out = activation(W x) * (pair x)
   Activation activation = Activation::kSilu;
   QuantRows next;                    // data null: not wanted. One segment only
   const float* next_norm = nullptr;  // weights of the norm before the next product
   float next_offset = 0;
   int segments = 0;
+  // Set by the launcher. Tiles of the first segment's type are for the first blocks, those of the
+  // other type, where there is one, for the rest.
+  int tiles_a = 0, tiles_b = 0, blocks_a = 0, blocks_b = 0;
   StreamSegment segment[kMaxSegments];
 };
 

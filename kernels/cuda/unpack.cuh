@@ -39,35 +39,55 @@ __device__ __forceinline__ uint32_t ld_constant2(const void* p) {
   return v;
 }
 
-/// With kPinned the loads stay before the dependency wait that they are written before. Offsets in
-/// a row are unsigned words: an address then takes two additions.
-template <WeightType F, bool kPinned = false>
-__device__ __forceinline__ Group load_group(const uint8_t* row, const PackedShape& p, uint32_t g) {
+/// Groups g, g + 32, ... of rows of one shape, as far as they are below `groups`; the others are
+/// left as they were. One address a plane and row: what follows lies at fixed distances. With
+/// kPinned the loads stay before the dependency wait that they are written before.
+template <WeightType F, bool kPinned, int kRows, int kCount>
+__device__ __forceinline__ void load_groups(Group (&to)[kRows][kCount],
+                                            const uint8_t* const (&rows)[kRows],
+                                            const PackedShape& p, uint32_t g, uint32_t groups) {
   constexpr PlaneBytes b = plane_bytes(F);
   auto load16 = [](const uint8_t* at) { return kPinned ? ld_weight16(at) : ld_constant16(at); };
   auto load8 = [](const uint8_t* at) { return kPinned ? ld_weight8(at) : ld_constant8(at); };
   auto load4 = [](const uint8_t* at) { return kPinned ? ld_weight4(at) : ld_constant4(at); };
   auto load2 = [](const uint8_t* at) { return kPinned ? ld_weight2(at) : ld_constant2(at); };
-  Group r = {};
-  if constexpr (b.low == 16) {
-    r.low = load16(row + g * 16);
-  } else {
-    uint2 v = load8(row + g * 8);
-    r.low.x = v.x;
-    r.low.y = v.y;
+  // Offsets in a row are unsigned words: an address then takes two additions.
+  const uint32_t low = g * b.low, high = p.high + g * b.high, scale = p.scale + g * b.scale,
+                 super = p.super + (g >> 3) * b.super;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    if (g + 32 * i >= groups) break;
+#pragma unroll
+    for (int k = 0; k < kRows; ++k) {
+      Group& r = to[k][i];
+      const uint8_t* row = rows[k];
+      if constexpr (b.low == 16) {
+        r.low = load16(row + low + i * 512);
+      } else {
+        const uint2 v = load8(row + low + i * 256);
+        r.low.x = v.x;
+        r.low.y = v.y;
+      }
+      if constexpr (b.high == 16) r.high = load16(row + high + i * 512);
+      if constexpr (b.high == 8) {
+        const uint2 v = load8(row + high + i * 256);
+        r.high.x = v.x;
+        r.high.y = v.y;
+      }
+      if constexpr (b.high == 4) r.high.x = load4(row + high + i * 128);
+      if constexpr (b.scale == 2) r.scale = load2(row + scale + i * 64);
+      if constexpr (b.scale == 4) r.scale = load4(row + scale + i * 128);
+      if constexpr (b.super == 2) r.super = load2(row + super + i * 8);
+      if constexpr (b.super == 4) r.super = load4(row + super + i * 16);
+    }
   }
-  if constexpr (b.high == 16) r.high = load16(row + (p.high + g * 16));
-  if constexpr (b.high == 8) {
-    uint2 v = load8(row + (p.high + g * 8));
-    r.high.x = v.x;
-    r.high.y = v.y;
-  }
-  if constexpr (b.high == 4) r.high.x = load4(row + (p.high + g * 4));
-  if constexpr (b.scale == 2) r.scale = load2(row + (p.scale + g * 2));
-  if constexpr (b.scale == 4) r.scale = load4(row + (p.scale + g * 4));
-  if constexpr (b.super == 2) r.super = load2(row + (p.super + (g >> 3) * 2));
-  if constexpr (b.super == 4) r.super = load4(row + (p.super + (g >> 3) * 4));
-  return r;
+}
+template <WeightType F>
+__device__ __forceinline__ Group load_group(const uint8_t* row, const PackedShape& p, uint32_t g) {
+  Group r[1][1] = {};
+  const uint8_t* const rows[1] = {row};
+  load_groups<F, false>(r, rows, p, g, g + 1);
+  return r[0][0];
 }
 
 __device__ __forceinline__ uint32_t word(const uint4& v, int i) {
@@ -155,9 +175,9 @@ __device__ __forceinline__ void group_values(const Group& r, Out&& out) {
 /// What decode needs to know of 32 int8 activations besides the bytes: the scales of values 0-15
 /// and 16-31, and their sums in the form that the weight type's formula takes.
 struct ActivationScale {
-  float d[2];
-  int sum;  // kSums16: int16 sums of the halves; kScaledSum: float bits of d[0] sum[0] + d[1]
-            // sum[1]
+  float d[2];  // kScaledSum of nibbles: the second one a sixteenth
+  int sum;     // kSums16: int16 sums of the halves; kScaledSum: float bits of d[0] sum[0] + d[1]
+               // sum[1]
   int unused;
 };
 enum class SumKind { kNone, kSums16, kScaledSum };
@@ -179,6 +199,10 @@ constexpr SumKind sum_kind(WeightType type) {
   }
 }
 
+constexpr bool plain_nibbles(WeightType type) {
+  return type == WeightType::kQ4_0 || type == WeightType::kQ4_1 || type == WeightType::kQ4_K;
+}
+
 /// Unsigned bytes of a (signed for Q8_0) times signed bytes of b.
 template <WeightType F>
 __device__ __forceinline__ int dot4(uint32_t a, int b, int c) {
@@ -195,8 +219,7 @@ __device__ __forceinline__ float add_group_dot(float acc, const Group& r, const 
                                                const int4& a1, const ActivationScale& s) {
   const int x[8] = {a0.x, a0.y, a0.z, a0.w, a1.x, a1.y, a1.z, a1.w};
   constexpr SumKind kSums = sum_kind(F);
-  constexpr bool kPlainNibbles =
-      F == WeightType::kQ4_0 || F == WeightType::kQ4_1 || F == WeightType::kQ4_K;
+  constexpr bool kPlainNibbles = plain_nibbles(F);
   int dot[2] = {0, 0};
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
@@ -208,7 +231,7 @@ __device__ __forceinline__ float add_group_dot(float acc, const Group& r, const 
       dot[1] = dot4<F>(quant_bytes<F>(r, 1, w), x[4 + w], dot[1]);
     }
   }
-  if constexpr (kPlainNibbles) dot[1] >>= 4;
+  if constexpr (kPlainNibbles && kSums != SumKind::kScaledSum) dot[1] >>= 4;
   const Affine a = group_affine<F>(r);
   if constexpr (kSums == SumKind::kSums16) {
     const int s0 = static_cast<int16_t>(s.sum & 0xffff), s1 = s.sum >> 16;

@@ -89,6 +89,24 @@ double prefill_limit(WeightType type) {
   return type == WeightType::kBF16 ? kBf16Product : kFp16Product;
 }
 
+/// Prefill of 150 tokens, a chunk of 70 on top, seven decode steps, a chunk of 5.
+double decoder_error(const DecoderShape& shape, KvType type, bool deterministic = false) {
+  auto m = test::synthetic_decoder(shape);
+  auto reference = make_reference_executor(m->program, m->weights);
+  auto e = gpu(*m, deterministic);
+  Runner want(*reference, 1, 320, KvType::kF32), got(*e, 1, 320, type);
+  double worst = 0;
+  int seed = 20;
+  for (int n : {150, 70, 1, 1, 1, 1, 1, 1, 1, 5, 2, 30}) {
+    auto tokens = ids(n, ++seed);
+    auto w = want.step({{0, tokens}}), g = got.step({{0, tokens}});
+    double error = test::relative_error(g, w);
+    EXPECT_TRUE(std::isfinite(error));
+    worst = std::max(worst, error);
+  }
+  return worst;
+}
+
 TEST_F(Cuda, LinearOfEveryFormatAndOddShapes) {
   for (WeightType type : kAllTypes) {
     int block = block_values(type);
@@ -114,6 +132,31 @@ TEST_F(Cuda, LinearOfEveryFormatAndOddShapes) {
       }
     }
   }
+}
+
+/// More outputs than all blocks that are resident at once make in one turn.
+TEST_F(Cuda, BlocksThatStayForSeveralTiles) {
+  for (WeightType type : kAllTypes) {
+    if (block_values(type) == 1) continue;
+    for (auto [rows, width] : {std::pair{12011, 512}, {27003, 256}, {6003, 2304}}) {
+      LinearCase c(type, rows, width, 8, true, false, true);
+      auto want = c.run(*make_reference_executor(c.m->program, c.m->weights), 0, 8);
+      auto e = gpu(*c.m);
+      for (int n : {1, 2, 3, 8}) {
+        std::vector<float> part(want.begin(), want.begin() + int64_t{n} * rows);
+        EXPECT_LT(test::relative_error(c.run(*e, 0, n), part), decode_limit(type))
+            << weight_type_name(type) << " " << rows << "x" << width << ", " << n << " rows";
+      }
+    }
+  }
+  // Two types in one launch, and pairs.
+  DecoderShape s;
+  s.layers = 1;
+  s.heads = {64, 16, 128};
+  s.ffn = 9216;
+  s.types = {WeightType::kQ4_K, WeightType::kQ4_K, WeightType::kQ6_K, WeightType::kQ4_K,
+             WeightType::kQ4_K, WeightType::kQ4_K, WeightType::kQ6_K};
+  EXPECT_LT(decoder_error(s, KvType::kF16), 4e-2);
 }
 
 TEST_F(Cuda, WeightsAreTheFilesBitForBit) {
@@ -149,24 +192,6 @@ TEST_F(Cuda, RotaryRowOrder) {
     std::vector<float> part(want.begin(), want.begin() + 64);
     EXPECT_LT(test::relative_error(c.run(*e, 0, 1), part), test::kActBlock32);
   }
-}
-
-/// Prefill of 150 tokens, a chunk of 70 on top, seven decode steps, a chunk of 5.
-double decoder_error(const DecoderShape& shape, KvType type, bool deterministic = false) {
-  auto m = test::synthetic_decoder(shape);
-  auto reference = make_reference_executor(m->program, m->weights);
-  auto e = gpu(*m, deterministic);
-  Runner want(*reference, 1, 320, KvType::kF32), got(*e, 1, 320, type);
-  double worst = 0;
-  int seed = 20;
-  for (int n : {150, 70, 1, 1, 1, 1, 1, 1, 1, 5, 2, 30}) {
-    auto tokens = ids(n, ++seed);
-    auto w = want.step({{0, tokens}}), g = got.step({{0, tokens}});
-    double error = test::relative_error(g, w);
-    EXPECT_TRUE(std::isfinite(error));
-    worst = std::max(worst, error);
-  }
-  return worst;
 }
 
 TEST_F(Cuda, WholeDecoderOfEveryFormat) {
