@@ -95,7 +95,11 @@ DecodeRuns decode_runs(const HeadShape& shape, int multiprocessors) {
   if (!clusters()) return runs;
   // Clusters must find room side by side: of 32 clusters of 8 blocks the H200 holds 31, and the
   // second round would cost more than the whole attention.
-  runs.few = std::clamp(kClusterBlocks / blocks, 1, decode::kMaxCluster);
+  // No more than eight where the outputs of a head group fit: sixteen multiprocessors with room
+  // side by side are there only when the product before has ended.
+  const int outputs = std::min(shape.heads / shape.kv_heads, kHeads) * ceil_div(shape.dim, 32);
+  const int most = std::clamp(ceil_div(outputs, decode::kInboxTiles), 8, decode::kMaxCluster);
+  runs.few = std::clamp(kClusterBlocks / blocks, 1, most);
   if (runs.few == 1) return runs;
   // Up to rows that give each warp a unit; up to eight where many runs are hardly more.
   runs.short_units = runs.few * kDecodeWarps * (runs.many < 2 * runs.few ? 8 : 1);
@@ -119,6 +123,8 @@ void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const Dec
   p.heads = a.shape.heads;
   p.kv_heads = a.shape.kv_heads;
   p.dim = a.shape.dim;
+  p.gqa = a.shape.heads / a.shape.kv_heads;
+  p.query_tiles = ceil_div(p.gqa, kHeads);
   p.window = a.window;
   p.scale = a.scale;
   p.softcap = a.softcap;
@@ -134,12 +140,13 @@ void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const Dec
     p.q_norm = fused->q_norm;
     p.k_norm = fused->k_norm;
   }
-  const int gqa = a.shape.heads / a.shape.kv_heads, dim = a.shape.dim;
+  const int dim = a.shape.dim;
   const bool all_short =
       !long_rows || (a.window > 0 && ceil_div(a.window, kUnit) + 1 <= runs.short_units);
-  const bool cluster = runs.short_units > 0 && all_short &&
-                       std::min(gqa, kHeads) * ceil_div(dim, 32) <= runs.few * decode::kInboxTiles;
-  dim3 grid(cluster ? runs.few : scratch.runs, a.shape.kv_heads * ceil_div(gqa, kHeads), a.rows);
+  const bool cluster =
+      runs.short_units > 0 && all_short &&
+      std::min(p.gqa, kHeads) * ceil_div(dim, 32) <= runs.few * decode::kInboxTiles;
+  dim3 grid(cluster ? runs.few : scratch.runs, a.shape.kv_heads * p.query_tiles, a.rows);
   with_width(dim, [&]<int D>() { run_decode_type<D>(p, grid, cluster, where); });
 }
 

@@ -35,6 +35,7 @@ struct DecodeParams {
   float* out;
   int64_t q_ld, k_ld, v_ld, out_ld;
   int heads, kv_heads, dim, window;
+  int gqa, query_tiles;  // query heads of a KV head; blocks that they take
   float scale, softcap;
   KvView kv;
   BatchView batch;
@@ -167,11 +168,11 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
   uint8_t* stage_base = reinterpret_cast<uint8_t*>(head_scratch + kWarps * D);
 
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  const int gqa = p.heads / p.kv_heads, query_tiles = (gqa + kHeads - 1) / kHeads;
-  const int row = blockIdx.z, kv_head = blockIdx.y / query_tiles,
-            query_tile = blockIdx.y % query_tiles;
-  const int first_head = kv_head * gqa + query_tile * kHeads,
-            tile_heads = min(kHeads, gqa - query_tile * kHeads);
+  const int row = blockIdx.z,
+            kv_head = p.query_tiles == 1 ? blockIdx.y : blockIdx.y / p.query_tiles,
+            query_tile = static_cast<int>(blockIdx.y) - kv_head * p.query_tiles;
+  const int first_head = kv_head * p.gqa + query_tile * kHeads,
+            tile_heads = min(kHeads, p.gqa - query_tile * kHeads);
   const int dim = p.dim;
   const int position = p.batch.positions[row];
   const int32_t* pages =

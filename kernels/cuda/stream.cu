@@ -7,10 +7,10 @@ namespace {
 
 constexpr size_t kSharedLimit = 96 * 1024;  // fits the 99 KB of sm_86 and sm_89
 
-StreamKernel kernel_for(int columns, WeightType a, WeightType b, bool paired) {
-  if (columns == 1) return stream_kernel_for<1>(a, b, paired);
-  if (columns == 2) return stream_kernel_for<2>(a, b, paired);
-  return columns <= 4 ? stream_kernel_for<4>(a, b, paired) : stream_kernel_for<8>(a, b, paired);
+StreamKernel kernel_for(int columns, WeightType a, WeightType b, StreamKind kind) {
+  if (columns == 1) return stream_kernel_for<1>(a, b, kind);
+  if (columns == 2) return stream_kernel_for<2>(a, b, kind);
+  return columns <= 4 ? stream_kernel_for<4>(a, b, kind) : stream_kernel_for<8>(a, b, kind);
 }
 int compiled_columns(int columns) {
   return columns <= 2 ? columns : columns <= 4 ? 4 : StreamStage::kMaxColumns;
@@ -60,12 +60,15 @@ bool run_together(StreamStage stage, int threads, int multiprocessors, const Lau
     if (b != a && s.weight.type != b) return false;
     b = s.weight.type;
   }
-  APUD_CHECK(!(stage.paired && stage.accumulate), "a pair's result is not added");
+  APUD_CHECK(!stage.paired || (stage.segments == 1 && !stage.accumulate), "a pair stands alone");
+  const StreamKind kind = stage.paired          ? StreamKind::kPair
+                          : stage.segments == 1 ? StreamKind::kSingle
+                                                : StreamKind::kSegments;
   const int groups = stage.x.groups;
   for (int left = stage.columns; left > 0;) {
     int n = std::min(left, StreamStage::kMaxColumns);
     while (n > 1 && stream_shared(n, compiled_columns(n), groups) > kSharedLimit) n = (n + 1) / 2;
-    StreamKernel kernel = kernel_for(n, a, b, stage.paired);
+    StreamKernel kernel = kernel_for(n, a, b, kind);
     if (!kernel) return false;
     stage.columns = n;
     const size_t shared = stream_shared(n, compiled_columns(n), groups);
@@ -111,7 +114,8 @@ void stream(StreamStage stage, int multiprocessors, const Launch& where) {
                   stage.next.groups == ceil_div(stage.segment[0].weight.rows, 2 * kTileRows)),
              "half a group of the next stage is a tile");
   // Two warps share a pair of rows that are longer than what one has in flight of them, or where
-  // every tile has a multiprocessor to itself; there four share long ones. Chosen by the stage
+  // every tile has a multiprocessor to itself (there four share long ones); of pairs each takes an
+  // output, also where twice the blocks of half the size would end later. Chosen by the stage
   // alone, so that a row's sum has one order however it is launched.
   int tiles = 0;
   bool narrow = true;  // none of two planes of bytes
@@ -121,9 +125,10 @@ void stream(StreamStage stage, int multiprocessors, const Launch& where) {
   }
   const int groups = stage.x.groups;
   const bool alone = narrow && tiles <= multiprocessors;
-  const int threads = alone && groups > 96                    ? 1024
-                      : groups > (narrow && !alone ? 64 : 32) ? 512
-                                                              : 256;
+  const bool sooner =
+      ceil_div(tiles, 2 * multiprocessors) < 2 * ceil_div(tiles, 4 * multiprocessors);
+  const bool large = groups > 64 || (groups > 32 && (!narrow || alone)) || (stage.paired && sooner);
+  const int threads = alone && groups > 96 ? 1024 : large ? 512 : 256;
   // Two columns and more have no kernels for mixed types: same-type neighbours go together.
   for (int from = 0; from < stage.segments;) {
     int to = stage.segments;

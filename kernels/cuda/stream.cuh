@@ -14,6 +14,9 @@ namespace apud::cuda {
 
 inline constexpr int kTileRows = 16, kTilePairs = kTileRows / 2, kMaxWarps = 32;
 
+/// What a kernel's stage consists of; where it is one matrix, no tile looks for its segment.
+enum class StreamKind { kSegments, kSingle, kPair };
+
 /// A lane's group is two loads a row.
 constexpr bool two_planes(WeightType type) { return plane_bytes(type).high == 16; }
 
@@ -56,16 +59,19 @@ __device__ __forceinline__ void fetch_columns(const StreamStage& p, int count, u
 }
 
 /// Tiles first, first + jump, ... of the stage's segments of type F, of which there are `tiles`.
-template <WeightType F, int NC, bool kPair>
+template <WeightType F, int NC, StreamKind kKind>
 __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int jump, int tiles,
                                             uint8_t* shared) {
+  constexpr bool kPair = kKind == StreamKind::kPair;
   // An item is two rows at once: gate and up of an output, or two outputs. A slot is what is in
   // flight of them: 32 groups, or twice as many.
   constexpr int kItems = kPair ? 2 : 1;
   constexpr int kSpan = NC > 2 || two_planes(F) ? 1 : 2;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warps = blockDim.x >> 5;
-  const int shift =
-      (blockDim.x > kTilePairs * 32) + (!two_planes(F) && blockDim.x > 2 * kTilePairs * 32 ? 1 : 0);
+  // Pairs of blocks of 512 threads and more: an output a warp.
+  const bool one = kPair && blockDim.x > kTilePairs * 32;
+  const int twice = (blockDim.x > kTilePairs * 32) + (blockDim.x > 2 * kTilePairs * 32 ? 1 : 0);
+  const int shift = kPair && twice > 0 ? twice - 1 : twice;
   const int part = warp & ((1 << shift) - 1), pair = warp >> shift;
   const int columns_count = NC == 1 ? 1 : p.columns;
   const int groups = p.x.groups, steps = (groups + 31) >> 5;
@@ -74,6 +80,7 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
   asm("" : "+r"(from), "+r"(end));
   auto segment_of = [&](int tile) {
     int i = 0;
+    if constexpr (kKind != StreamKind::kSegments) return i;
     while (i + 1 < p.segments &&
            (p.segment[i].weight.type != F || tile >= p.segment[i].first_tile + p.segment[i].tiles))
       ++i;
@@ -86,7 +93,8 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
   uint32_t next_row = 0;  // bytes to the tile's next row: another item of a pair, or half of one
   auto set_base = [&](int tile) {
     const StreamSegment& s = p.segment[segment_of(tile)];
-    const int row = (tile - s.first_tile) * kTileRows + 2 * pair, last = s.weight.rows - 1;
+    const int row = (tile - s.first_tile) * kTileRows + (one ? pair : 2 * pair),
+              last = s.weight.rows - 1;
     const size_t at = size_t{shape.stride} * min(row, last);
     base = s.weight.data + at;
     if (kPair) up = s.pair + at;
@@ -94,8 +102,13 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
   };
   Group slot[2][kSpan];
   auto load = [&](int at, auto pinned) {
-    const uint8_t* const rows[2] = {base, kPair ? up : base + next_row};
-    load_groups<F, pinned()>(slot, rows, shape, at + lane, end);
+    const GroupOffsets offsets = group_offsets<F>(shape, at + lane);
+#pragma unroll
+    for (int i = 0; i < kSpan; ++i) {
+      if (at + i * 32 + lane >= end) break;
+      load_group_at<F, pinned()>(slot[0][i], base, offsets, i * 32);
+      load_group_at<F, pinned()>(slot[1][i], kPair ? up : base + next_row, offsets, i * 32);
+    }
   };
   set_base(first);
   load(from, std::true_type{});
@@ -115,7 +128,7 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
     row = mine;
     bias = s.bias ? s.bias[row] : 0;
     if (kPair) pair_bias = s.pair_bias ? s.pair_bias[row] : 0;
-    if (p.next_norm) norm_weight = p.next_norm[row] + p.next_offset;
+    if (p.next_norm) norm_weight = p.next_norm[row];
   };
   auto out_at = [&](int turn) {
     const StreamSegment& s = p.segment[segment_of(first + turn * jump)];
@@ -160,7 +173,7 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
   uint32_t columns_address = shared_address(columns);
   asm("" : "+r"(columns_address));
   int at = from, turn = 0;
-  bool last_item = !kPair;
+  bool last_item = !kPair || one;
   for (;;) {
 #pragma unroll
     for (int i = 0; i < kSpan; ++i) {
@@ -198,7 +211,7 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
 
     // Twice the sums: readers of two turns ago have passed a barrier since.
     float* sums = factors + StreamStage::kMaxColumns + (turn & 1) * (kMaxWarps * 4 * NC);
-    float* to = sums + (warp * 4 + (kPair && last_item ? 2 : 0)) * NC;
+    float* to = sums + (warp * 4 + (kPair && last_item && !one ? 2 : 0)) * NC;
     // Both rows at once: a half of the warp each, in the order of warp_sum.
 #pragma unroll
     for (int m = 0; m < NC; ++m) {
@@ -214,13 +227,15 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
       last_item = true;
       continue;
     }
-    last_item = !kPair;
+    last_item = !kPair || one;
     __syncthreads();
     const int column = column_of(turn);
     if (column < columns_count) {
       // Output `lane` of the tile: its parts are added in order.
-      const float* part_of = sums + (((lane % kTileRows) >> 1) << shift) * 4 * NC +
-                             (lane & 1) * (kPair ? 2 : 1) * NC + column;
+      const int output = lane % kTileRows;
+      const float* part_of = one ? sums + (output << shift) * 4 * NC + column
+                                 : sums + ((output >> 1) << shift) * 4 * NC +
+                                       (lane & 1) * (kPair ? 2 : 1) * NC + column;
       constexpr int kParts = two_planes(F) ? 2 : 4;
       float v = 0, u = 0;
 #pragma unroll
@@ -238,8 +253,8 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
       if (row >= 0) *out_at(turn) = v;
       if (p.next.data) {
         if (row < 0) v = 0;
-        store_half(p.next, column, first + turn * jump, lane < kTileRows, __fmul_rn(v, norm_weight),
-                   __fmul_rn(v, v));
+        store_half(p.next, column, first + turn * jump, lane < kTileRows,
+                   __fmul_rn(v, norm_weight + p.next_offset), __fmul_rn(v, v));
       }
     }
     if (!more) return;
@@ -253,43 +268,46 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
 template <WeightType A, WeightType B>
 constexpr int kMostThreads = two_planes(A) && two_planes(B) ? 512 : 32 * kMaxWarps;
 
-/// Segments of type A or B. PRECOND: blockDim 256, 512 or 1024 (at most kMostThreads); at most a
-/// block a tile; columns <= NC; stream_shared bytes.
-template <WeightType A, WeightType B, int NC, bool kPair>
+/// Segments of type A or B, one of type A, or one pair. PRECOND: blockDim 256, 512 or 1024 (at most
+/// kMostThreads); at most a block a tile; columns <= NC; stream_shared bytes.
+template <WeightType A, WeightType B, int NC, StreamKind kKind>
 __global__ void __launch_bounds__(kMostThreads<A, B>, 1024 / kMostThreads<A, B>)
     stream_kernel(const __grid_constant__ StreamStage p) {
   extern __shared__ __align__(16) uint8_t shared[];
   grid_dependency_trigger();
   const int block = blockIdx.x;
   if (A == B || block < p.blocks_a)
-    stream_body<A, NC, kPair>(p, block, p.blocks_a, p.tiles_a, shared);
+    stream_body<A, NC, kKind>(p, block, p.blocks_a, p.tiles_a, shared);
   else
-    stream_body<B, NC, kPair>(p, block - p.blocks_a, p.blocks_b, p.tiles_b, shared);
+    stream_body<B, NC, kKind>(p, block - p.blocks_a, p.blocks_b, p.tiles_b, shared);
 }
 
 using StreamKernel = void (*)(const StreamStage);
 /// The kernel for a pair of types, or null where that pair is not compiled.
 template <int NC>
-StreamKernel stream_kernel_for(WeightType a, WeightType b, bool paired) {
+StreamKernel stream_kernel_for(WeightType a, WeightType b, StreamKind kind) {
+  using enum StreamKind;
   StreamKernel found = nullptr;
   if (a == b) {
     with_type(a, [&]<WeightType F>() {
       if constexpr (!is_float_type(F))
-        found = paired ? stream_kernel<F, F, NC, true> : stream_kernel<F, F, NC, false>;
+        found = kind == kPair ? stream_kernel<F, F, NC, kPair>
+                              : NC == 1 && kind == kSingle ? stream_kernel < F,
+        F, NC, NC == 1 ? kSingle : kSegments > : stream_kernel<F, F, NC, kSegments>;
     });
   } else if constexpr (NC == 1) {  // the mixes of Q4_K_M, Q5_K_M, Q3_K_M and their 32-block kin
     using enum WeightType;
-    if (paired) return nullptr;
-    if (a == kQ4_K && b == kQ6_K) found = stream_kernel<kQ4_K, kQ6_K, NC, false>;
-    if (a == kQ5_K && b == kQ6_K) found = stream_kernel<kQ5_K, kQ6_K, NC, false>;
-    if (a == kQ3_K && b == kQ5_K) found = stream_kernel<kQ3_K, kQ5_K, NC, false>;
-    if (a == kQ5_0 && b == kQ8_0) found = stream_kernel<kQ5_0, kQ8_0, NC, false>;
+    if (kind == kPair) return nullptr;
+    if (a == kQ4_K && b == kQ6_K) found = stream_kernel<kQ4_K, kQ6_K, NC, kSegments>;
+    if (a == kQ5_K && b == kQ6_K) found = stream_kernel<kQ5_K, kQ6_K, NC, kSegments>;
+    if (a == kQ3_K && b == kQ5_K) found = stream_kernel<kQ3_K, kQ5_K, NC, kSegments>;
+    if (a == kQ5_0 && b == kQ8_0) found = stream_kernel<kQ5_0, kQ8_0, NC, kSegments>;
   }
   return found;
 }
-extern template StreamKernel stream_kernel_for<1>(WeightType, WeightType, bool);
-extern template StreamKernel stream_kernel_for<2>(WeightType, WeightType, bool);
-extern template StreamKernel stream_kernel_for<4>(WeightType, WeightType, bool);
-extern template StreamKernel stream_kernel_for<8>(WeightType, WeightType, bool);
+extern template StreamKernel stream_kernel_for<1>(WeightType, WeightType, StreamKind);
+extern template StreamKernel stream_kernel_for<2>(WeightType, WeightType, StreamKind);
+extern template StreamKernel stream_kernel_for<4>(WeightType, WeightType, StreamKind);
+extern template StreamKernel stream_kernel_for<8>(WeightType, WeightType, StreamKind);
 
 }  // namespace apud::cuda

@@ -2,5 +2,5 @@
 #include "kernels/cuda/stream.cuh"
 
 namespace apud::cuda {
-template StreamKernel stream_kernel_for<2>(WeightType, WeightType, bool);
+template StreamKernel stream_kernel_for<2>(WeightType, WeightType, StreamKind);
 }  // namespace apud::cuda

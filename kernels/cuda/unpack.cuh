@@ -39,55 +39,54 @@ __device__ __forceinline__ uint32_t ld_constant2(const void* p) {
   return v;
 }
 
-/// Groups g, g + 32, ... of rows of one shape, as far as they are below `groups`; the others are
-/// left as they were. One address a plane and row: what follows lies at fixed distances. With
-/// kPinned the loads stay before the dependency wait that they are written before.
-template <WeightType F, bool kPinned, int kRows, int kCount>
-__device__ __forceinline__ void load_groups(Group (&to)[kRows][kCount],
-                                            const uint8_t* const (&rows)[kRows],
-                                            const PackedShape& p, uint32_t g, uint32_t groups) {
+/// Where a group's parts lie in a row. Unsigned words: an address then takes two additions.
+struct GroupOffsets {
+  uint32_t low, high, scale, super;
+};
+template <WeightType F>
+__device__ __forceinline__ GroupOffsets group_offsets(const PackedShape& p, uint32_t g) {
+  constexpr PlaneBytes b = plane_bytes(F);
+  return {g * b.low, p.high + g * b.high, p.scale + g * b.scale, p.super + (g >> 3) * b.super};
+}
+/// Loads the group `ahead` (a multiple of 8) groups behind the offsets': at fixed distances, so
+/// that several share their addresses. With kPinned the loads stay before the dependency wait that
+/// they are written before.
+template <WeightType F, bool kPinned>
+__device__ __forceinline__ void load_group_at(Group& r, const uint8_t* row, const GroupOffsets& o,
+                                              int ahead) {
   constexpr PlaneBytes b = plane_bytes(F);
   auto load16 = [](const uint8_t* at) { return kPinned ? ld_weight16(at) : ld_constant16(at); };
   auto load8 = [](const uint8_t* at) { return kPinned ? ld_weight8(at) : ld_constant8(at); };
   auto load4 = [](const uint8_t* at) { return kPinned ? ld_weight4(at) : ld_constant4(at); };
   auto load2 = [](const uint8_t* at) { return kPinned ? ld_weight2(at) : ld_constant2(at); };
-  // Offsets in a row are unsigned words: an address then takes two additions.
-  const uint32_t low = g * b.low, high = p.high + g * b.high, scale = p.scale + g * b.scale,
-                 super = p.super + (g >> 3) * b.super;
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    if (g + 32 * i >= groups) break;
-#pragma unroll
-    for (int k = 0; k < kRows; ++k) {
-      Group& r = to[k][i];
-      const uint8_t* row = rows[k];
-      if constexpr (b.low == 16) {
-        r.low = load16(row + low + i * 512);
-      } else {
-        const uint2 v = load8(row + low + i * 256);
-        r.low.x = v.x;
-        r.low.y = v.y;
-      }
-      if constexpr (b.high == 16) r.high = load16(row + high + i * 512);
-      if constexpr (b.high == 8) {
-        const uint2 v = load8(row + high + i * 256);
-        r.high.x = v.x;
-        r.high.y = v.y;
-      }
-      if constexpr (b.high == 4) r.high.x = load4(row + high + i * 128);
-      if constexpr (b.scale == 2) r.scale = load2(row + scale + i * 64);
-      if constexpr (b.scale == 4) r.scale = load4(row + scale + i * 128);
-      if constexpr (b.super == 2) r.super = load2(row + super + i * 8);
-      if constexpr (b.super == 4) r.super = load4(row + super + i * 16);
-    }
+  const uint8_t* low = row + o.low + ahead * b.low;
+  if constexpr (b.low == 16) {
+    r.low = load16(low);
+  } else {
+    const uint2 v = load8(low);
+    r.low.x = v.x;
+    r.low.y = v.y;
   }
+  const uint8_t* high = row + o.high + ahead * b.high;
+  if constexpr (b.high == 16) r.high = load16(high);
+  if constexpr (b.high == 8) {
+    const uint2 v = load8(high);
+    r.high.x = v.x;
+    r.high.y = v.y;
+  }
+  if constexpr (b.high == 4) r.high.x = load4(high);
+  const uint8_t* scale = row + o.scale + ahead * b.scale;
+  if constexpr (b.scale == 2) r.scale = load2(scale);
+  if constexpr (b.scale == 4) r.scale = load4(scale);
+  const uint8_t* super = row + o.super + ahead / 8 * b.super;
+  if constexpr (b.super == 2) r.super = load2(super);
+  if constexpr (b.super == 4) r.super = load4(super);
 }
 template <WeightType F>
 __device__ __forceinline__ Group load_group(const uint8_t* row, const PackedShape& p, uint32_t g) {
-  Group r[1][1] = {};
-  const uint8_t* const rows[1] = {row};
-  load_groups<F, false>(r, rows, p, g, g + 1);
-  return r[0][0];
+  Group r = {};
+  load_group_at<F, false>(r, row, group_offsets<F>(p, g), 0);
+  return r;
 }
 
 __device__ __forceinline__ uint32_t word(const uint4& v, int i) {
