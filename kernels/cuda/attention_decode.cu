@@ -97,7 +97,8 @@ DecodeRuns decode_runs(const HeadShape& shape, int multiprocessors) {
   // second round would cost more than the whole attention.
   // No more than eight where the outputs of a head group fit: sixteen multiprocessors with room
   // side by side are there only when the product before has ended.
-  const int outputs = std::min(shape.heads / shape.kv_heads, kHeads) * ceil_div(shape.dim, 32);
+  const int outputs = std::min(shape.heads / shape.kv_heads, kHeads) *
+                      with_width(shape.dim, [&]<int D>() { return D / 32; });
   const int most = std::clamp(ceil_div(outputs, decode::kInboxTiles), 8, decode::kMaxCluster);
   runs.few = std::clamp(kClusterBlocks / blocks, 1, most);
   if (runs.few == 1) return runs;
@@ -143,9 +144,9 @@ void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const Dec
   const int dim = a.shape.dim;
   const bool all_short =
       !long_rows || (a.window > 0 && ceil_div(a.window, kUnit) + 1 <= runs.short_units);
-  const bool cluster =
-      runs.short_units > 0 && all_short &&
-      std::min(p.gqa, kHeads) * ceil_div(dim, 32) <= runs.few * decode::kInboxTiles;
+  const bool cluster = runs.short_units > 0 && all_short &&
+                       std::min(p.gqa, kHeads) * with_width(dim, [&]<int D>() { return D / 32; }) <=
+                           runs.few * decode::kInboxTiles;
   dim3 grid(cluster ? runs.few : scratch.runs, a.shape.kv_heads * p.query_tiles, a.rows);
   with_width(dim, [&]<int D>() { run_decode_type<D>(p, grid, cluster, where); });
 }

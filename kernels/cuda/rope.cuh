@@ -30,12 +30,15 @@ __device__ __forceinline__ void rotate_head(float* head, int dim, const float* n
   const int lane = threadIdx.x & 31;
   if (norm) {
     float ss = 0;
+#pragma unroll 1
     for (int i = lane; i < dim; i += 32) ss += head[i] * head[i];
     ss = warp_sum(ss);
     float factor = rsqrtf(ss / static_cast<float>(dim) + r.norm_eps);
+#pragma unroll 1
     for (int i = lane; i < dim; i += 32) head[i] *= factor * (norm[i] + r.norm_offset);
     __syncwarp();
   }
+#pragma unroll 1
   for (int i = lane; i < r.pairs; i += 32) {
     float2 c = angle(i);
     float a = head[i], b = head[i + r.pairs];
@@ -52,16 +55,20 @@ __device__ __forceinline__ void store_kv_row(uint8_t* block, KvType type, int di
   const int lane = threadIdx.x & 31;
   if (type == KvType::kF16) {
     __half* to = reinterpret_cast<__half*>(block) + slot * dim;
+#pragma unroll 1
     for (int i = lane; i < dim; i += 32) to[i] = to_h16<__half>(head[i]);
   } else if (type == KvType::kBF16) {
     __nv_bfloat16* to = reinterpret_cast<__nv_bfloat16*>(block) + slot * dim;
+#pragma unroll 1
     for (int i = lane; i < dim; i += 32) to[i] = to_h16<__nv_bfloat16>(head[i]);
   } else {
     float m = 0;
+#pragma unroll 1
     for (int i = lane; i < dim; i += 32) m = fmaxf(m, fabsf(head[i]));
     m = warp_max(m);
     float scale = m / 127.f, inverse = m > 0 ? 127.f / m : 0.f;
     int8_t* to = reinterpret_cast<int8_t*>(block) + slot * dim;
+#pragma unroll 1
     for (int i = lane; i < dim; i += 32) {
       int q = __float2int_rn(head[i] * inverse);
       to[i] = static_cast<int8_t>(q);
