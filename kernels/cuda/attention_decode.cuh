@@ -13,6 +13,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/math.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/quant_rows.cuh"
 #include "kernels/cuda/rope.cuh"
@@ -61,6 +62,19 @@ constexpr size_t decode_shared(size_t warps, int stages) {
 /// Behind that, in a cluster: per run the outputs that this block merges and the heads' states.
 inline constexpr size_t kInboxBytes = size_t{kMaxCluster} * (kInboxTiles * 32 * 4 + kHeads * 8);
 
+/// 2^x for x <= 0; what would be denormal is 0.
+__device__ __forceinline__ float exp2_of(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+/// n / d rounded down, n below 2^22: a third of the instructions of a division.
+__device__ __forceinline__ int small_quotient(int n, int d) {
+  const int q = __float2int_rz(__fdividef(static_cast<float>(n), static_cast<float>(d)));
+  const int left = n - q * d;
+  return q + (left >= d) - (left < 0);
+}
+
 /// How a row's tokens are cut: `active` runs of `per_run` units from `begin` on. Depends on the row
 /// alone.
 struct RowRuns {
@@ -72,8 +86,8 @@ __device__ __forceinline__ RowRuns runs_of(const DecodeRuns& runs, int position,
   r.begin = r.from_token / kUnit;
   r.end = position / kUnit + 1;
   const int units = r.end - r.begin, most = units <= runs.short_units ? runs.few : runs.many;
-  r.per_run = max(kLeastUnits, (units + most - 1) / most);
-  r.active = (units + r.per_run - 1) / r.per_run;
+  r.per_run = max(kLeastUnits, small_quotient(units + most - 1, most));
+  r.active = small_quotient(units + r.per_run - 1, r.per_run);
   return r;
 }
 
@@ -155,13 +169,15 @@ __device__ __forceinline__ float merge_runs(int count, State&& state, Value&& va
   float top = -INFINITY, sum = 0, value = 0;
 #pragma unroll
   for (int k = 0; k < kAhead; ++k) top = fmaxf(top, s[k].x);
+#pragma unroll 1
   for (int k = kAhead; k < count; ++k) top = fmaxf(top, state(k).x);
   if (top == -INFINITY) return 0;
+#pragma unroll 1
   for (int first = 0; first < count; first += kAhead) {
     if (first > 0) ask(first);
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
-      const float weight = exp2f(s[k].x - top);
+      const float weight = exp2_of(s[k].x - top);
       sum = __fmaf_rn(weight, s[k].y, sum);
       value = __fmaf_rn(weight, v[k], value);
     }
@@ -295,13 +311,15 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
 
     // Angles do not depend on the step before either.
     float2* angles = reinterpret_cast<float2*>(fresh + 2 * D);
-    if (p.fused)
+    if (p.fused) {
+#pragma unroll 1
       for (int i = threadIdx.x; i < p.rotation.pairs; i += kWarps * 32)
         angles[i] = rotation_of(p.rotation, i, position);
+    }
     if (!p.fused) grid_dependency_wait();
-#pragma unroll
+#pragma unroll 1
     for (int s = 0; s < kStages; ++s)
-#pragma unroll
+#pragma unroll 1
       for (int which = 0; which < 2; ++which) load(begin + warp + s * kWarps, s, which);
     __syncwarp();  // the barrier takes whole warps
     __syncthreads();
@@ -399,6 +417,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
         copy_wait<kPending>();
         __syncwarp();
         if (has_fresh && i == end - 1) {
+#pragma unroll 1
           for (int c = lane; c < dim; c += 32)
             tile_at(stage, which)[position % kUnit * kLd + c] = to_h16<H>(fresh[which * D + c]);
           __syncwarp();
@@ -418,11 +437,14 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
       const int token0 = i * kUnit;
       float s[4], top[2] = {m[0], m[1]};
 #pragma unroll
+      for (int n = 0; n < 4; ++n) s[n] = (even[n] + odd[n]) * p.scale;
+      if (p.softcap > 0)
+#pragma unroll
+        for (int n = 0; n < 4; ++n) s[n] = soft_cap(s[n], p.softcap);
+#pragma unroll
       for (int n = 0; n < 4; ++n) {
         const int token = token0 + (lane >> 2) + 8 * (n >> 1);
-        float x = (even[n] + odd[n]) * p.scale;
-        if (p.softcap > 0) x = p.softcap * tanhf(x / p.softcap);
-        s[n] = token >= runs.from_token && token <= position ? x * kLog2e : -INFINITY;
+        s[n] = token >= runs.from_token && token <= position ? s[n] * kLog2e : -INFINITY;
         top[n & 1] = fmaxf(top[n & 1], s[n]);
       }
       float base[2], shrink[2];
@@ -432,13 +454,13 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
         for (int k = 4; k < 32; k <<= 1)
           top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], k));
         base[r] = top[r] == -INFINITY ? 0.f : top[r];
-        shrink[r] = exp2f(m[r] - base[r]);
+        shrink[r] = exp2_of(m[r] - base[r]);
         m[r] = top[r];
         l[r] *= shrink[r];
       }
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
-        s[n] = exp2f(s[n] - base[n & 1]);
+        s[n] = exp2_of(s[n] - base[n & 1]);
         l[n & 1] += s[n];
       }
       const uint32_t p0 = transposed8x8(pack2<H>(s[0], s[1])),
@@ -493,7 +515,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
       float top = state.x;
 #pragma unroll
       for (int k = 1; k < kWarps; k <<= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, k));
-      const float weight = exp2f(state.x - (top == -INFINITY ? 0.f : top));
+      const float weight = exp2_of(state.x - (top == -INFINITY ? 0.f : top));
       float sum = weight * state.y;
 #pragma unroll
       for (int k = 1; k < kWarps; k <<= 1) sum += __shfl_xor_sync(0xffffffffu, sum, k);

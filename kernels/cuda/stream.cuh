@@ -65,7 +65,6 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
   constexpr bool kPair = kKind == StreamKind::kPair;
   // An item is two rows at once: gate and up of an output, or two outputs. A slot is what is in
   // flight of them: 32 groups, or twice as many.
-  constexpr int kItems = kPair ? 2 : 1;
   constexpr int kSpan = NC > 2 || two_planes(F) ? 1 : 2;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warps = blockDim.x >> 5;
   // Pairs of blocks of 512 threads and more: an output a warp.
@@ -80,10 +79,10 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
   asm("" : "+r"(from), "+r"(end));
   auto segment_of = [&](int tile) {
     int i = 0;
-    if constexpr (kKind != StreamKind::kSegments) return i;
-    while (i + 1 < p.segments &&
-           (p.segment[i].weight.type != F || tile >= p.segment[i].first_tile + p.segment[i].tiles))
-      ++i;
+    if constexpr (kKind == StreamKind::kSegments)
+      while (i + 1 < p.segments && (p.segment[i].weight.type != F ||
+                                    tile >= p.segment[i].first_tile + p.segment[i].tiles))
+        ++i;
     return i;
   };
   const PackedShape shape = p.segment[segment_of(first)].weight.shape;
