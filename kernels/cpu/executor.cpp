@@ -11,8 +11,9 @@
 namespace apud::cpu {
 namespace {
 
-// Query rows (tokens x heads of a group) of one piece of attention work.
-constexpr int kAttentionRows = 48;
+// Query rows (tokens x heads of a group) of one piece of attention work; with tiles, more rows
+// share what unpacking a block's keys and values costs.
+constexpr int kAttentionRows = 48, kTileAttentionRows = 96;
 // Rows of linear layers are cut at multiples of the rows that a path takes at once: 6, and with
 // tiles 32 as well.
 constexpr int kRowStep = 12, kTileRowStep = 96;
@@ -51,7 +52,7 @@ CpuExecutor::CpuExecutor(const Program& program, const Weights& weights, const K
     }
     if (stage.kind == StageKind::kAttention) {
       const HeadShape& s = stage.attention.shape;
-      int most = std::max(kAttentionRows, s.heads / s.kv_heads);
+      int most = std::max(kTileAttentionRows, s.heads / s.kv_heads);
       scratch = std::max(scratch, attention_scratch_floats(most, s.dim) * sizeof(float));
     }
   }
@@ -237,22 +238,60 @@ void CpuExecutor::run_rows(const Stage& stage, std::atomic<int>& next) {
   }
 }
 
-// Pieces of work: (layer, run of strips, run of rows). With many rows a piece is two to eight
+// What a layer's products read and write, for all rows of the step.
+LinearArgs CpuExecutor::linear_args(const PlannedLinear& l, int rows) {
+  const PackedMatrix& m = packed_[at(l.op.weight)];
+  LinearArgs args;
+  args.weight = &m;
+  if (l.act_buffer != kNone) {
+    args.acts = reinterpret_cast<const uint8_t*>(acts_[at(l.act_buffer)].data());
+    args.act_layout = act_layout(act_kind(m.type, m.packing), m.cols);
+    args.act_layout.group = act_group(act_kind(m.type, m.packing), rows);
+    args.act_layout.stride *= static_cast<size_t>(l.act_planes);
+  }
+  args.x = row(l.op.x, 0);
+  args.x_stride = stride(l.op.x);
+  args.out = row(l.op.out, 0);
+  args.out_stride = stride(l.op.out);
+  args.bias = vector(l.op.bias);
+  args.accumulate = l.op.accumulate;
+  args.row_end = rows;
+  return args;
+}
+
+ActivatedArgs CpuExecutor::activated_args(const Stage& stage, int rows) {
+  ActivatedArgs args;
+  args.in = linear_args(stage.linears.front(), rows);
+  if (stage.linears.size() == 2) {
+    args.up = &packed_[at(stage.linears.back().op.weight)];
+    args.up_bias = vector(stage.linears.back().op.bias);
+  }
+  args.kind = stage.activation->kind;
+  args.to = reinterpret_cast<uint8_t*>(acts_[at(stage.activation->buffer)].data());
+  args.to_layout = act_layout(ActKind::kBf16, cols(stage.activation->out));
+  args.to_layout.group = act_group(ActKind::kBf16, rows);
+  return args;
+}
+
+// Pieces of work: (layer, run of strips, run of rows). With many rows a piece is two or more
 // strips, whose unpacked panels serve all of its rows; rows are cut only where there would be too
 // few pieces.
 void CpuExecutor::run_linear(const Stage& stage, std::atomic<int>& next, int worker) {
   int rows = row_count(stage.rows);
   if (rows == 0) return;
+  const size_t layers = stage.activation ? 1 : stage.linears.size();
   int64_t strips = 0;
-  for (const PlannedLinear& l : stage.linears) strips += packed_[at(l.op.weight)].strips();
+  for (size_t i = 0; i < layers; ++i) strips += packed_[at(stage.linears[i].op.weight)].strips();
   int run = 2, cuts = 1;
   if (rows <= 8) {
     run = std::max(1, static_cast<int>(strips / (pool_.threads() * 8)));
+    if (stage.activation) run = (run + 1) / 2 * 2;
   } else {
     auto wanted = static_cast<int64_t>(pool_.threads()) * 6;
     while (cuts < 64 && strips / 2 * cuts < wanted && rows / (cuts * 2) >= 48) cuts *= 2;
     // More strips a piece, while there are pieces enough, find its rows in cache.
-    while (run < 8 && strips / (run * 2) >= wanted * 2) run *= 2;
+    const int most = kernels_.tiles ? 16 : 8, spare = kernels_.tiles ? 1 : 2;
+    while (run < most && strips / (run * 2) >= wanted * spare) run *= 2;
   }
   const int step = kernels_.tiles ? kTileRowStep : kRowStep;
   int row_run = ((rows + cuts - 1) / cuts + step - 1) / step * step;
@@ -261,7 +300,7 @@ void CpuExecutor::run_linear(const Stage& stage, std::atomic<int>& next, int wor
   int first = 0;  // piece of the current layer
   size_t layer = 0;
   int piece = next.fetch_add(1, std::memory_order_relaxed);
-  while (layer < stage.linears.size()) {
+  while (layer < layers) {
     const PlannedLinear& l = stage.linears[layer];
     const PackedMatrix& m = packed_[at(l.op.weight)];
     int runs = (m.strips() + run - 1) / run;
@@ -270,31 +309,26 @@ void CpuExecutor::run_linear(const Stage& stage, std::atomic<int>& next, int wor
       ++layer;
       continue;
     }
-    int strip = (piece - first) / cuts * run, cut = (piece - first) % cuts;
-    LinearArgs args;
-    size_t plane = 0;  // bytes of a row's plane
-    args.weight = &m;
-    if (l.act_buffer != kNone) {
-      args.acts = reinterpret_cast<const uint8_t*>(acts_[at(l.act_buffer)].data());
-      args.act_layout = act_layout(act_kind(m.type, m.packing), m.cols);
-      args.act_layout.group = act_group(act_kind(m.type, m.packing), rows);
-      plane = args.act_layout.stride;
-      args.act_layout.stride *= static_cast<size_t>(l.act_planes);
-    }
-    args.x = row(l.op.x, 0);
-    args.x_stride = stride(l.op.x);
-    args.out = row(l.op.out, 0);
-    args.out_stride = stride(l.op.out);
-    args.bias = vector(l.op.bias);
-    args.accumulate = l.op.accumulate;
-    args.row_begin = cut * row_run;
-    args.row_end = std::min(rows, args.row_begin + row_run);
-    kernels_.linear(args, strip, std::min(m.strips(), strip + run), scratch);
-    for (int p = 1; p < l.act_planes; ++p) {  // the strips are still in cache
-      args.acts += plane;
-      args.accumulate = true;
-      args.bias = nullptr;
-      kernels_.linear(args, strip, std::min(m.strips(), strip + run), scratch);
+    const int strip = (piece - first) / cuts * run, end = std::min(m.strips(), strip + run);
+    const int begin_row = (piece - first) % cuts * row_run;
+    auto cut = [&](LinearArgs& args) {
+      args.row_begin = begin_row;
+      args.row_end = std::min(rows, begin_row + row_run);
+    };
+    if (stage.activation) {
+      ActivatedArgs args = activated_args(stage, rows);
+      cut(args.in);
+      kernels_.activated(args, strip, end, scratch);
+    } else {
+      LinearArgs args = linear_args(l, rows);
+      cut(args);
+      kernels_.linear(args, strip, end, scratch);
+      for (int p = 1; p < l.act_planes; ++p) {  // the strips are still in cache
+        args.acts += args.act_layout.stride / static_cast<size_t>(l.act_planes);
+        args.accumulate = true;
+        args.bias = nullptr;
+        kernels_.linear(args, strip, end, scratch);
+      }
     }
     piece = next.fetch_add(1, std::memory_order_relaxed);
   }
@@ -322,7 +356,8 @@ void CpuExecutor::run_gather(const AttentionOp& op, std::atomic<int>& next) {
 
 void CpuExecutor::run_attention(const AttentionOp& op, std::atomic<int>& next, int worker) {
   int group_size = op.shape.heads / op.shape.kv_heads, dim = op.shape.dim;
-  int chunk = std::max(1, kAttentionRows / group_size);  // tokens
+  int chunk =
+      std::max(1, (kernels_.tiles ? kTileAttentionRows : kAttentionRows) / group_size);  // tokens
   bool causal = op.kv_layer != kNone;
   KvLayerPlace place = causal ? program_.kv_layers[at(op.kv_layer)] : KvLayerPlace{};
   AttentionArgs args;

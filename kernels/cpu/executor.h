@@ -37,6 +37,8 @@ class CpuExecutor : public Executor {
   void run_stage(size_t index, int worker);
   void run_rows(const Stage& stage, std::atomic<int>& next);
   void run_linear(const Stage& stage, std::atomic<int>& next, int worker);
+  LinearArgs linear_args(const PlannedLinear& l, int rows);
+  ActivatedArgs activated_args(const Stage& stage, int rows);
   void run_gather(const AttentionOp& op, std::atomic<int>& next);
   void run_attention(const AttentionOp& op, std::atomic<int>& next, int worker);
 

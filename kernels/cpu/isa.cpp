@@ -32,13 +32,14 @@ CpuFeatures probe() {
   bool zmm = (registers & 0xe6) == 0xe6;
   f.avx512 = f.avx2 && zmm && (b >> 16 & 1) && (b >> 17 & 1) && (b >> 30 & 1) && (b >> 31 & 1);
   f.vnni = f.avx512 && (c >> 11 & 1);
+  bool vbmi = c >> 1 & 1;
   bool tiles = (registers & 0x60000) == 0x60000;
   bool amx = tiles && (d >> 22 & 1) && (d >> 24 & 1);
 #ifdef APUD_EMULATE_AMX
   amx = true;
 #endif
   // Leaf 7 has a second half where AVX512_BF16 may be; all AMX machines have it.
-  f.amx_listed = f.vnni && amx && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+  f.amx_listed = f.vnni && vbmi && amx && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
   return f;
 }
 #else

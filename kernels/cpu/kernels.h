@@ -27,6 +27,17 @@ struct LinearArgs {
   int row_end = 0;
 };
 
+/// Where only the next products read an activation: activated(in.weight · x (+ in.bias)), or that
+/// times (up · x (+ up_bias)), for rows [in.row_begin, in.row_end), rounded as `quantize` does.
+struct ActivatedArgs {
+  LinearArgs in;  // out, accumulate: not used
+  const PackedMatrix* up = nullptr;
+  const float* up_bias = nullptr;
+  Activation kind = Activation::kSilu;
+  uint8_t* to = nullptr;  // rows of to_layout (ActKind::kBf16), from row 0
+  ActLayout to_layout;
+};
+
 struct NormArgs {
   NormKind kind = NormKind::kRms;
   const float* weight = nullptr;  // offset already added
@@ -64,10 +75,11 @@ struct AttentionArgs {
   float softcap = 0;
   float* scratch = nullptr;  // attention_scratch_floats(rows, dim)
 };
-constexpr int kAttentionTile = 6;
+/// Enough for every path: queries and states of the rows, a block's keys and values as tiles.
 constexpr size_t attention_scratch_floats(int rows, int dim) {
-  size_t d = static_cast<size_t>((dim + 15) / 16 * 16);
-  return static_cast<size_t>(rows) * (2 * d + 32) + kAttentionTile * (64 + d) + 64;
+  size_t d = static_cast<size_t>((dim + 31) / 32 * 32),
+         r = static_cast<size_t>((rows + 15) / 16 * 16);
+  return r * (2 * d + 32) + 160 * d + 3300;
 }
 
 struct Kernels {
@@ -89,9 +101,12 @@ struct Kernels {
   void (*store_kv)(const KvHeadLayout& layout, std::byte* head, int slot, const float* k,
                    const float* v);
   void (*attend)(const AttentionArgs& args);
+  /// Paths with tiles. REQUIRES: strip_begin and strip_end are even, in.weight and up alike.
+  void (*activated)(const ActivatedArgs& args, int strip_begin, int strip_end,
+                    uint8_t* scratch) = nullptr;
 };
 
-inline constexpr size_t kTileScratchBytes = 448 << 10;
+inline constexpr size_t kTileScratchBytes = 576 << 10;
 /// Bytes of scratch that `linear` needs for a matrix of `cols` inputs: unpacked panels of two
 /// strips, their minima and sums of rows, in the largest of the paths' forms.
 /// Tiles' does not depend on `cols`.

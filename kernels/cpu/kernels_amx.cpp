@@ -26,16 +26,19 @@ namespace {
 #include "kernels/cpu/linear_float.inc"
 #include "kernels/cpu/linear.inc"
 #include "kernels/cpu/rowwise.inc"
-#include "kernels/cpu/attention.inc"
+#include "kernels/cpu/attention_blocks.inc"
 #include "kernels/cpu/tile_unpack.inc"
+#include "kernels/cpu/amx_results.inc"
 #include "kernels/cpu/amx.inc"
+#include "kernels/cpu/amx_attention.inc"
 // clang-format on
 }  // namespace
 
 const Kernels& amx_kernels() {
-  static constexpr Kernels kTable = {
-      CpuIsa::kAmx, "cpu-amx", true,    amx_linear, amx_quantize, quantize_rest, norm,
-      activate,     scale_add, softcap, rotate,     l2_normalize, store_kv,      attend};
+  static constexpr Kernels kTable = {CpuIsa::kAmx, "cpu-amx",     true,         amx_linear,
+                                     amx_quantize, quantize_rest, norm,         activate,
+                                     scale_add,    softcap,       rotate,       l2_normalize,
+                                     store_kv,     amx_attend,    amx_activated};
   return kTable;
 }
 

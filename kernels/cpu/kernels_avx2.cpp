@@ -18,6 +18,7 @@ namespace {
 #include "kernels/cpu/linear_float.inc"
 #include "kernels/cpu/linear.inc"
 #include "kernels/cpu/rowwise.inc"
+#include "kernels/cpu/attention_blocks.inc"
 #include "kernels/cpu/attention.inc"
 // clang-format on
 }  // namespace

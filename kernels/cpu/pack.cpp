@@ -257,7 +257,6 @@ void pack_quantised(const WeightView& w, const PackedMatrix& m, int strip) {
 template <WeightType type>
 void pack_tiles(const WeightView& w, const PackedMatrix& m, int strip) {
   constexpr FormatTraits f = format_traits(type);
-  constexpr int kShare = blocks_of_word(f);
   uint8_t* out = m.data + static_cast<size_t>(strip) * m.strip_bytes;
   std::memset(out, 0, m.strip_bytes);
   const int64_t blocks = w.cols / 32, per_scale = f.super ? kChunkBlocks : 1;
@@ -275,14 +274,14 @@ void pack_tiles(const WeightView& w, const PackedMatrix& m, int strip) {
       read_block<type>(row, b, groups);
       uint8_t values[32];
       std::memcpy(values, groups, 32);
-      uint16_t words[32];
-      auto* to = chunk + chunk_scales(f) + static_cast<size_t>(in / kShare * kStripRows + r) * 64;
-      std::memcpy(words, to, 64);
-      for (int i = 0; i < 32; ++i) {
-        words[i] =
-            static_cast<uint16_t>(words[i] | values[tile_input(i)] << in % kShare * f.low_bits);
+      auto* to = chunk + chunk_scales(f) +
+                 static_cast<size_t>(in / 4 * kStripRows + r) * tile_row_bytes(f);
+      for (int w = 0; w < 32; ++w) {
+        const int bit = tile_bit(f, in % 4, w), shifted = values[tile_input(w)] << bit % 8;
+        to[bit / 8] = static_cast<uint8_t>(to[bit / 8] | shifted);
+        if (bit % 8 + value_bits(f) > 8)
+          to[bit / 8 + 1] = static_cast<uint8_t>(to[bit / 8 + 1] | shifted >> 8);
       }
-      std::memcpy(to, words, 64);
     }
   }
 }

@@ -22,9 +22,9 @@
 // tiles themselves, the last one padded with zeros. Quantised, per strip and 256 inputs (a chunk;
 // in the last one of a row, bits of blocks beyond the end are zero):
 //   scales  as above, padded to those of a whole chunk
-//   quants  vectors of 16 rows x 32 words; a word holds one value of each of several blocks: 4
-//   bits,
-//           of blocks 0..3 and 4..7; 8 bits, of two blocks a vector; whole fours of blocks
+//   quants  whole fours of blocks; of each, row by row, the bits of 4 x 32 values without gaps, in
+//           the order of tile_bit: 4, 8 and 6 bits beside those of the blocks that are unpacked
+//           together, 5 bits block by block
 // The words of a tile's row, of weights and activations alike, are a block's inputs 0, 16, 1, 17, …
 // 15, 31 (tile_input), so that the two of a dword are neighbours in two vectors of floats.
 //
@@ -126,19 +126,28 @@ constexpr int64_t blocks_of_chunk(int64_t blocks, int64_t c) {
 }
 /// kTiles: the input of a block that word `w` (0..31) stands for.
 constexpr int tile_input(int w) { return w / 2 + 16 * (w % 2); }
-/// Formats that the AMX path multiplies in tiles for any number of rows: those whose unpacking
-/// keeps up with memory when it serves one row (docs/performance.md). The others' products are
+constexpr int value_bits(const FormatTraits& f) { return f.low_bits + f.high_bits; }
+/// Formats that the AMX path multiplies in tiles for any number of rows. The others' products are
 /// VNNI's.
 constexpr bool tile_format(WeightType type) {
-  return type == WeightType::kBF16 || type == WeightType::kQ4_0 || type == WeightType::kQ4_1 ||
-         type == WeightType::kQ4_K || type == WeightType::kQ8_0;
+  return type == WeightType::kBF16 || value_bits(format_traits(type)) >= 4;
 }
-/// kTiles: blocks whose values share a vector of words; bytes of a chunk of `blocks`, to whole
-/// fours of them, which kernels unpack at once.
-constexpr int blocks_of_word(const FormatTraits& f) { return 16 / f.low_bits; }
+/// kTiles: blocks whose values lie side by side; bytes of four blocks of a row; where among their
+/// bits the value of block `n` (0..3) for word `w` begins.
+constexpr int blocks_of_word(const FormatTraits& f) {
+  return value_bits(f) == 4 ? 4 : value_bits(f) == 5 ? 1 : 2;
+}
+constexpr size_t tile_row_bytes(const FormatTraits& f) {
+  return static_cast<size_t>(value_bits(f)) * 16;
+}
+constexpr int tile_bit(const FormatTraits& f, int n, int w) {
+  const int g = blocks_of_word(f), bits = value_bits(f);
+  return (n / g * 32 + w) * g * bits + n % g * bits;
+}
+/// Bytes of a chunk of `blocks`, to whole fours of them, which kernels unpack at once.
 constexpr size_t tile_chunk_bytes(const FormatTraits& f, int64_t blocks) {
-  int64_t vectors = (blocks + 3) / 4 * 4 / blocks_of_word(f);
-  return chunk_scales(f) + static_cast<size_t>(vectors) * kStripRows * 64;
+  auto fours = static_cast<size_t>((blocks + 3) / 4);
+  return chunk_scales(f) + fours * kStripRows * tile_row_bytes(f);
 }
 inline constexpr size_t kTileBytes = kStripRows * 64;  // of 16 x 32 bf16
 

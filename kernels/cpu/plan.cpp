@@ -28,8 +28,14 @@ class Planner {
     for (size_t i = 0; i < program_.ops.size(); ++i) {
       at_ = i;
       std::visit([this](const auto& op) { add(op); }, program_.ops[i]);
+      last_op_.resize(plan_.stages.size(), i);
+      last_op_.back() = i;
     }
+    if (tiles_) fuse_activations();
     assign_slots();
+    std::erase_if(plan_.stages, [](const Stage& stage) {
+      return stage.kind == StageKind::kRows && stage.row_ops.empty();
+    });
     return std::move(plan_);
   }
 
@@ -207,6 +213,26 @@ class Planner {
                       op);
   }
 
+  static bool reads_value(const Op& op, ValueId v) {
+    return std::visit(
+        Overloaded{[&](const EmbedOp& o) { return o.accumulate && o.out == v; },
+                   [&](const ActivationOp& o) { return o.gate == v || o.up == v; },
+                   [&](const AddOp& o) { return o.x == v || o.out == v; },
+                   [&](const RotaryOp& o) { return o.q == v || o.k == v || o.v == v; },
+                   [&](const AttentionOp& o) { return o.q == v || o.k == v || o.v == v; },
+                   [&](const LinearOp& o) { return o.x == v || (o.accumulate && o.out == v); },
+                   [&](const auto& o) { return o.x == v; }},
+        op);
+  }
+  // Whether what `v` holds after op `last` is read.
+  bool read_after(ValueId v, size_t last) const {
+    for (size_t i = last + 1; i < program_.ops.size(); ++i) {
+      if (reads_value(program_.ops[i], v)) return true;
+      if (writes_value(program_.ops[i], v)) return false;
+    }
+    return v == program_.result;
+  }
+
   void add(const LinearOp& op) {
     PlannedLinear planned{op, kNone};
     if (quantised(op.weight)) {
@@ -222,6 +248,46 @@ class Planner {
     reads(op.x);
     if (op.accumulate) reads(op.out);
     writes(op.out);
+  }
+
+  // Activations that only quantised products read are made where their inputs are: as floats they
+  // would pass through memory twice, which costs about as much as the tiles' products.
+  void fuse_activations() {
+    for (size_t i = 0; i + 2 < plan_.stages.size(); ++i) {
+      Stage &from = plan_.stages[i], &rows = plan_.stages[i + 1], &to = plan_.stages[i + 2];
+      if (from.kind != StageKind::kLinear || rows.kind != StageKind::kRows ||
+          to.kind != StageKind::kLinear || rows.row_ops.size() != 2) {
+        continue;
+      }
+      auto* activate = std::get_if<ActivationOp>(&rows.row_ops[0]);
+      auto* quantise = std::get_if<QuantizeOp>(&rows.row_ops[1]);
+      if (activate == nullptr || quantise == nullptr || quantise->x != activate->out ||
+          quantise->kind != ActKind::kBf16) {
+        continue;
+      }
+      const bool gated = activate->up != kNone;
+      if (from.linears.size() != (gated ? 2 : 1)) continue;
+      if (gated && from.linears[0].op.out == activate->up)
+        std::swap(from.linears[0], from.linears[1]);
+      const LinearOp &gate = from.linears.front().op, &up = from.linears.back().op;
+      auto fits = [&](const LinearOp& op) {
+        return packing(op.weight) == Packing::kTiles &&
+               type_of(op.weight) == type_of(gate.weight) && op.x == gate.x && !op.accumulate &&
+               cols(op.out) % (2 * kStripRows) == 0 &&
+               (op.out == activate->out || !read_after(op.out, last_op_[i + 1]));
+      };
+      const bool read_as_rounded = std::all_of(
+          to.linears.begin(), to.linears.end(),
+          [&](const PlannedLinear& l) { return l.op.x != activate->out || l.act_buffer != kNone; });
+      if (gate.out != activate->gate || (gated && up.out != activate->up) || !fits(gate) ||
+          !fits(up) || read_after(activate->out, last_op_[i + 2]) || !read_as_rounded) {
+        continue;
+      }
+      from.activation = FusedActivation{activate->kind, activate->out, quantise->buffer};
+      int& begins = lives_.at(activate->out).first;
+      begins = std::min(begins, static_cast<int>(i));
+      rows.row_ops.clear();
+    }
   }
 
   // Values share buffers by their lives, counted in stages.
@@ -276,6 +342,8 @@ class Planner {
         if (auto* q = std::get_if<QuantizeOp>(&op))
           q->buffer = renamed[static_cast<size_t>(q->buffer)];
       }
+      if (stage.activation)
+        stage.activation->buffer = renamed[static_cast<size_t>(stage.activation->buffer)];
       for (PlannedLinear& l : stage.linears) {
         if (l.act_buffer != kNone) l.act_buffer = renamed[static_cast<size_t>(l.act_buffer)];
       }
@@ -287,6 +355,7 @@ class Planner {
   const bool tiles_;
   Plan plan_;
   size_t at_ = 0;
+  std::vector<size_t> last_op_;                                           // by stage
   std::set<ValueId> written_, read_;                                      // by the current stage
   std::map<ValueId, std::pair<int, int>> lives_;                          // first and last stage
   std::map<std::pair<ValueId, ActKind>, std::pair<int, int>> quantised_;  // buffer, planes; now

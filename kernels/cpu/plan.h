@@ -4,6 +4,7 @@
 // Threads: immutable after construction.
 #pragma once
 
+#include <optional>
 #include <variant>
 #include <vector>
 
@@ -44,14 +45,23 @@ struct PlannedLinear {
   int act_planes = 1;      // of a row of the buffer; the products of all are added
 };
 
+/// The linear stage's one layer, or its two (gate, up), are activated and rounded on the spot, as
+/// the next layers read them.
+struct FusedActivation {
+  Activation kind = Activation::kSilu;
+  ValueId out = kNone;
+  int buffer = kNone;  // of quantised activations
+};
+
 enum class StageKind : uint8_t { kRows, kLinear, kGatherKv, kAttention };
 
 struct Stage {
   StageKind kind = StageKind::kRows;
-  Rows rows = Rows::kTokens;           // of kRows and kLinear
-  std::vector<RowOp> row_ops;          // kRows
-  std::vector<PlannedLinear> linears;  // kLinear
-  AttentionOp attention;               // kGatherKv (encoders), kAttention
+  Rows rows = Rows::kTokens;                  // of kRows and kLinear
+  std::vector<RowOp> row_ops;                 // kRows
+  std::vector<PlannedLinear> linears;         // kLinear
+  std::optional<FusedActivation> activation;  // kLinear
+  AttentionOp attention;                      // kGatherKv (encoders), kAttention
 };
 
 struct Plan {

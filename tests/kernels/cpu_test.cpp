@@ -475,6 +475,30 @@ TEST(CpuPlan, TilesAreForMatricesThatManyRowsMeet) {
   EXPECT_GT(inner, 5);
 }
 
+// Activations by themselves, and those made where their inputs are.
+std::pair<int, int> activations(const std::vector<WeightType>& types, bool tiles) {
+  test::DecoderShape shape;
+  shape.types = types;
+  auto m = test::synthetic_decoder(shape);
+  cpu::Plan plan = cpu::make_plan(m->program, m->weights, tiles);
+  int apart = 0, fused = 0;
+  for (const cpu::Stage& stage : plan.stages) {
+    fused += stage.activation.has_value();
+    for (const cpu::RowOp& op : stage.row_ops) apart += std::holds_alternative<ActivationOp>(op);
+  }
+  return {apart, fused};
+}
+
+TEST(CpuPlan, ActivationsOfTilesAreMadeWhereTheirInputsAre) {
+  using enum WeightType;
+  EXPECT_EQ(activations({kQ4_K}, true), std::pair(0, 2));
+  EXPECT_EQ(activations({kQ4_K}, false), std::pair(2, 0));
+  // Products that take floats, or other roundings, need the floats.
+  EXPECT_EQ(activations({kF32}, true), std::pair(2, 0));
+  EXPECT_EQ(activations({kQ2_K}, true), std::pair(2, 0));
+  EXPECT_EQ(activations({kQ4_K, kQ4_K, kQ4_K, kQ4_K, kQ4_K, kQ5_K, kQ4_K}, true), std::pair(2, 0));
+}
+
 TEST(CpuExecutor, RefusesAPathThatTheMachineLacks) {
   auto m = test::synthetic_decoder({});
   auto have = available_cpu_isas();
