@@ -253,35 +253,69 @@ void pack_quantised(const WeightView& w, const PackedMatrix& m, int strip) {
   }
 }
 
+// Four blocks of a row, values in the order of a tile's words: their bits at tile_bit.
+template <WeightType type>
+inline void write_four(const uint8_t (&v)[4][32], uint8_t* to) {
+  constexpr FormatTraits f = format_traits(type);
+  constexpr int kBits = value_bits(f);
+  if constexpr (kBits == 4) {
+    uint16_t words[32];
+    for (int w = 0; w < 32; ++w) {
+      words[w] = static_cast<uint16_t>(v[0][w] | v[1][w] << 4 | v[2][w] << 8 | v[3][w] << 12);
+    }
+    std::memcpy(to, words, 64);
+  } else if constexpr (kBits == 5) {
+    for (int n = 0; n < 4; ++n) {
+      for (int w = 0; w < 32; w += 8, to += 5) {
+        uint64_t bits = 0;
+        for (int i = 0; i < 8; ++i) bits |= static_cast<uint64_t>(v[n][w + i]) << (5 * i);
+        std::memcpy(to, &bits, 5);
+      }
+    }
+  } else {
+    for (int n = 0; n < 4; n += 2) {
+      for (int w = 0; w < 32; w += 4, to += kBits) {
+        uint64_t bits = 0;
+        for (int i = 0; i < 8; ++i)
+          bits |= static_cast<uint64_t>(v[n + i % 2][w + i / 2]) << (kBits * i);
+        std::memcpy(to, &bits, kBits);
+      }
+    }
+  }
+}
+
 // Packing::kTiles, quantised.
 template <WeightType type>
 void pack_tiles(const WeightView& w, const PackedMatrix& m, int strip) {
   constexpr FormatTraits f = format_traits(type);
   uint8_t* out = m.data + static_cast<size_t>(strip) * m.strip_bytes;
-  std::memset(out, 0, m.strip_bytes);
   const int64_t blocks = w.cols / 32, per_scale = f.super ? kChunkBlocks : 1;
-  for (int r = 0; r < kStripRows && strip * kStripRows + r < w.rows; ++r) {
+  const int count = static_cast<int>(std::min<int64_t>(kStripRows, w.rows - strip * kStripRows));
+  if (count < kStripRows || blocks % kChunkBlocks != 0) std::memset(out, 0, m.strip_bytes);
+  for (int r = 0; r < count; ++r) {
     const auto* row = reinterpret_cast<const uint8_t*>(w.row(strip * kStripRows + r));
-    for (int64_t b = 0; b < blocks; ++b) {
+    for (int64_t b = 0; b < blocks; b += 4) {
       const auto in = static_cast<int>(b % kChunkBlocks);
       uint8_t* chunk =
           out + static_cast<size_t>(b / kChunkBlocks) * tile_chunk_bytes(f, kChunkBlocks);
-      if (b % per_scale == 0) {
-        write_scales<type>(row, b / per_scale, r,
-                           chunk + (f.super ? 0 : static_cast<size_t>(in) * scale_bytes(f)));
+      uint8_t values[4][32] = {};
+      for (int n = 0; n < 4 && b + n < blocks; ++n) {
+        if ((b + n) % per_scale == 0) {
+          write_scales<type>(row, (b + n) / per_scale, r,
+                             chunk + (f.super ? 0 : static_cast<size_t>(in + n) * scale_bytes(f)));
+        }
+        uint32_t groups[8];
+        read_block<type>(row, b + n, groups);
+        uint8_t one[32];
+        std::memcpy(one, groups, 32);
+        for (int i = 0; i < 16; ++i) {  // tile_input
+          values[n][2 * i] = one[i];
+          values[n][2 * i + 1] = one[16 + i];
+        }
       }
-      uint32_t groups[8];
-      read_block<type>(row, b, groups);
-      uint8_t values[32];
-      std::memcpy(values, groups, 32);
-      auto* to = chunk + chunk_scales(f) +
-                 static_cast<size_t>(in / 4 * kStripRows + r) * tile_row_bytes(f);
-      for (int w = 0; w < 32; ++w) {
-        const int bit = tile_bit(f, in % 4, w), shifted = values[tile_input(w)] << bit % 8;
-        to[bit / 8] = static_cast<uint8_t>(to[bit / 8] | shifted);
-        if (bit % 8 + value_bits(f) > 8)
-          to[bit / 8 + 1] = static_cast<uint8_t>(to[bit / 8 + 1] | shifted >> 8);
-      }
+      write_four<type>(values,
+                       chunk + chunk_scales(f) +
+                           static_cast<size_t>(in / 4 * kStripRows + r) * tile_row_bytes(f));
     }
   }
 }
