@@ -13,7 +13,7 @@ namespace {
 
 // Query rows (tokens x heads of a group) of one piece of attention work; with tiles, more rows
 // share what unpacking a block's keys and values costs.
-constexpr int kAttentionRows = 48, kTileAttentionRows = 96;
+constexpr int kAttentionRows = 48, kTileAttentionRows = 96, kTileEncoderRows = 256;
 // Rows of linear layers are cut at multiples of the rows that a path takes at once: 6, and with
 // tiles 32 as well.
 constexpr int kRowStep = 12, kTileRowStep = 96;
@@ -52,7 +52,7 @@ CpuExecutor::CpuExecutor(const Program& program, const Weights& weights, const K
     }
     if (stage.kind == StageKind::kAttention) {
       const HeadShape& s = stage.attention.shape;
-      int most = std::max(kTileAttentionRows, s.heads / s.kv_heads);
+      int most = std::max(kTileEncoderRows, s.heads / s.kv_heads);
       scratch = std::max(scratch, attention_scratch_floats(most, s.dim) * sizeof(float));
     }
   }
@@ -356,9 +356,11 @@ void CpuExecutor::run_gather(const AttentionOp& op, std::atomic<int>& next) {
 
 void CpuExecutor::run_attention(const AttentionOp& op, std::atomic<int>& next, int worker) {
   int group_size = op.shape.heads / op.shape.kv_heads, dim = op.shape.dim;
-  int chunk =
-      std::max(1, (kernels_.tiles ? kTileAttentionRows : kAttentionRows) / group_size);  // tokens
   bool causal = op.kv_layer != kNone;
+  int most = kernels_.tiles ? kTileAttentionRows : kAttentionRows;
+  auto heads = at(op.shape.kv_heads) * batch_->sequences.size();
+  if (kernels_.tiles && !causal && heads >= at(4 * pool_.threads())) most = kTileEncoderRows;
+  int chunk = std::max(1, most / group_size);  // tokens
   KvLayerPlace place = causal ? program_.kv_layers[at(op.kv_layer)] : KvLayerPlace{};
   AttentionArgs args;
   args.layout = causal ? kv_->head_layout(place.group) : kv_head_layout(KvType::kF32, dim);
