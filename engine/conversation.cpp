@@ -315,8 +315,11 @@ void Conversation::edit(int index, std::string content, std::string evidence, in
 void complete_receipt(Receipt& receipt, const Prompt& prompt) {
   receipt.dropped_turns = prompt.dropped_turns;
   receipt.cache_break = prompt.cache_break;
+  // What a tier held and was faster computed is not gone.
+  int held = receipt.usage.cached;
+  for (const TierChoice& choice : receipt.tiers) held += choice.used ? 0 : choice.tokens;
   // The last token generated was never run, and a prompt's last token always is.
-  if (receipt.usage.cached + 2 < prompt.expected_reuse) {
+  if (held + 2 < prompt.expected_reuse) {
     CacheBreak evicted;
     evicted.cause = CacheBreak::Cause::kEvicted;
     evicted.position = receipt.usage.cached;

@@ -317,6 +317,23 @@ TEST(Conversation, WhatWasEvictedIsNamedWithItsPlace) {
             std::string::npos);
 }
 
+TEST(Receipt, TokensThatWereFasterComputedAreNotCalledGone) {
+  Prompt prompt;
+  prompt.expected_reuse = 300;
+  prompt.cache_break = CacheBreak{CacheBreak::Cause::kSystemPrompt, 300, "a librarian", "a poet"};
+  Receipt receipt;
+  receipt.usage.cached = 64;
+  receipt.tiers = {{"disk", 236, false, 0.013, 0.008}};
+  complete_receipt(receipt, prompt);
+  ASSERT_TRUE(receipt.cache_break);
+  EXPECT_EQ(receipt.cache_break->cause, CacheBreak::Cause::kSystemPrompt);
+  EXPECT_EQ(receipt.cache_break->position, 300);
+  receipt.tiers[0].tokens = 100;
+  complete_receipt(receipt, prompt);
+  EXPECT_EQ(receipt.cache_break->cause, CacheBreak::Cause::kEvicted);
+  EXPECT_EQ(receipt.cache_break->position, 64);
+}
+
 TEST(Receipt, OneLineFitsEightyColumns) {
   Receipt receipt;
   receipt.usage = {1480, 1234, 1200, 0, 34, 246, 113, 0};
