@@ -145,11 +145,12 @@ struct LineEditor::Impl {
   std::optional<std::string> one_line(const std::string& text) {
     if (!terminal) return plain_line();
     prompt = widen(text);
+    // Before the prompt: libedit does it after, and what is typed in between would be the
+    // terminal's. Whether anything was typed is asked after that: what comes between the question
+    // and the change of modes would be taken for a key.
+    el_wset(editor, EL_PREP_TERM, 1);
     struct pollfd input = {STDIN_FILENO, POLLIN, 0};
     typed_ahead = ::poll(&input, 1, 0) > 0;
-    // Before the prompt: libedit does it after, and what is typed in between would be the
-    // terminal's.
-    el_wset(editor, EL_PREP_TERM, 1);
     if (!dumb) emit(kPasteOn);
     int count = 0;
     const wchar_t* line = el_wgets(editor, &count);
