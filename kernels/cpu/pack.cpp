@@ -253,6 +253,19 @@ void pack_quantised(const WeightView& w, const PackedMatrix& m, int strip) {
   }
 }
 
+// The low kBits of eight bytes, side by side: of two, of four, of all.
+template <int kBits>
+inline uint64_t close_gaps(uint64_t x) {
+  auto halve = [](uint64_t y, uint64_t low, int width) {
+    return (y & low) | (y >> (width - width / 8 * kBits) & low << (width / 8 * kBits));
+  };
+  constexpr uint64_t kOne = (1u << kBits) - 1, kTwo = (uint64_t{1} << 2 * kBits) - 1,
+                     kFour = (uint64_t{1} << 4 * kBits) - 1;
+  x = halve(x, kOne * 0x0001000100010001u, 8);
+  x = halve(x, kTwo * 0x0000000100000001u, 16);
+  return halve(x, kFour, 32);
+}
+
 // Four blocks of a row, values in the order of a tile's words: their bits at tile_bit.
 template <WeightType type>
 inline void write_four(const uint8_t (&v)[4][32], uint8_t* to) {
@@ -264,22 +277,19 @@ inline void write_four(const uint8_t (&v)[4][32], uint8_t* to) {
       words[w] = static_cast<uint16_t>(v[0][w] | v[1][w] << 4 | v[2][w] << 8 | v[3][w] << 12);
     }
     std::memcpy(to, words, 64);
-  } else if constexpr (kBits == 5) {
-    for (int n = 0; n < 4; ++n) {
-      for (int w = 0; w < 32; w += 8, to += 5) {
-        uint64_t bits = 0;
-        for (int i = 0; i < 8; ++i) bits |= static_cast<uint64_t>(v[n][w + i]) << (5 * i);
-        std::memcpy(to, &bits, 5);
+  } else {
+    uint8_t bytes[4 * 32];  // those of blocks_of_word side by side
+    for (int n = 0; n < 4; n += 2) {
+      for (int w = 0; w < 32; ++w) {
+        bytes[32 * n + (kBits == 5 ? w : 2 * w)] = v[n][w];
+        bytes[32 * n + (kBits == 5 ? 32 + w : 2 * w + 1)] = v[n + 1][w];
       }
     }
-  } else {
-    for (int n = 0; n < 4; n += 2) {
-      for (int w = 0; w < 32; w += 4, to += kBits) {
-        uint64_t bits = 0;
-        for (int i = 0; i < 8; ++i)
-          bits |= static_cast<uint64_t>(v[n + i % 2][w + i / 2]) << (kBits * i);
-        std::memcpy(to, &bits, kBits);
-      }
+    for (int i = 0; i < 4 * 32; i += 8, to += kBits) {
+      uint64_t x;
+      std::memcpy(&x, bytes + i, 8);
+      x = close_gaps<kBits>(x);
+      std::memcpy(to, &x, kBits);
     }
   }
 }
