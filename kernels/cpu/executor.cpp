@@ -52,7 +52,7 @@ CpuExecutor::CpuExecutor(const Program& program, const Weights& weights, const K
     }
     if (stage.kind == StageKind::kAttention) {
       const HeadShape& s = stage.attention.shape;
-      int most = std::max(kTileEncoderRows, s.heads / s.kv_heads);
+      int most = std::max(kernels_.tiles ? kTileEncoderRows : kAttentionRows, s.heads / s.kv_heads);
       scratch = std::max(scratch, attention_scratch_floats(most, s.dim) * sizeof(float));
     }
   }

@@ -266,7 +266,7 @@ inline uint64_t close_gaps(uint64_t x) {
   return halve(x, kFour, 32);
 }
 
-// Four blocks of a row, values in the order of a tile's words: their bits at tile_bit.
+// Four blocks of a row, values in the order of a tile's words.
 template <WeightType type>
 inline void write_four(const uint8_t (&v)[4][32], uint8_t* to) {
   constexpr FormatTraits f = format_traits(type);
@@ -278,7 +278,7 @@ inline void write_four(const uint8_t (&v)[4][32], uint8_t* to) {
     }
     std::memcpy(to, words, 64);
   } else {
-    uint8_t bytes[4 * 32];  // those of blocks_of_word side by side
+    uint8_t bytes[4 * 32];  // in the order of their bits
     for (int n = 0; n < 4; n += 2) {
       for (int w = 0; w < 32; ++w) {
         bytes[32 * n + (kBits == 5 ? w : 2 * w)] = v[n][w];

@@ -22,9 +22,9 @@
 // tiles themselves, the last one padded with zeros. Quantised, per strip and 256 inputs (a chunk;
 // in the last one of a row, bits of blocks beyond the end are zero):
 //   scales  as above, padded to those of a whole chunk
-//   quants  whole fours of blocks; of each, row by row, the bits of 4 x 32 values without gaps, in
-//           the order of tile_bit: 4, 8 and 6 bits beside those of the blocks that are unpacked
-//           together, 5 bits block by block
+//   quants  whole fours of blocks; of each, row by row, the bits of 4 x 32 values without gaps:
+//           word by word, 4 bits of all four blocks, 6 and 8 bits of two blocks and then of the
+//           other two; 5 bits block by block
 // The words of a tile's row, of weights and activations alike, are a block's inputs 0, 16, 1, 17, …
 // 15, 31 (tile_input), so that the two of a dword are neighbours in two vectors of floats.
 //
@@ -132,17 +132,9 @@ constexpr int value_bits(const FormatTraits& f) { return f.low_bits + f.high_bit
 constexpr bool tile_format(WeightType type) {
   return type == WeightType::kBF16 || value_bits(format_traits(type)) >= 4;
 }
-/// kTiles: blocks whose values lie side by side; bytes of four blocks of a row; where among their
-/// bits the value of block `n` (0..3) for word `w` begins.
-constexpr int blocks_of_word(const FormatTraits& f) {
-  return value_bits(f) == 4 ? 4 : value_bits(f) == 5 ? 1 : 2;
-}
+/// kTiles: bytes of four blocks of a row.
 constexpr size_t tile_row_bytes(const FormatTraits& f) {
   return static_cast<size_t>(value_bits(f)) * 16;
-}
-constexpr int tile_bit(const FormatTraits& f, int n, int w) {
-  const int g = blocks_of_word(f), bits = value_bits(f);
-  return (n / g * 32 + w) * g * bits + n % g * bits;
 }
 /// Bytes of a chunk of `blocks`, to whole fours of them, which kernels unpack at once.
 constexpr size_t tile_chunk_bytes(const FormatTraits& f, int64_t blocks) {
