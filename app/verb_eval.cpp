@@ -4,6 +4,26 @@
 #include "app/evaluate.h"
 
 namespace apud {
+namespace {
+
+/// What became of every question, so that the ones behind a figure can be looked at.
+ordered_json each_question(std::span<const EvalQuestion> questions, std::span<const Judged> mine,
+                           std::span<const Judged> theirs, bool answers) {
+  auto outcome = [&](const Judged& judged) {
+    ordered_json one = {{"ranks", judged.gold_ranks}, {"packed", judged.packed}};
+    if (answers) one["cited"] = judged.cited;
+    return one;
+  };
+  ordered_json out = ordered_json::array();
+  for (size_t i = 0; i < questions.size(); ++i) {
+    ordered_json& one = out.emplace_back(ordered_json{{"id", questions[i].id}});
+    one.update(outcome(mine[i]));
+    if (!theirs.empty()) one["versus"] = outcome(theirs[i]);
+  }
+  return out;
+}
+
+}  // namespace
 
 int verb_eval(Runtime& runtime) {
   const Options& o = runtime.options;
@@ -33,6 +53,7 @@ int verb_eval(Runtime& runtime) {
   Comparison comparison = compare(o.eval, mine, theirs, "--vs");
   out["scores"] = comparison.scores;
   if (other) out["worse"] = comparison.worse;
+  out["each"] = each_question(questions, mine, theirs, o.eval.answers);
   terminal.out(o.common.json ? dump_json(out) + "\n" : comparison.table);
   terminal.flush();
   return comparison.worse ? 1 : 0;

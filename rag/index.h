@@ -64,6 +64,8 @@ class VectorIndex {
                                 const std::function<bool(int64_t)>& keep = {}) const;
   /// Inner products with the given chunks; NaN where absent.
   std::vector<float> scores(std::span<const float> query, std::span<const int64_t> chunks) const;
+  /// The chunks' rows, (chunks, dimension); zeros where absent.
+  std::vector<float> vectors(std::span<const int64_t> chunks) const;
   /// Forces a scan (tests, bench); nullopt: the best one. Throws kUsage where it cannot run.
   void force_isa(std::optional<ScanIsa> isa);
   ScanIsa isa() const;

@@ -7,12 +7,14 @@
 #include <climits>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <unordered_map>
 #include <unordered_set>
 
 #include "base/check.h"
 #include "base/error.h"
 #include "base/stopwatch.h"
+#include "rag/feedback.h"
 #include "rag/hit_maker.h"
 #include "rag/index.h"
 #include "rag/relevance.h"
@@ -66,32 +68,49 @@ MinMax scale_of_best(std::vector<double>& values, int best) {
 
 using Order = std::vector<std::pair<int64_t, const Candidate*>>;  // chunks, best first
 
-/// Puts the best candidates in the order of fused score and match together and gives their matches
-/// in that order. One without codes counts as the mean of the others.
-std::vector<std::optional<TokenMatch>> order_by_tokens(Store& store,
-                                                       std::span<const TokenQuestion> questions,
-                                                       size_t width, Order& order) {
+/// Puts the best candidates in the order of fused score, match and nearness to the best and gives
+/// their matches in that order. One without codes counts as the mean of the others.
+/// vectors: of chunks of a collection, (chunks, dimension).
+std::vector<std::optional<TokenMatch>> reorder(
+    Store& store, std::span<const TokenQuestion> questions, size_t width, size_t dimension,
+    const std::function<std::vector<float>(size_t, std::span<const int64_t>)>& vectors,
+    Order& order) {
   const size_t n = std::min(order.size(), kMostMatched);
   std::vector<int64_t> ids;
-  for (size_t i = 0; i < n; ++i) ids.push_back(order[i].first);
-  std::vector<std::optional<TokenMatch>> matches = match_chunks(store, questions, width, ids);
+  std::map<size_t, std::vector<size_t>> places;  // by collection
+  for (size_t i = 0; i < n; ++i) {
+    ids.push_back(order[i].first);
+    places[order[i].second->collection].push_back(i);
+  }
+  std::vector<std::optional<TokenMatch>> matches(n);
+  if (!questions.empty()) matches = match_chunks(store, questions, width, ids);
   double sum = 0, matched = 0;
   for (const auto& m : matches) {
     if (!m) continue;
     sum += m->all;
     matched += 1;
   }
-  if (matched == 0) return matches;
-  std::vector<std::pair<double, size_t>> scores;  // (score, place before)
+  std::vector<double> scores;
   for (size_t i = 0; i < n; ++i) {
-    const double match = matches[i] ? matches[i]->all : sum / matched;
-    scores.emplace_back(order[i].second->fused + kMatchWeight * match, i);
+    const double match = matched == 0 ? 0 : matches[i] ? matches[i]->all : sum / matched;
+    scores.push_back(order[i].second->fused + kMatchWeight * match);
   }
-  std::stable_sort(scores.begin(), scores.end(),
-                   [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::vector<float> rows(n * dimension);
+  for (const auto& [collection, at] : places) {
+    std::vector<int64_t> chunks;
+    for (size_t i : at) chunks.push_back(ids[i]);
+    const std::vector<float> found = vectors(collection, chunks);
+    for (size_t i = 0; i < at.size(); ++i)
+      std::copy_n(found.data() + i * dimension, dimension, rows.data() + at[i] * dimension);
+  }
+  scores = with_feedback(scores, rows, dimension);
+  std::vector<size_t> ranked(n);
+  std::iota(ranked.begin(), ranked.end(), size_t{0});
+  std::stable_sort(ranked.begin(), ranked.end(),
+                   [&](size_t a, size_t b) { return scores[a] > scores[b]; });
   Order ordered;
   std::vector<std::optional<TokenMatch>> moved;
-  for (const auto& [score, place] : scores) {
+  for (size_t place : ranked) {
     ordered.push_back(order[place]);
     moved.push_back(std::move(matches[place]));
   }
@@ -259,8 +278,8 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
   }
   size_t dimension = dense ? static_cast<size_t>(impl_->embedder->dimension()) : 0;
   std::vector<float> vectors(queries.size() * dimension);
-  const bool by_tokens =
-      dense && words && options.match_tokens && impl_->embedder->token_width() > 0;
+  const bool anew = dense && words && options.reorder;
+  const bool by_tokens = anew && impl_->embedder->token_width() > 0;
   std::vector<TokenQuestion> questions;  // (queries), or none
   TokenCenters centers;
   std::vector<float> around;  // (queries, dimension): less the centre of their language
@@ -408,7 +427,14 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
     }
   }
   std::vector<std::optional<TokenMatch>> matches;
-  if (!questions.empty()) matches = order_by_tokens(store, questions, centers.width(), order);
+  if (anew) {
+    matches = reorder(
+        store, questions, centers.width(), dimension,
+        [&](size_t collection, std::span<const int64_t> chunks) {
+          return impl_->index_of(collections[collection], result.warnings).vectors(chunks);
+        },
+        order);
+  }
   if (by_tokens && !order.empty() &&
       std::none_of(matches.begin(), matches.end(), [](auto& m) { return m.has_value(); })) {
     const std::string& name = collections[order[0].second->collection].name;
@@ -439,7 +465,7 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
       nearest.push_back(heading);
     }
   }
-  // Scores are given out anew in the order that the tokens made, so that they fall.
+  // Scores are given out anew in the final order, so that they fall.
   std::vector<double> falling;
   for (const Hit& hit : result.hits) falling.push_back(hit.score);
   std::sort(falling.begin(), falling.end(), std::greater<>());

@@ -36,9 +36,10 @@ struct RetrieveOptions {
   /// imagines (HyDE, Gao et al. 2022). The abstain line looks at the question alone: what a model
   /// makes up always lies near something.
   std::vector<std::string> also;
-  /// Hybrid search: the best candidates are ordered by how well their tokens hold the question's,
-  /// too (rag/token_match.h), where the embedder has tokens.
-  bool match_tokens = true;
+  /// Hybrid search: the best candidates are ordered anew, by how well their tokens hold the
+  /// question's (rag/token_match.h), where the embedder has tokens, and by how near they are to the
+  /// best of them (rag/feedback.h).
+  bool reorder = true;
   bool query_syntax = false;  // `search`: "phrases", -exclusions, path:GLOB, after:/before:DATE
   std::optional<double> dense_weight;  // instead of the collection's
 };
@@ -70,7 +71,7 @@ struct Hit {
   Anchor to;         // of the last character
   int tokens = 0;    // of the embedder
   int rank = 0;      // 1-based
-  double score = 0;  // 0..1 for hybrid: fused; of matched hits given out anew, so that it falls
+  double score = 0;  // 0..1 for hybrid: fused; given out anew in the final order, so that it falls
   std::optional<float> dense;  // cosine, where the dense side knows it
   std::optional<double> bm25;
   std::optional<float> match;            // of its tokens with the question's, where it has codes

@@ -94,6 +94,13 @@ struct VectorIndex::Impl {
   }
 
   /// Place of a chunk's live row, or null.
+  /// A row as floats, (dimension).
+  void widen(const Place& place, float* to) const {
+    const auto d = static_cast<size_t>(dimension);
+    const uint16_t* row = codes(place.list) + size_t{place.row} * d;
+    for (size_t i = 0; i < d; ++i) to[i] = half::to_float(row[i]);
+  }
+
   const Place* find(int64_t chunk) const {
     auto at = std::lower_bound(places.begin(), places.end(), chunk,
                                [](const Place& p, int64_t c) { return p.chunk < c; });
@@ -270,6 +277,15 @@ std::vector<float> VectorIndex::scores(std::span<const float> query,
   return out;
 }
 
+std::vector<float> VectorIndex::vectors(std::span<const int64_t> chunks) const {
+  const auto d = static_cast<size_t>(impl_->dimension);
+  std::vector<float> out(chunks.size() * d, 0);
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    if (const Place* place = impl_->find(chunks[i])) impl_->widen(*place, out.data() + i * d);
+  }
+  return out;
+}
+
 bool VectorIndex::wants_partition() const {
   if (size() <= kPartitionAbove) return false;
   return lists() == 1 || size() > 4 * impl_->partitioned_at;
@@ -282,15 +298,11 @@ void VectorIndex::partition(int lists) {
   if (lists <= 0) lists = static_cast<int>(std::lround(std::sqrt(static_cast<double>(n))));
   lists = static_cast<int>(std::clamp<int64_t>(lists, 1, std::max<int64_t>(1, n / 4)));
   auto d = static_cast<size_t>(impl.dimension);
-  auto widen = [&](const Place& place, float* to) {
-    const uint16_t* row = impl.codes(place.list) + size_t{place.row} * d;
-    for (size_t i = 0; i < d; ++i) to[i] = half::to_float(row[i]);
-  };
   // Spherical k-means over a sample that is spread evenly over the collection.
   int64_t sampled = std::min(n, kTrainingPerList * lists);
   std::vector<float> sample(static_cast<size_t>(sampled) * d);
   for (int64_t i = 0; i < sampled; ++i)
-    widen(impl.places[static_cast<size_t>(i * n / sampled)], sample.data() + i * d);
+    impl.widen(impl.places[static_cast<size_t>(i * n / sampled)], sample.data() + i * d);
   load_blas();
   faiss::ClusteringParameters parameters;
   parameters.niter = kTrainingRounds;
@@ -312,7 +324,7 @@ void VectorIndex::partition(int lists) {
   for (int64_t begin = 0; begin < n; begin += kAssignBlock) {
     int64_t rows = std::min(kAssignBlock, n - begin);
     for (int64_t i = 0; i < rows; ++i)
-      widen(impl.places[static_cast<size_t>(begin + i)], block.data() + i * d);
+      impl.widen(impl.places[static_cast<size_t>(begin + i)], block.data() + i * d);
     centroids->search(rows, block.data(), 1, scores.data(), to.data());
     for (int64_t i = 0; i < rows; ++i) {
       const Place& place = impl.places[static_cast<size_t>(begin + i)];

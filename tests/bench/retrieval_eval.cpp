@@ -179,7 +179,7 @@ std::string evaluate_retrieval(TextEmbedder& embedder, const EvalArguments& argu
   RetrieveOptions options;
   options.k = kHits;
   measure("hybrid", options, true);
-  options.match_tokens = false;
+  options.reorder = false;
   measure("fused", options, false);
   for (double weight : {0.5, 0.6, 0.7, 0.8}) {
     options.dense_weight = weight;

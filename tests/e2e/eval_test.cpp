@@ -52,6 +52,10 @@ TEST_F(EvalVerb, WorseSettingsThanTheFilesExitOne) {
   EXPECT_EQ(json["scores"]["packed"]["mean"], 1.0) << alone;
   EXPECT_FALSE(json.contains("worse")) << alone;
   EXPECT_FALSE(json["scores"].contains("cited")) << alone;
+  ASSERT_EQ(json["each"].size(), 8u) << alone;
+  EXPECT_EQ(json["each"][0]["ranks"], Json::array({1})) << alone;
+  EXPECT_EQ(json["each"][7]["packed"], true) << alone;
+  EXPECT_FALSE(json["each"][0].contains("versus")) << alone;
 
   RunResult better = eval({"--vs", "tight.toml", "--json"});
   EXPECT_EQ(better.code, 0) << better;
@@ -61,6 +65,8 @@ TEST_F(EvalVerb, WorseSettingsThanTheFilesExitOne) {
   EXPECT_EQ(json["scores"]["packed"]["difference"]["low"], 1.0) << better;
   EXPECT_EQ(json["scores"]["packed"]["differing"], 8) << better;
   EXPECT_EQ(json["scores"]["hit@1"]["differing"], 0) << better;
+  EXPECT_EQ(json["each"][3]["packed"], true) << better;
+  EXPECT_EQ(json["each"][3]["versus"]["packed"], false) << better;
 
   // The command line's setting against the file's; more tokens alone are no regression.
   RunResult worse = eval({"--evidence", "4", "--vs", "wide.toml"});

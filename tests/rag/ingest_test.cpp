@@ -464,11 +464,11 @@ TEST_F(TokenIngestTest, TheBestCandidatesAreOrderedByTheirTokens) {
   const std::string question = "lever opens the pump valve";
   RetrieveOptions options;
   options.dense_weight = 0;  // three chunks' dense scores would decide alone
-  options.match_tokens = false;
+  options.reorder = false;
   Retrieval plain = ask(tokens, question, options);
   EXPECT_FALSE(plain.hits.at(0).match);
   EXPECT_TRUE(plain.hits.at(0).sentences.empty());
-  options.match_tokens = true;
+  options.reorder = true;
   Retrieval found = ask(tokens, question, options);
   const Hit& first = found.hits.at(0);
   EXPECT_EQ(Path(first.path).filename(), "b.md");

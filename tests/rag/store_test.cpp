@@ -311,6 +311,14 @@ TEST(VectorIndex, AddReplaceRemoveCompact) {
         for (uint16_t v : model[h.chunk]) sum += 0.1 * half::to_float(v);
         ASSERT_NEAR(h.score, sum, 1e-5);
       }
+      const std::vector<int64_t> asked = {hits[0].chunk, 4000, hits[1].chunk};
+      const std::vector<float> rows = index.vectors(asked);
+      ASSERT_EQ(rows.size(), 3u * 32);
+      for (size_t d = 0; d < 32; ++d) {
+        ASSERT_EQ(rows[d], half::to_float(model[asked[0]][d]));
+        ASSERT_EQ(rows[32 + d], 0) << "absent";
+        ASSERT_EQ(rows[64 + d], half::to_float(model[asked[2]][d]));
+      }
     }
   }
   EXPECT_LE(index.tombstones() * 5, index.size() + index.tombstones() + 5 * 65);
