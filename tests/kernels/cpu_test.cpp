@@ -497,6 +497,7 @@ TEST(CpuPlan, ActivationsOfTilesAreMadeWhereTheirInputsAre) {
   EXPECT_EQ(activations({kF32}, true), std::pair(2, 0));
   EXPECT_EQ(activations({kQ2_K}, true), std::pair(2, 0));
   EXPECT_EQ(activations({kQ4_K, kQ4_K, kQ4_K, kQ4_K, kQ4_K, kQ5_K, kQ4_K}, true), std::pair(2, 0));
+  EXPECT_EQ(activations({kQ4_K, kQ4_K, kQ4_K, kQ4_K, kQ4_K, kQ4_K, kQ2_K}, true), std::pair(2, 0));
 }
 
 TEST(CpuExecutor, RefusesAPathThatTheMachineLacks) {
