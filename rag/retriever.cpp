@@ -183,6 +183,7 @@ struct Retriever::Impl {
       return;
     }
     std::vector<std::vector<std::string>> whole;
+    whole.reserve(texts.size());
     for (const std::string& text : texts) whole.push_back({text});
     std::vector<std::optional<TokenQuestion>> found(texts.size());
     embedder->embed_parts(whole, EmbedKind::kQuery, vectors,
