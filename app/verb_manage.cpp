@@ -104,6 +104,7 @@ int verb_coll(Runtime& runtime) {
                               {"calibration",
                                {{"dense_weight", c.calibration.dense_weight},
                                 {"abstain_line", c.calibration.abstain_line},
+                                {"abstain_line_cjk", c.calibration.abstain_line_cjk},
                                 {"queries", c.calibration.queries}}},
                               {"rerank", rerank}}) +
                    "\n");
@@ -111,13 +112,15 @@ int verb_coll(Runtime& runtime) {
       terminal.out_text(fmt::format(
           "name        {}\nfiles       {} ({} vanished)\nchunks      {}\ntokens      {}\ntext      "
           "  {}\nembedder    {} ({} dimensions)\n"
-          "chunker     {}\nfusion      dense {:.2f}, keywords {:.2f}\nabstains    below cosine "
-          "{:.3f} ({} questions)\nreranks     {}\nroots       {}\nchanged     {}\n",
+          "chunker     {}\nfusion      dense {:.2f}, keywords {:.2f}\nabstains    below relevance "
+          "{:.3f}, Chinese questions {:.3f} ({} asked)\nreranks     {}\nroots       {}\nchanged    "
+          " {}\n",
           c.name, with_commas(c.documents), with_commas(c.vanished), with_commas(c.chunks),
           with_commas(c.tokens), human_bytes(static_cast<uint64_t>(c.text_bytes)), c.embedder.name,
           c.embedder.dimension, c.chunker, c.calibration.dense_weight,
-          1 - c.calibration.dense_weight, c.calibration.abstain_line, c.calibration.queries,
-          reranks, fmt::join(c.roots, ", "), date(c.changed)));
+          1 - c.calibration.dense_weight, c.calibration.abstain_line,
+          c.calibration.abstain_line_cjk, c.calibration.queries, reranks, fmt::join(c.roots, ", "),
+          date(c.changed)));
     }
     terminal.flush();
     return 0;

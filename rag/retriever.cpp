@@ -409,7 +409,6 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
       if (!hit) continue;
       ++looked;
       const CollectionInfo& from = collections[c->collection];
-      double line = from.calibration.queries > 0 ? from.calibration.abstain_line : 0;
       for (size_t q = 0; q < asked; ++q) {
         if (!c->by_query[q].dense) continue;
         auto overlap = overlaps.find({c->collection, q});
@@ -420,6 +419,7 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
         }
         double near =
             relevance(store, overlap->second, *c->by_query[q].dense, hit->heading_path, hit->text);
+        const double line = from.calibration.line_for(queries[q]);
         if (near - line <= over_line) continue;
         over_line = near - line;
         result.relevance = near;

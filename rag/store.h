@@ -22,6 +22,7 @@
 
 #include "base/cancel.h"
 #include "base/file.h"
+#include "base/utf8.h"
 #include "rag/document.h"
 
 namespace apud {
@@ -35,9 +36,19 @@ struct EmbedderIdentity {
 /// What ingest measured about a collection with its own headings and foreign questions.
 struct Calibration {
   double dense_weight = 0.7;  // share of the dense score in the fused one
-  double abstain_line = 0.0;  // relevance (rag/relevance.h) below which it has no evidence
-  int queries = 0;            // questions it rests on; 0: not calibrated, line not in force
-  int64_t chunks = 0;         // of the collection when it was measured
+  /// Relevance (rag/relevance.h) below which it has no evidence: for questions without CJK and for
+  /// those with it. Embedders score a question in the documents' language higher than the same one
+  /// in another, so one line for both would refuse most good questions of the other language.
+  double abstain_line = 0.0;
+  double abstain_line_cjk = 0.0;
+  int queries = 0;     // questions it rests on; 0: not calibrated, line not in force
+  int64_t chunks = 0;  // of the collection when it was measured
+
+  /// The line for this question; 0 where none is in force.
+  double line_for(std::string_view question) const {
+    if (queries == 0) return 0;
+    return holds_cjk(question) ? abstain_line_cjk : abstain_line;
+  }
 };
 
 struct CollectionInfo {

@@ -1,6 +1,7 @@
 #include "rag/ingest/calibrate.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <map>
@@ -8,6 +9,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "base/utf8.h"
 #include "rag/relevance.h"
 #include "rag/retriever.h"
 #include "rag/text/query.h"
@@ -23,7 +25,7 @@ constexpr double kQuantile = 0.05;  // questions of the collection that the line
 constexpr double kForeignQuantile = 0.95;  // foreign questions that the line must refuse, at least
 
 /// Everyday questions that hardly any collection answers: where they stop scoring is where a
-/// question begins to be about the documents.
+/// question of their language begins to be about the documents.
 constexpr const char* kForeign[] = {
     "How long should I boil an egg?",
     "Which team won the last ice hockey championship?",
@@ -41,6 +43,24 @@ constexpr const char* kForeign[] = {
     "Which opera begins with a shipwreck?",
     "Is it safe to run with a sore knee?",
     "What was the price of bread in 1910?",
+    "How many strings does a cello have?",
+    "Where can I rent a canoe for the weekend?",
+    "What is the fastest way to peel garlic?",
+    "Who wrote the song about the yellow bird?",
+    "How long does it take to walk around the lake?",
+    "Which vaccine does a kitten need first?",
+    "What time does the bakery open on Sundays?",
+    "Why do leaves turn red in autumn?",
+    "Is the soup too salty for a toddler?",
+    "Which king was buried under a car park?",
+    "How do I get a stain of grass out of jeans?",
+    "What is the rule for throwing in the ball?",
+    "How often should I water a cactus?",
+    "Which cheese goes with pears?",
+    "When was the old bridge painted green?",
+    "How do dolphins sleep?",
+};
+constexpr const char* kForeignCjk[] = {
     "鸡蛋要煮几分钟？",
     "去年的足球联赛冠军是哪支队？",
     "小白狗叫什么名字好听？",
@@ -57,6 +77,22 @@ constexpr const char* kForeign[] = {
     "孕妇可以喝绿茶吗？",
     "膝盖疼还能跑步吗？",
     "一百年前一斤大米多少钱？",
+    "大提琴有几根弦？",
+    "周末去哪里可以租皮划艇？",
+    "大蒜怎么剥得快？",
+    "那首关于月亮的歌是谁写的？",
+    "绕湖走一圈要多长时间？",
+    "小猫第一针疫苗打什么？",
+    "面包店星期天几点开门？",
+    "秋天树叶为什么会变红？",
+    "三岁孩子一天可以吃几个鸡蛋？",
+    "哪位皇帝在位时间最长？",
+    "牛仔裤上的草渍怎么去掉？",
+    "乒乓球一局打到多少分？",
+    "仙人掌多久浇一次水？",
+    "清蒸鲈鱼要蒸几分钟？",
+    "那座石桥是哪一年修的？",
+    "海豚是怎么睡觉的？",
 };
 
 struct Question {
@@ -204,9 +240,10 @@ class Candidates {
 };
 
 /// The relevance under which all but a few foreign questions stay.
-double foreign_line(TextEmbedder& embedder, Candidates& candidates, double weight) {
+double foreign_line(TextEmbedder& embedder, Candidates& candidates, double weight,
+                    std::span<const char* const> questions) {
   size_t dimension = static_cast<size_t>(embedder.dimension());
-  std::vector<std::string> asked(std::begin(kForeign), std::end(kForeign));
+  std::vector<std::string> asked(questions.begin(), questions.end());
   std::vector<float> queries(asked.size() * dimension);
   embedder.embed(asked, EmbedKind::kQuery, queries);
   std::vector<double> best;
@@ -216,6 +253,30 @@ double foreign_line(TextEmbedder& embedder, Candidates& candidates, double weigh
     best.push_back(candidates.relevance_of(asked[i], std::move(list), weight, nullptr));
   }
   return quantile(std::move(best), kForeignQuantile);
+}
+
+/// The lines for questions without CJK and with it: what keeps foreign ones out, and no higher than
+/// what headings of the language reach, since where the foreign ones are the collection's own
+/// subject good ones must pass. near: relevance of headings without CJK, with it.
+std::array<double, 2> abstain_lines(const std::array<double, 2>& foreign,
+                                    const std::array<std::vector<double>, 2>& near) {
+  std::vector<double> all = near[0];
+  all.insert(all.end(), near[1].begin(), near[1].end());
+  std::array<double, 2> lines = foreign;
+  if (all.size() < kFewest) return lines;
+  const bool apart = near[0].size() >= kFewest || near[1].size() >= kFewest;
+  for (size_t s = 0; s < 2; ++s) {
+    if (near[s].size() >= kFewest) {
+      lines[s] = std::min(foreign[s], quantile(near[s], kQuantile));
+    } else if (!apart) {
+      lines[s] = std::min(foreign[s], quantile(all, kQuantile));
+    }
+  }
+  // A language without headings of its own: held down as far as the other is.
+  for (size_t s = 0; s < 2; ++s) {
+    if (apart && near[s].size() < kFewest) lines[s] -= foreign[1 - s] - lines[1 - s];
+  }
+  return lines;
 }
 
 double reciprocal_rank(const std::vector<Ranked>& list, int64_t gold, double weight) {
@@ -296,8 +357,9 @@ Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo
   std::vector<Question> questions = sample_questions(store, collection, kQueries);
   Candidates candidates(store, index, collection);
   if (questions.size() < kFewest) {
-    result.abstain_line = foreign_line(embedder, candidates, result.dense_weight);
-    result.queries = static_cast<int>(std::size(kForeign));
+    result.abstain_line = foreign_line(embedder, candidates, result.dense_weight, kForeign);
+    result.abstain_line_cjk = foreign_line(embedder, candidates, result.dense_weight, kForeignCjk);
+    result.queries = static_cast<int>(std::size(kForeign) + std::size(kForeignCjk));
     return result;
   }
   std::vector<std::vector<Ranked>> lists = search_headings(embedder, candidates, questions, cancel);
@@ -334,15 +396,19 @@ Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo
   }
   result.dense_weight = chosen;
   // Headings repeat their section's words, so people's questions score lower than they do: the line
-  // need not lie higher than what keeps foreign questions out. Where the foreign ones are the
-  // collection's own subject, the headings hold it down.
-  std::vector<double> near;
+  // need not lie higher than what keeps foreign questions out.
+  std::array<std::vector<double>, 2> near;
   for (size_t i = 0; i < questions.size(); ++i) {
     std::pair<int64_t, std::string_view> own{questions[i].gold, questions[i].text};
-    near.push_back(candidates.relevance_of(questions[i].heading, lists[i], chosen, &own));
+    near[holds_cjk(questions[i].heading) ? 1 : 0].push_back(
+        candidates.relevance_of(questions[i].heading, lists[i], chosen, &own));
   }
-  result.abstain_line =
-      std::min(quantile(std::move(near), kQuantile), foreign_line(embedder, candidates, chosen));
+  const std::array<double, 2> lines =
+      abstain_lines({foreign_line(embedder, candidates, chosen, kForeign),
+                     foreign_line(embedder, candidates, chosen, kForeignCjk)},
+                    near);
+  result.abstain_line = lines[0];
+  result.abstain_line_cjk = lines[1];
   result.queries = static_cast<int>(questions.size());
   return result;
 }

@@ -38,10 +38,11 @@ CollectionInfo read_collection(Database& db, Statement& row) {
   info.name = row.text(2);
   info.embedder = {row.text(3), row.text(4), static_cast<int>(row.integer(5))};
   info.chunker = row.text(6);
-  info.calibration = {row.real(7), row.real(8), static_cast<int>(row.integer(9)), row.integer(10)};
-  info.generation = row.integer(11);
-  info.created = row.integer(12);
-  info.changed = row.integer(13);
+  info.calibration = {row.real(7), row.real(8), row.real(9), static_cast<int>(row.integer(10)),
+                      row.integer(11)};
+  info.generation = row.integer(12);
+  info.created = row.integer(13);
+  info.changed = row.integer(14);
   Statement roots(db, "SELECT path FROM roots WHERE collection = ? ORDER BY path");
   roots.add(info.id);
   while (roots.row()) info.roots.push_back(roots.text(0));
@@ -64,7 +65,8 @@ CollectionInfo read_collection(Database& db, Statement& row) {
 
 constexpr const char* kCollectionQuery =
     "SELECT c.id, c.uuid, c.name, e.fingerprint, e.name, e.dimension, c.chunker, c.dense_weight, "
-    "c.abstain_line, c.calibration_queries, c.calibrated_chunks, c.generation, c.created, "
+    "c.abstain_line, c.abstain_line_cjk, c.calibration_queries, c.calibrated_chunks, c.generation, "
+    "c.created, "
     "c.changed "
     "FROM collections c JOIN embedders e ON e.id = c.embedder ";
 
@@ -195,10 +197,11 @@ std::vector<std::string> Store::remove_collection(WriteLock& lock, std::string_v
 
 void Store::set_calibration(WriteLock&, int64_t collection, const Calibration& c) {
   Statement(impl_->writable(),
-            "UPDATE collections SET dense_weight = ?, abstain_line = ?, "
+            "UPDATE collections SET dense_weight = ?, abstain_line = ?, abstain_line_cjk = ?, "
             "calibration_queries = ?, calibrated_chunks = ? WHERE id = ?")
       .add(c.dense_weight)
       .add(c.abstain_line)
+      .add(c.abstain_line_cjk)
       .add(static_cast<int64_t>(c.queries))
       .add(c.chunks)
       .add(collection)

@@ -5,7 +5,7 @@
 
 namespace apud::sqlite {
 
-inline constexpr int kSchemaVersion = 6;
+inline constexpr int kSchemaVersion = 7;
 inline constexpr int kApplicationId = 0x61707564;  // "apud"
 
 /// Of a file that is ours: is it empty or of an older version? Throws as migrate().

@@ -70,8 +70,9 @@ void Store::adopt_shadow(WriteLock&, std::string_view name, int64_t generation) 
     sqlite::replace_keyword_tables(db, live.id, shadow.id);
     run(fmt::format(
         "UPDATE collections SET (embedder, chunker, dense_weight, abstain_line, "
-        "calibration_queries, calibrated_chunks) = (SELECT embedder, chunker, dense_weight, "
-        "abstain_line, calibration_queries, calibrated_chunks FROM collections WHERE id = {1}) "
+        "abstain_line_cjk, calibration_queries, calibrated_chunks) = (SELECT embedder, chunker, "
+        "dense_weight, abstain_line, abstain_line_cjk, calibration_queries, calibrated_chunks FROM "
+        "collections WHERE id = {1}) "
         "WHERE id = {0}",
         live.id, shadow.id));
     run(fmt::format("DELETE FROM collections WHERE id = {}", shadow.id));

@@ -136,6 +136,7 @@ TEST_F(StoreTest, AnAbstainLineOfAnOlderSchemaIsNotInForce) {
     db.exec("DROP TABLE token_codes");
     db.exec("ALTER TABLE embedders DROP COLUMN centers");
     db.exec("DROP INDEX documents_sums");
+    db.exec("ALTER TABLE collections DROP COLUMN abstain_line_cjk");
     db.exec("CREATE TABLE fts_" + std::to_string(collection) + "(x)");
     db.exec("PRAGMA user_version = 2");
   }
@@ -145,6 +146,31 @@ TEST_F(StoreTest, AnAbstainLineOfAnOlderSchemaIsNotInForce) {
     EXPECT_EQ(c.calibration.chunks, 0);
   }
   EXPECT_FALSE(store.collections().empty());
+}
+
+// One line before: it holds for all questions until the next ingest has measured both.
+TEST_F(StoreTest, TheOneAbstainLineOfAnOlderSchemaIsBoth) {
+  fill(1);
+  sql("UPDATE collections SET abstain_line = 0.86, calibration_queries = 64, calibrated_chunks = "
+      "9");
+  sql("ALTER TABLE collections DROP COLUMN abstain_line_cjk");
+  sql("PRAGMA user_version = 6");
+  Store store(Store::default_path(), Store::Mode::kReadWrite);
+  ASSERT_FALSE(store.collections().empty());
+  Calibration line = store.collections()[0].calibration;
+  EXPECT_EQ(line.line_for("Where is it?"), 0.86);
+  EXPECT_EQ(line.line_for("它在哪里？"), 0.86);
+  EXPECT_EQ(line.chunks, 0) << "the next ingest measures";
+  line.abstain_line_cjk = 0.8;
+  {
+    WriteLock lock(store);
+    store.set_calibration(lock, store.collections()[0].id, line);
+  }
+  line = store.collections()[0].calibration;
+  EXPECT_EQ(line.line_for("Where is it?"), 0.86);
+  EXPECT_EQ(line.line_for("它在哪里？"), 0.8);
+  line.queries = 0;
+  EXPECT_EQ(line.line_for("Where is it?"), 0) << "not in force";
 }
 
 TEST_F(StoreTest, ForeignNewerAndHostileFilesAreRefused) {
