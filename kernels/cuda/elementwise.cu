@@ -208,9 +208,9 @@ __global__ void activation_kernel(Matrix gate, Matrix up, Matrix out, Activation
 }
 
 /// All 16-bit, 8 values a thread; cols and leading dimensions multiples of 8.
-template <typename H>
+template <typename H, Activation kKind>
 __global__ void activation8_kernel(const H* gate, int64_t gate_ld, const H* up, int64_t up_ld,
-                                   H* out, int64_t out_ld, Activation kind, int rows, int chunks) {
+                                   H* out, int64_t out_ld, int rows, int chunks) {
   const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;  // rows * chunks < 2^31
   if (i >= static_cast<uint32_t>(rows * chunks)) return;
   const int64_t r = i / static_cast<uint32_t>(chunks), c = i % static_cast<uint32_t>(chunks) * 8;
@@ -223,7 +223,7 @@ __global__ void activation8_kernel(const H* gate, int64_t gate_ld, const H* up, 
     H g[2], u[2];
     memcpy(g, &gw, 4);
     memcpy(u, &uw, 4);
-    float a = activate(kind, to_float(g[0])), b = activate(kind, to_float(g[1]));
+    float a = activate(kKind, to_float(g[0])), b = activate(kKind, to_float(g[1]));
     if (up) {
       a *= to_float(u[0]);
       b *= to_float(u[1]);
@@ -337,8 +337,10 @@ void norm(const NormArgs& a, const Launch& where) {
       launch(where, norm_kernel<H, true, 3>, dim3(ceil_div(a.rows, 8)), dim3(256), 0, a);
     else if (a.cols <= 1024)
       launch(where, norm_kernel<H, true, 8>, dim3(ceil_div(a.rows, 8)), dim3(256), 0, a);
+    else if (a.cols <= 2048)
+      launch(where, norm_kernel<H, false, 2>, dim3(a.rows), dim3(256), 0, a);
     else if (a.cols <= 4096)
-      launch(where, norm_kernel<H, false, 2>, dim3(a.rows), dim3(a.cols <= 2048 ? 256 : 512), 0, a);
+      launch(where, norm_kernel<H, false, 4>, dim3(a.rows), dim3(256), 0, a);
     else
       launch(where, norm_kernel<H, false, 4>, dim3(a.rows), dim3(512), 0, a);
   };
@@ -355,9 +357,12 @@ void activation(Matrix gate, Matrix up, Matrix out, Activation kind, int rows, i
                 gate.ld % 8 == 0 && up.ld % 8 == 0 && out.ld % 8 == 0 &&
                 int64_t{rows} * cols / 8 < (int64_t{1} << 31);
     if (wide) {
-      activation8_kernel<H><<<blocks(int64_t{rows} * cols / 8), 256, 0, where.stream>>>(
+      auto kernel = kind == Activation::kSilu       ? activation8_kernel<H, Activation::kSilu>
+                    : kind == Activation::kGeluTanh ? activation8_kernel<H, Activation::kGeluTanh>
+                                                    : activation8_kernel<H, Activation::kGeluErf>;
+      kernel<<<blocks(int64_t{rows} * cols / 8), 256, 0, where.stream>>>(
           static_cast<const H*>(gate.data), gate.ld, static_cast<const H*>(up.data), up.ld,
-          static_cast<H*>(out.data), out.ld, kind, rows, cols / 8);
+          static_cast<H*>(out.data), out.ld, rows, cols / 8);
       check_launch("activation");
     } else {
       launch(where, activation_kernel<H>, dim3(blocks(int64_t{rows} * cols)), dim3(256), 0, gate,

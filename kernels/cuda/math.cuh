@@ -43,7 +43,7 @@ __device__ __forceinline__ float gelu_erf(float x) {
 __device__ __forceinline__ float activate(Activation kind, float x) {
   switch (kind) {
     case Activation::kSilu:
-      return x / (1.f + __expf(-x));
+      return __fdividef(x, 1.f + __expf(-x));
     case Activation::kGeluTanh: {
       float t = 0.7978845608028654f * (x + 0.044715f * x * x * x);
       return 0.5f * x * (1.f + tanhf(t));

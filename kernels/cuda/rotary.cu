@@ -90,13 +90,14 @@ __global__ void __launch_bounds__(256) rotary_wide_kernel(const __grid_constant_
   __shared__ float2 angles[128];
   const int64_t row = blockIdx.x;
   const int half = p.dim / 2, units = half / 8, position = p.batch.positions[row];
+  const int shift = 31 - __clz(units);
   const int heads = p.heads + p.kv_heads * (p.kv.base ? 2 : 1), work = heads * units;
   auto source = [&](int w) {
-    int item = w / units;
+    const int item = w >> shift;
     const int kind = item < p.heads ? 0 : item < p.heads + p.kv_heads ? 1 : 2;
     const int head = kind == 0 ? item : item - p.heads - (kind - 1) * p.kv_heads;
     const Matrix& m = kind == 0 ? p.q : kind == 1 ? p.k : p.v;
-    return static_cast<H*>(m.data) + row * m.ld + int64_t{head} * p.dim + w % units * 8;
+    return static_cast<H*>(m.data) + row * m.ld + int64_t{head} * p.dim + (w & (units - 1)) * 8;
   };
   uint4 low[kAhead], high[kAhead];
   auto load = [&](int base) {
@@ -122,7 +123,7 @@ __global__ void __launch_bounds__(256) rotary_wide_kernel(const __grid_constant_
     if (base > 0) load(base);
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      const int w = base + i * 256 + threadIdx.x, item = w / units, at = w % units * 8;
+      const int w = base + i * 256 + threadIdx.x, item = w >> shift, at = (w & (units - 1)) * 8;
       const int kind = item < p.heads ? 0 : item < p.heads + p.kv_heads ? 1 : 2;
       float a[8], b[8];
       unpack8<H>(low[i], a);
