@@ -52,6 +52,7 @@ struct GpuBenchOptions {
   std::vector<int> contexts = {512};                        // of decode and attention
   std::vector<std::pair<int, int>> prefills = {{2048, 0}};  // new tokens, cached tokens
   int decode_tokens = 64;
+  int sequences = 1;    // that decode side by side; tok/s are of all of them
   bool stages = false;  // time stages one by one too
 };
 

@@ -65,7 +65,7 @@ double gemm_rate(int rows) {
   return 2.0 * rows * n * k / median_seconds(10, nullptr, [&] { gemm.run(g, nullptr); });
 }
 
-/// One model on the device with pages for `tokens` tokens of one sequence.
+/// One model on the device with pages for `tokens` tokens of each of some sequences.
 struct Bench {
   std::unique_ptr<RandomModel> random;  // owner, where the weights are random
   struct View {
@@ -76,7 +76,8 @@ struct Bench {
   std::unique_ptr<View> model;
   std::unique_ptr<cuda::CudaExecutor> executor;
   std::unique_ptr<KvStore> kv;
-  std::vector<int32_t> pages;
+  std::vector<int32_t> pages;  // pages_each of a sequence, one sequence's behind the other's
+  int pages_each = 0;
   double load_seconds = 0;
 
   Bench(const std::string& name, const GpuBenchOptions& options, int tokens, int max_step) {
@@ -97,25 +98,41 @@ struct Bench {
     executor = std::make_unique<cuda::CudaExecutor>(model->program, model->weights, o);
     load_seconds = seconds_since(start);
     if (model->program.is_encoder()) return;
-    int count = (tokens + kKvPageTokens - 1) / kKvPageTokens;
+    pages_each = (tokens + kKvPageTokens - 1) / kKvPageTokens;
+    const int count = pages_each * options.sequences;
     std::vector<int> counts(model->program.kv_groups.size(), count);
     kv = executor->make_kv(counts, executor->default_kv_type());
     pages.resize(count);
     for (int i = 0; i < count; ++i) pages[i] = count - 1 - i;
   }
-  SequenceSlice slice(int count, int position) const {
+  SequenceSlice slice(int count, int position, int sequence = 0) const {
     SequenceSlice s{0, count, position, {}};
-    for (size_t g = 0; g < model->program.kv_groups.size(); ++g) s.pages[g] = pages;
+    for (size_t g = 0; g < model->program.kv_groups.size(); ++g)
+      s.pages[g] = std::span(pages).subspan(size_t(sequence) * pages_each, pages_each);
     return s;
   }
-  SampledToken run(std::span<const int32_t> tokens, int position) {
-    SequenceSlice s = slice(static_cast<int>(tokens.size()), position);
+  SampledToken run(std::span<const int32_t> tokens, int position, int sequence = 0) {
+    SequenceSlice s = slice(static_cast<int>(tokens.size()), position, sequence);
     int32_t last = static_cast<int32_t>(tokens.size()) - 1;
     SamplingRow row;
     SampledToken out;
     executor->run_sampled({tokens, std::span(&s, 1), std::span(&last, 1)}, kv.get(),
                           std::span(&row, 1), std::span(&out, 1));
     return out;
+  }
+  /// A token of each sequence.
+  void step(std::span<SampledToken> last, int position) {
+    const int count = static_cast<int>(last.size());
+    std::vector<int32_t> ids(count), rows(count);
+    std::vector<SequenceSlice> slices(count);
+    std::vector<SamplingRow> sampling(count);
+    for (int i = 0; i < count; ++i) {
+      ids[i] = last[i].id;
+      rows[i] = i;
+      slices[i] = slice(1, position, i);
+      slices[i].first_row = i;
+    }
+    executor->run_sampled({ids, slices, rows}, kv.get(), sampling, last);
   }
   std::vector<int32_t> tokens(int n) const {
     std::vector<int32_t> t(n);
@@ -124,10 +141,11 @@ struct Bench {
     for (int i = 0; i < n; ++i) t[i] = static_cast<int32_t>((int64_t{i} * 7919 + 13) % vocab);
     return t;
   }
-  void fill(int n) {
+  void fill(int n, int sequence = 0) {
     int step = executor->max_step_tokens();
     auto t = tokens(n);
-    for (int at = 0; at < n; at += step) run(std::span(t).subspan(at, std::min(step, n - at)), at);
+    for (int at = 0; at < n; at += step)
+      run(std::span(t).subspan(at, std::min(step, n - at)), at, sequence);
   }
   uint64_t hash(int position) {
     int32_t token = 1, row = 0;
@@ -163,23 +181,27 @@ std::vector<StageLoss> by_name(const std::vector<cuda::StageTime>& times, double
   return all;
 }
 
-void bench_decode(Bench& b, int context, int steps, const GpuCeilings& c, bool stages,
-                  GpuBenchRow row, const std::function<void(const GpuBenchRow&)>& emit) {
-  b.fill(context);
-  int32_t token = 1;
+void bench_decode(Bench& b, int context, int steps, int sequences, const GpuCeilings& c,
+                  bool stages, GpuBenchRow row,
+                  const std::function<void(const GpuBenchRow&)>& emit) {
+  for (int i = 0; i < sequences; ++i) b.fill(context, i);
+  std::vector<SampledToken> tokens(sequences);
+  for (int i = 0; i < sequences; ++i) tokens[i].id = i + 1;
   int position = context;
-  for (int i = 0; i < 3; ++i) token = b.run(std::span(&token, 1), position++).id;
+  for (int i = 0; i < 3; ++i) b.step(tokens, position++);
   auto start = Clock::now();
-  for (int i = 0; i < steps; ++i) token = b.run(std::span(&token, 1), position++).id;
+  for (int i = 0; i < steps; ++i) b.step(tokens, position++);
   double seconds = seconds_since(start) / steps;
+  const int32_t token = tokens[0].id;
   ProgramCost cost = program_cost(b.model->program, b.model->weights);
   double bytes = static_cast<double>(cost.read_bytes_per_token);
   for (const KvGroup& g : b.model->program.kv_groups)
-    bytes += 4.0 * g.layers * g.kv_heads * g.head_dim *
+    bytes += 4.0 * sequences * g.layers * g.kv_heads * g.head_dim *
              (g.window > 0 ? std::min(g.window, context) : context + steps / 2);
   row.work = "decode";
   row.context = context;
-  row.value = 1 / seconds;
+  if (sequences > 1) row.work += " x " + std::to_string(sequences);
+  row.value = sequences / seconds;
   row.unit = "tok/s";
   row.share = bytes / seconds / c.read;
   row.ceiling = "read";
@@ -389,7 +411,8 @@ void gpu_bench(const GpuBenchOptions& options, const GpuCeilings& ceilings,
     }
     if (has("decode"))
       for (int n : options.contexts)
-        bench_decode(b, n, options.decode_tokens, ceilings, options.stages, base, row);
+        bench_decode(b, n, options.decode_tokens, options.sequences, ceilings, options.stages, base,
+                     row);
     if (has("prefill"))
       for (auto& [fresh, cached] : options.prefills)
         bench_prefill(b, fresh, cached, ceilings, options.stages, base, row);

@@ -1,5 +1,6 @@
 // The GPU figures of docs/performance.md from one run, without any file: gpu_bench [quick|full]
-// [--stages]; or of some models: gpu_bench MODEL... [--contexts N,...] [--prefills NEW+CACHED,...]
+// [--stages]; or of some models: gpu_bench MODEL... [--works NAME,...] [--contexts N,...]
+// [--prefills NEW+CACHED,...] [--sequences N], works of load, decode, prefill, attention and embed
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -28,11 +29,17 @@ void print(const apud::GpuBenchRow& r) {
 
 int main(int argc, char** argv) {
   bool full = false, stages = false;
+  int sequences = 1;
   std::vector<std::string> models;
+  std::vector<std::string> works = {"load", "decode", "prefill", "attention", "embed"};
   std::vector<int> chosen_contexts = {512};
   std::vector<std::pair<int, int>> chosen_prefills = {{2048, 0}};
   for (int i = 1; i < argc; ++i) {
-    if (!std::strcmp(argv[i], "--contexts") && i + 1 < argc) {
+    if (!std::strcmp(argv[i], "--works") && i + 1 < argc) {
+      works.clear();
+      std::istringstream list(argv[++i]);
+      for (std::string one; std::getline(list, one, ',');) works.push_back(one);
+    } else if (!std::strcmp(argv[i], "--contexts") && i + 1 < argc) {
       chosen_contexts.clear();
       std::istringstream list(argv[++i]);
       for (std::string one; std::getline(list, one, ',');)
@@ -42,6 +49,8 @@ int main(int argc, char** argv) {
       std::istringstream list(argv[++i]);
       for (std::string one; std::getline(list, one, ',');)
         chosen_prefills.push_back({std::stoi(one), std::stoi(one.substr(one.find('+') + 1))});
+    } else if (!std::strcmp(argv[i], "--sequences") && i + 1 < argc) {
+      sequences = std::stoi(argv[++i]);
     } else if (!std::strcmp(argv[i], "full"))
       full = true;
     else if (!std::strcmp(argv[i], "--stages"))
@@ -64,11 +73,11 @@ int main(int argc, char** argv) {
       o.contexts = std::move(contexts);
       o.prefills = std::move(prefills);
       o.stages = stages;
+      o.sequences = sequences;
       apud::gpu_bench(o, c, print);
     };
     if (!models.empty()) {
-      run({}, {"load", "decode", "prefill", "attention", "embed"}, chosen_contexts,
-          chosen_prefills);
+      run({}, works, chosen_contexts, chosen_prefills);
     } else if (!full) {
       run({"llama-7b:q4_k_m"}, {"load", "decode", "prefill"}, {512}, {{2048, 0}});
       run({"qwen2.5-1.5b:q4_k_m"}, {"load", "decode"}, {512}, {});
