@@ -46,11 +46,12 @@ void attention_prefill(const AttentionArgs& a, const Launch& where);
 bool attention_hopper(const AttentionArgs& a, const Launch& where);
 
 /// How decode attention cuts a row's context: into `few` runs, a cluster, up to `short_units` units
-/// of 16 tokens, into `many` beyond. Depends on the model and the card alone, so that a sequence's
-/// bits do not depend on the batch around it.
+/// of 16 tokens, into `many` beyond, or into `whole`, one on every multiprocessor, where that is
+/// not 0 and the pages are of 16 bits. Depends on the model and the card alone, so that a
+/// sequence's bits do not depend on the batch around it.
 inline constexpr int kDecodeUnit = 16;  // tokens
 struct DecodeRuns {
-  int few = 1, many = 1, short_units = 0;
+  int few = 1, many = 1, whole = 0, short_units = 0;
 };
 DecodeRuns decode_runs(const HeadShape& shape, int multiprocessors);
 

@@ -1,5 +1,6 @@
 // Launches of split-KV decode attention (attention_decode.cuh).
 #include "kernels/cuda/attention_decode.cuh"
+#include "kernels/cuda/attention_long.h"
 
 namespace apud::cuda {
 namespace {
@@ -29,17 +30,46 @@ constexpr int kDecodeStages = D <= 64 ? 2 : 1;
 // Blocks of all clusters together.
 constexpr int kClusterBlocks = 192;
 
+/// Runs in global memory to a row's outputs.
+void merge(const DecodeParams& p, int runs, int rows, const Launch& where) {
+  if (runs == 1) return;
+  dim3 grid(ceil_div(p.heads * ceil_div(p.dim, 32), decode::kMergeWarps), rows);
+  auto kernel = runs <= 8    ? decode::merge_kernel<8>
+                : runs <= 16 ? decode::merge_kernel<16>
+                : runs <= 32 ? decode::merge_kernel<32>
+                             : decode::merge_kernel<decode::kMostRuns>;
+  launch(where, kernel, grid, dim3(decode::kMergeWarps * 32), 0, p);
+}
+
+/// The share of a multiprocessor's memory, in percent, that clusters of attention ask to be shared
+/// memory; a multiprocessor that is never empty keeps it, so that the products around them have the
+/// rest as their L1. Measured on the H200: 100 KB where one block of it lies on a multiprocessor
+/// (what the driver chooses is 1 to 2 % slower), 196 KB where two do (164 KB: 1 % slower, 228 KB:
+/// 8 %); on few multiprocessors the driver's choice is as good.
+int carveout(dim3 grid, size_t shared, int multiprocessors) {
+  constexpr size_t kOne = 98 * 1024, kTwo = 194 * 1024, kOfSystem = 1024;
+  const int blocks = static_cast<int>(grid.x * grid.y * grid.z);
+  const size_t block = shared + 1024 + kOfSystem;  // its static shared memory is below 1 KB
+  if (blocks > multiprocessors) return 2 * block <= kTwo ? 80 : cudaSharedmemCarveoutDefault;
+  if (4 * blocks < multiprocessors) return cudaSharedmemCarveoutDefault;
+  return block <= kOne ? 40 : cudaSharedmemCarveoutDefault;
+}
+
 /// `cluster`: the runs of a head are one.
 template <int D, typename H, bool kI8>
 void run_decode(const DecodeParams& p, dim3 grid, bool cluster, const Launch& where) {
-  int device = 0, limit = 0;
+  int device = 0, limit = 0, multiprocessors = 0;
   APUD_CUDA(cudaGetDevice(&device));
   APUD_CUDA(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  APUD_CUDA(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   auto run = [&](auto kernel, int warps, int stages, int size) {
-    const size_t shared =
-        decode::decode_shared<D>(warps, stages) + (size ? decode::kInboxBytes : 0);
+    const size_t shared = decode::decode_shared<D>(warps, stages) + decode::inbox_bytes(size) +
+                          decode::rotation_bytes<D>(p, warps);
     APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    static_cast<int>(shared)));
+    if (size > 0)
+      APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                     carveout(grid, shared, multiprocessors)));
     if (size > 8)
       APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
     launch_cluster(size, where, kernel, grid, dim3(warps * 32), shared, p);
@@ -49,15 +79,11 @@ void run_decode(const DecodeParams& p, dim3 grid, bool cluster, const Launch& wh
     return run(decode::decode_kernel<D, H, kI8, kWarps, kStages, true>, kWarps, kStages,
                static_cast<int>(grid.x));
   // Cards with 99 KB a block: half of the warps for wide heads.
-  if (decode::decode_shared<D>(kWarps, kStages) > static_cast<size_t>(limit))
+  if (decode::decode_shared<D>(kWarps, kStages) + decode::rotation_bytes<D>(p, kWarps) >
+      static_cast<size_t>(limit))
     run(decode::decode_kernel<D, H, kI8, 4, 1, false>, 4, 1, 0);
   else
     run(decode::decode_kernel<D, H, kI8, kWarps, kStages, false>, kWarps, kStages, 0);
-  if (p.scratch.runs == 1) return;
-  const int tiles = p.heads * ceil_div(p.dim, 32);
-  // One round trip for the 33 runs that 8 KV heads have on 132 multiprocessors.
-  launch(where, decode::merge_kernel<36>, dim3(ceil_div(tiles, decode::kMergeWarps), grid.z),
-         dim3(decode::kMergeWarps * 32), 0, p);
 }
 
 template <int D>
@@ -92,6 +118,7 @@ DecodeRuns decode_runs(const HeadShape& shape, int multiprocessors) {
   DecodeRuns runs;
   // Two blocks fit a multiprocessor; one more than that would wait for a second round.
   runs.many = std::clamp(2 * multiprocessors / blocks, 1, decode::kMostRuns);
+  runs.whole = long_runs(shape, multiprocessors);
   if (!clusters()) return runs;
   // Clusters must find room side by side: of 32 clusters of 8 blocks the H200 holds 31, and the
   // second round would cost more than the whole attention.
@@ -147,8 +174,18 @@ void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const Dec
   const bool cluster = runs.short_units > 0 && all_short &&
                        std::min(p.gqa, kHeads) * with_width(dim, [&]<int D>() { return D / 32; }) <=
                            runs.few * decode::kInboxTiles;
-  dim3 grid(cluster ? runs.few : scratch.runs, a.shape.kv_heads * p.query_tiles, a.rows);
+  const int heads = a.shape.kv_heads * p.query_tiles;
+  if (!cluster && runs.whole > 0 && long_width(dim) && a.kv.type != KvType::kI8) {
+    p.runs.many = runs.whole;
+    // One row is a long one; of several, some may have few runs.
+    const int most = a.rows == 1 ? runs.whole : std::max(runs.few, runs.whole);
+    attention_long(p, dim3(most, heads, a.rows), where);
+    merge(p, most, a.rows, where);
+    return;
+  }
+  dim3 grid(cluster ? runs.few : scratch.runs, heads, a.rows);
   with_width(dim, [&]<int D>() { run_decode_type<D>(p, grid, cluster, where); });
+  if (!cluster) merge(p, scratch.runs, a.rows, where);
 }
 
 }  // namespace apud::cuda

@@ -15,6 +15,11 @@ __device__ __forceinline__ int4 load_shared16(uint32_t address) {
                : "r"(address));
   return v;
 }
+__device__ __forceinline__ void store_shared16(uint32_t address, const uint4& v) {
+  asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w)
+               : "memory");
+}
 /// 16 bytes to shared memory; zeros where !valid (nothing is read then).
 __device__ __forceinline__ void copy_async16(void* to, const void* from, bool valid) {
   int bytes = valid ? 16 : 0;
@@ -30,17 +35,24 @@ __device__ __forceinline__ void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-__device__ __forceinline__ void load_matrix4(uint32_t (&r)[4], const void* row) {
+/// Four 8 x 8 matrices; `row`: the shared address of this lane's row of 16 bytes.
+__device__ __forceinline__ void load_matrix4_at(uint32_t (&r)[4], uint32_t row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
+               : "r"(row)
                : "memory");
 }
-__device__ __forceinline__ void load_matrix4_transposed(uint32_t (&r)[4], const void* row) {
+__device__ __forceinline__ void load_matrix4_transposed_at(uint32_t (&r)[4], uint32_t row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
+               : "r"(row)
                : "memory");
+}
+__device__ __forceinline__ void load_matrix4(uint32_t (&r)[4], const void* row) {
+  load_matrix4_at(r, shared_address(row));
+}
+__device__ __forceinline__ void load_matrix4_transposed(uint32_t (&r)[4], const void* row) {
+  load_matrix4_transposed_at(r, shared_address(row));
 }
 /// Four 8 x 8 matrices to rows in shared memory, of sm_90 and later.
 __device__ __forceinline__ void store_matrix4(const uint32_t (&r)[4], void* row) {

@@ -289,10 +289,12 @@ StreamKernel stream_kernel_for(WeightType a, WeightType b, StreamKind kind) {
   StreamKernel found = nullptr;
   if (a == b) {
     with_type(a, [&]<WeightType F>() {
-      if constexpr (!is_float_type(F))
-        found = kind == kPair ? stream_kernel<F, F, NC, kPair>
-                              : NC == 1 && kind == kSingle ? stream_kernel < F,
-        F, NC, NC == 1 ? kSingle : kSegments > : stream_kernel<F, F, NC, kSegments>;
+      if constexpr (!is_float_type(F)) {
+        constexpr StreamKind kOne = NC == 1 ? kSingle : kSegments;
+        found = kind == kPair     ? stream_kernel<F, F, NC, kPair>
+                : kind == kSingle ? stream_kernel<F, F, NC, kOne>
+                                  : stream_kernel<F, F, NC, kSegments>;
+      }
     });
   } else if constexpr (NC == 1) {  // the mixes of Q4_K_M, Q5_K_M, Q3_K_M and their 32-block kin
     using enum WeightType;

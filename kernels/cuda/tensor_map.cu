@@ -36,13 +36,13 @@ bool tensor_copies() {
 }
 
 bool make_map(CUtensorMap* map, bool bf16, int rank, const void* base, const cuuint64_t* sizes,
-              const cuuint64_t* strides, const cuuint32_t* box, int row_bytes) {
+              const cuuint64_t* strides, const cuuint32_t* box, int row_bytes, bool promote) {
   const cuuint32_t ones[5] = {1, 1, 1, 1, 1};
   return encoder()(map, bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
                    static_cast<cuuint32_t>(rank), const_cast<void*>(base), sizes, strides, box,
                    ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
                    row_bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
-                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                   promote ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_NONE,
                    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
