@@ -296,21 +296,28 @@ Session SessionStore::load(const std::string& name_or_id) const {
 }
 
 std::vector<SessionInfo> SessionStore::list(std::vector<std::string>* damaged_files) const {
-  std::vector<SessionInfo> out;
+  // Of two that were updated in one second, the file written later is the later one.
+  std::vector<std::pair<SessionInfo, std::filesystem::file_time_type>> found;
   std::error_code error;
   for (std::filesystem::directory_iterator it(folder_, error), end; !error && it != end;
        it.increment(error)) {
     const Path& path = it->path();
     if (path.extension() != ".json" || !is_id(path.stem().string())) continue;
     try {
-      out.push_back(from_json(path, parse(path, read_file(path, kMaxFile))).info);
+      SessionInfo info = from_json(path, parse(path, read_file(path, kMaxFile))).info;
+      std::error_code gone;  // meanwhile: oldest of its second
+      found.emplace_back(std::move(info), std::filesystem::last_write_time(path, gone));
     } catch (const Error& caught) {
       if (damaged_files) damaged_files->push_back(caught.what());
     }
   }
-  std::sort(out.begin(), out.end(), [](const SessionInfo& a, const SessionInfo& b) {
-    return std::tie(b.updated, a.id) < std::tie(a.updated, b.id);
+  std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) {
+    return std::tie(b.first.updated, b.second, a.first.id) <
+           std::tie(a.first.updated, a.second, b.first.id);
   });
+  std::vector<SessionInfo> out;
+  out.reserve(found.size());
+  for (auto& [info, written] : found) out.push_back(std::move(info));
   return out;
 }
 

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <chrono>
 #include <random>
+#include <thread>
 
 #include "base/error.h"
 #include "tests/support/temp_dir.h"
@@ -76,6 +78,12 @@ TEST(SessionStore, FindsByNameIdAndBeginning) {
   EXPECT_NE(b.info.name, c.info.name) << "names are unique";
   EXPECT_EQ(store.last()->id, b.info.id);
   EXPECT_EQ(store.list().size(), 3u);
+  // Within one second the file says which was written later, whatever the ids.
+  for (Session* session : {&a, &b, &a}) {
+    store.save(*session, 5000);
+    EXPECT_EQ(store.last()->id, session->info.id);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
   try {
     store.load("alpah");
     FAIL();
