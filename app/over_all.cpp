@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 
 #include "app/clock.h"
 #include "app/prompts.h"
@@ -25,11 +24,6 @@ std::string lower(std::string_view text) {
   std::string out;
   for (char c : text) out += static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
   return out;
-}
-
-bool holds_any(const std::string& text, std::span<const std::string_view> words) {
-  return std::any_of(words.begin(), words.end(),
-                     [&](std::string_view w) { return text.find(w) != std::string::npos; });
 }
 
 /// What one prompt brought; "" where it says that there is nothing.
@@ -119,36 +113,6 @@ std::string join_prompt(std::string_view notes, std::string_view question) {
 }
 
 }  // namespace
-
-bool asks_about_all(std::string_view question) {
-  static constexpr std::array<std::string_view, 12> kThings = {
-      "document", "file",    "collection", "folder",  "paper",   "note",
-      "report",   "article", "corpus",     "archive", "library", "everything"};
-  static constexpr std::array<std::string_view, 13> kWhole = {
-      "how many ", "all ",   "every ", "each ",   "whole ", "entire ", "summari",
-      "overview",  "count ", "which ", "across ", "list ",  "in total"};
-  static constexpr std::array<std::string_view, 8> kThingsHan = {"文档", "文件", "资料", "文章",
-                                                                 "报告", "笔记", "文集", "目录"};
-  static constexpr std::array<std::string_view, 12> kWholeHan = {"多少", "几篇", "几个", "所有",
-                                                                 "全部", "每篇", "每个", "总结",
-                                                                 "概括", "归纳", "哪些", "综述"};
-  std::string text = lower(question);
-  // A name of one document ("the file report.pdf") is no whole, and neither is a thing without a
-  // word for all of them near it.
-  if (holds_any(text, kThingsHan) && holds_any(text, kWholeHan)) return true;
-  for (std::string_view whole : kWhole) {
-    size_t at = text.find(whole);
-    if (at == std::string::npos ||
-        (at > 0 && std::isalnum(static_cast<unsigned char>(text[at - 1]))))
-      continue;
-    // Within the next four words.
-    size_t from = at + whole.size(), end = from;
-    for (int words = 0; words < 5 && end < text.size(); ++words)
-      end = std::min(text.find(' ', end + 1), text.size());
-    if (holds_any(text.substr(from, end - from), kThings)) return true;
-  }
-  return false;
-}
 
 int64_t collection_tokens(Runtime& runtime, const std::vector<std::string>& collections) {
   int64_t tokens = 0;

@@ -34,6 +34,8 @@ std::string bare(std::string_view text) {
 }  // namespace
 
 std::vector<std::string> parse_rewordings(std::string_view reply, std::string_view question) {
+  auto asks = [](std::string_view text) { return text.ends_with('?') || text.ends_with("？"); };
+  const bool asked = asks(trimmed(question, " \t\r\n"));
   std::vector<std::string> found;
   std::vector<std::string> seen = {bare(question)};
   while (!reply.empty() && found.size() < kMost) {
@@ -52,6 +54,7 @@ std::vector<std::string> parse_rewordings(std::string_view reply, std::string_vi
         std::string_view(".):").find(line[digits]) != std::string_view::npos)
       line.remove_prefix(digits + 1);
     line = trimmed(line, " \t\"'`");
+    if (asked && !asks(line)) continue;
     std::string key = bare(line);
     if (key.empty() || line.size() > kMostBytes) continue;
     if (std::find(seen.begin(), seen.end(), key) != seen.end()) continue;
@@ -63,21 +66,38 @@ std::vector<std::string> parse_rewordings(std::string_view reply, std::string_vi
 
 std::vector<std::string> reword_question(Runtime& runtime, std::string_view question,
                                          const std::vector<Hit>& hits) {
-  bool han = holds_cjk(question), other = false;
+  const bool han = holds_cjk(question);
+  bool own = false, other = false;  // languages of what was found
   for (size_t i = 0; i < std::min(hits.size(), kLookedHits); ++i)
-    other |= holds_cjk(hits[i].text) != han;
-  std::string ask =
-      "A search for this question found nothing. Say the question again so that a search may find "
-      "its answer: in other words, as a manual would put it. ";
+    (holds_cjk(hits[i].text) == han ? own : other) = true;
+  std::vector<std::string> found;
+  // A prompt each: asked for both in one, small models answer the question or say it again. Half
+  // translated is not: its words would be held against the other language's line.
+  auto ask = [&](std::string_view system, std::string prompt, bool in_han) {
+    prompt += "\n\n" + std::string(question);
+    for (std::string& text : parse_rewordings(
+             side_reply(runtime, std::string(system), prompt, kReplyTokens), question)) {
+      if (holds_cjk(text) != in_han) continue;
+      found.push_back(std::move(text));
+      return;
+    }
+  };
   if (other) {
-    ask += han ? "First line: in English. Second line: in Chinese."
-               : "First line: in English. Second line: in Chinese (中文).";
-  } else {
-    ask += han ? "One line, in Chinese (中文)." : "One line, in the language of the question.";
+    ask("You translate questions.",
+        std::string("Translate this question into ") + (han ? "English" : "Chinese (中文)") +
+            ". Reply with the translation only.",
+        !han);
   }
-  ask += " Write nothing else.\n\nQuestion: " + std::string(question);
-  return parse_rewordings(side_reply(runtime, "You word search queries.", ask, kReplyTokens),
-                          question);
+  if (own) {
+    ask("You word search queries.",
+        std::string("A search for this question found nothing. Say the question again so that a "
+                    "search may find its answer: in other words, as a manual would put it. One "
+                    "line, ") +
+            (han ? "in Chinese (中文)." : "in the language of the question.") +
+            " Write nothing else.",
+        han);
+  }
+  return found;
 }
 
 std::string imagine_answer(Runtime& runtime, std::string_view question) {

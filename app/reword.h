@@ -15,13 +15,15 @@
 namespace apud {
 
 /// Asks the chat model; at most two texts, none where it said nothing new. `hits` tell which
-/// languages the documents are in. Costs one short prompt and at most 96 tokens.
+/// languages the documents are in. Costs a short prompt and at most 96 tokens for each.
 std::vector<std::string> reword_question(Runtime& runtime, std::string_view question,
                                          const std::vector<Hit>& hits);
 /// A sentence or two as the documents might answer the question, for a search beside it (--expand).
 /// Costs one short prompt and at most 64 tokens.
 std::string imagine_answer(Runtime& runtime, std::string_view question);
 /// The usable lines of the model's reply: numbers, quotes and repetitions of the question dropped.
+/// What was a question stays one: small models answer instead, and an answer that they made up is
+/// near something in any collection.
 std::vector<std::string> parse_rewordings(std::string_view reply, std::string_view question);
 
 /// For evidence that abstained: searches what reword_question() says. Where one of them reaches the
