@@ -15,8 +15,8 @@
 namespace apud {
 
 /// Does the question speak of what the documents say as a whole? Cautious: only where its words do
-/// ("how many documents mention …", "all these files", "总结这些文档"), not "how many days", nor where
-/// files are things on a disk ("how do I copy all files", "which file holds …").
+/// ("how many documents mention …", "all these files", "总结这些文档"), not "how many days", nor
+/// where files are things on a disk ("how do I copy all files", "which file holds …").
 bool asks_about_all(std::string_view question);
 
 /// Embedder's tokens of what would be read.
