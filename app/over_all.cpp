@@ -8,6 +8,7 @@
 #include "app/prompts.h"
 #include "app/side_prompt.h"
 #include "base/error.h"
+#include "rag/attribution.h"
 
 namespace apud {
 namespace {
@@ -187,7 +188,8 @@ Evidence over_all_evidence(Runtime& runtime, const Conversation& conversation,
     progress({static_cast<int>(s), static_cast<int>(steps.size()), false});
     auto part = std::span(passages).subspan(steps[s].first, steps[s].second - steps[s].first);
     std::string note = notes_of(runtime, map_prompt(part, question), kNoteTokens, part);
-    if (!note.empty()) notes.push_back(std::move(note));
+    // Where the model forgot its marks, the answer could cite nothing.
+    if (!note.empty()) notes.push_back(attribute(note, part, Citing::kMust));
   }
   summary.parts = static_cast<int>(steps.size());
   summary.parts_with_notes = static_cast<int>(notes.size());

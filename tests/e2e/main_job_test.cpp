@@ -345,8 +345,7 @@ TEST_F(MainJob, WhatIsUnderTheLineIsSearchedOnceMoreAndSaid) {
   configure(own);
   write_garden(own);
   ASSERT_EQ(own.run({"ingest", "garden"}).code, 0);
-  RunResult r = own.run({"ask", "--json", "--ctx", "2048", "--max-tokens", "32",
-                         "Which moons of Jupiter did Galileo discover?"});
+  RunResult r = own.run({"ask", "--json", "--ctx", "2048", "--max-tokens", "32", "谁发明了电话？"});
   Json json = json_of(r);
   ASSERT_TRUE(json["retrieval"]["below_line"].is_boolean()) << r;
   ASSERT_TRUE(json["retrieval"].contains("retried")) << r;
@@ -357,6 +356,20 @@ TEST_F(MainJob, WhatIsUnderTheLineIsSearchedOnceMoreAndSaid) {
   RunResult known = own.run(
       {"ask", "--json", "--ctx", "2048", "--max-tokens", "32", "Which pests trouble tomatoes?"});
   EXPECT_FALSE(json_of(known)["retrieval"].contains("retried")) << known;
+}
+
+// Whether the model minds its marks or not.
+TEST_F(MainJob, WhatIsReadOverAllNamesItsPassages) {
+  APUD_REQUIRE_MODEL(kDefaultModel);
+  Home own;
+  configure(own);
+  own.write("house/shed.md", "# The shed\n\nThe key hangs behind the blue barrel.\n");
+  own.write("house/boiler.md", "# The boiler\n\nBelow 0.8 bar it stops and shows the code E04.\n");
+  ASSERT_EQ(own.run({"ingest", "house"}).code, 0);
+  RunResult r = own.run({"ask", "--json", "--max-tokens", "96", "--no-save", "-m",
+                         model_path(kDefaultModel), "Summarise these documents"});
+  ASSERT_TRUE(json_of(r)["retrieval"].contains("over_all")) << r;
+  EXPECT_FALSE(json_of(r)["citations"].empty()) << r;
 }
 
 TEST_F(MainJob, OverAllReadsEveryDocument) {
