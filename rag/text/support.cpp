@@ -1,15 +1,123 @@
 #include "rag/text/support.h"
 
+#include <algorithm>
+#include <cstdint>
+
+#include "base/utf8.h"
 #include "rag/text/terms.h"
 
 namespace apud {
 
-std::set<std::string> content_terms(std::string_view text) {
+namespace {
+
+bool digit(char c) { return c >= '0' && c <= '9'; }
+bool letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
+
+/// "85,000.00" as 85000, "0.80" as 0.8, "1.2.3" as it is; empty where commas do not part thousands.
+std::string plain_number(std::string_view written) {
+  std::string number;
+  const size_t point = written.find('.');
+  for (size_t i = 0; i < written.size(); ++i) {
+    if (written[i] != ',') {
+      number += written[i];
+      continue;
+    }
+    size_t group = 0;
+    while (i + 1 + group < written.size() && digit(written[i + 1 + group])) ++group;
+    if (group != 3 || i > point) return {};
+  }
+  if (point == std::string_view::npos || number.find('.') != number.rfind('.')) return number;
+  while (number.back() == '0') number.pop_back();
+  if (number.back() == '.') number.pop_back();
+  return number;
+}
+
+/// Takes numbers of several parts out of the text and adds them whole: the words "0" and "8" of
+/// "0.8" would bear an 8, and the "00" of any price another. `parts`: their integers, too.
+std::string without_numbers(std::string_view text, bool parts, std::set<std::string>& numbers) {
+  std::string rest;
+  for (size_t i = 0; i < text.size();) {
+    if (!digit(text[i]) ||
+        (i > 0 && (letter(text[i - 1]) || digit(text[i - 1]) || text[i - 1] == '.'))) {
+      rest += text[i++];
+      continue;
+    }
+    size_t end = i, separators = 0;
+    while (end < text.size() &&
+           (digit(text[end]) || ((text[end] == '.' || text[end] == ',') && end + 1 < text.size() &&
+                                 digit(text[end + 1])))) {
+      separators += !digit(text[end]);
+      ++end;
+    }
+    const bool word = end < text.size() && letter(text[end]);
+    std::string number =
+        separators > 0 && !word ? plain_number(text.substr(i, end - i)) : std::string();
+    if (number.empty()) {
+      rest += text.substr(i, end - i);
+    } else {
+      if (parts) numbers.insert(number.substr(0, number.find('.')));
+      numbers.insert(std::move(number));
+      rest += ' ';
+    }
+    i = end;
+  }
+  return rest;
+}
+
+/// Adds what numbers written in Chinese with their units come to, since answers write digits:
+/// 八万五千 is 85000. Digits alone (二〇二六) and units alone (万一, a word) are left out.
+void add_chinese_numbers(std::string_view text, std::set<std::string>& numbers) {
+  static constexpr std::u32string_view kDigits = U"零一二三四五六七八九", kUnits = U"十百千万亿";
+  static constexpr int64_t kWorth[] = {10, 100, 1000, 10'000, 100'000'000};
+  constexpr int64_t kMost = 10'000'000'000;  // beyond: no number that anybody answers with
+  int64_t total = 0, section = 0, ones = 0;
+  bool open = false, unit_seen = false;
+  auto close = [&] {
+    if (open && unit_seen && total + section + ones > 0)
+      numbers.insert(std::to_string(total + section + ones));
+    total = section = ones = 0;
+    open = unit_seen = false;
+  };
+  for (size_t pos = 0; pos < text.size();) {
+    const Utf8Char c = utf8_decode(text, pos);
+    pos += c.size;
+    const char32_t code = c.code == U'两' ? U'二' : c.code == U'〇' ? U'零' : c.code;
+    const size_t digit_at = kDigits.find(code), unit_at = kUnits.find(code);
+    if (digit_at != kDigits.npos) {
+      open = true;
+      ones = static_cast<int64_t>(digit_at);
+    } else if (unit_at != kUnits.npos && (open || unit_at == 0) && total + section < kMost) {
+      open = unit_seen = true;
+      if (unit_at < 3) {
+        section += std::max<int64_t>(ones, 1) * kWorth[unit_at];
+      } else if (unit_at == 3) {
+        total += (section + ones) * kWorth[3];
+        section = 0;
+      } else {
+        total = (total + section + ones) * kWorth[4];
+        section = 0;
+      }
+      ones = 0;
+    } else {
+      close();
+    }
+  }
+  close();
+}
+
+std::set<std::string> terms_and_numbers(std::string_view text, bool parts) {
   std::set<std::string> terms;
-  for (const std::string& t : terms_of(text)) {
+  for (const std::string& t : terms_of(without_numbers(text, parts, terms))) {
     if (!is_stop_word(t)) terms.insert(t);
   }
+  if (parts) add_chinese_numbers(text, terms);
   return terms;
+}
+
+}  // namespace
+
+std::set<std::string> content_terms(std::string_view text) {
+  return terms_and_numbers(text, false);
 }
 
 std::string rough_stem(const std::string& term) {
@@ -23,7 +131,7 @@ std::string rough_stem(const std::string& term) {
 
 std::set<std::string> content_stems(std::string_view text) {
   std::set<std::string> stems;
-  for (const std::string& t : content_terms(text)) stems.insert(rough_stem(t));
+  for (const std::string& t : terms_and_numbers(text, true)) stems.insert(rough_stem(t));
   return stems;
 }
 

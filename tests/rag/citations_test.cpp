@@ -107,6 +107,35 @@ TEST(Citations, SentencesWithoutSupportAreMarked) {
   EXPECT_TRUE(check_answer("Bees see ultraviolet light [3].", passages()).citations[0].verified);
 }
 
+// Part by part the 0 and 8 of a pressure would bear an 8, and the 00 of any price another price.
+TEST(Citations, NumbersHoldWhole) {
+  const std::vector<Passage> all = {
+      passage(1, "/docs/boiler.md",
+              "Below 0.8 bar it stops. The pump of version 1.2.3 costs 189.00."),
+      passage(2, "/docs/bees.md", "A hive holds 40,000 workers; the price rose by 12.50."),
+      passage(3, "/docs/会议.md",
+              "预算为八万五千元，共一百零六人，十一点半开门，占百分之三十。万一下雨，二〇二六年再说"
+              "。")};
+  auto holds = [&](const std::string& answer) {
+    return check_answer(answer, all).citations.at(0).verified;
+  };
+  EXPECT_TRUE(holds("0.8 bar [1]."));
+  EXPECT_TRUE(holds("0.80 [1]"));
+  EXPECT_FALSE(holds("8 [1]"));
+  EXPECT_FALSE(holds("85000.00 [1]"));
+  EXPECT_TRUE(holds("189 [1]"));
+  EXPECT_TRUE(holds("1.2.3 [1]"));
+  EXPECT_FALSE(holds("2.3 [1]"));
+  EXPECT_TRUE(holds("40000 [2]"));
+  EXPECT_TRUE(holds("40,000.0 [2]"));
+  EXPECT_FALSE(holds("40 [2]"));
+  EXPECT_TRUE(holds("12.5 [2]"));
+  for (const char* right : {"85000.00 [3]", "106 [3]", "11 [3]", "30 [3]"})
+    EXPECT_TRUE(holds(right)) << right;
+  for (const char* wrong : {"8 [3]", "5000 [3]", "100 [3]", "10000 [3]", "6 [3]"})
+    EXPECT_FALSE(holds(wrong)) << wrong;
+}
+
 TEST(Citations, ThingsThatAreNoMarksStay) {
   const std::string text = "Use a[i], [see below], [x1] and arr[]; [ 3 ] is one, [3.5] is not.";
   CheckedAnswer a = check_answer(text, passages());
