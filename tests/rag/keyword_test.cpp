@@ -129,6 +129,7 @@ class OlderStore : public testing::Test {
     db.exec("DROP TABLE token_codes");
     db.exec("ALTER TABLE embedders DROP COLUMN centers");
     db.exec("DROP INDEX documents_sums");
+    db.exec("ALTER TABLE collections DROP COLUMN abstain_line_cjk");
     db.exec("CREATE VIRTUAL TABLE fts_" + std::to_string(collection) +
             " USING fts5(heading, body, path, content='', tokenize='porter apud')");
     db.exec("PRAGMA user_version = 3");
@@ -159,6 +160,7 @@ TEST_F(OlderStore, TablesOfOtherSizesAreMadeAnew) {
     db.exec("ALTER TABLE " + name + "0 RENAME TO " + name + "7");
     db.exec("UPDATE keyword_tables SET shard = 7");
     db.exec("DROP INDEX documents_sums");
+    db.exec("ALTER TABLE collections DROP COLUMN abstain_line_cjk");
     db.exec("PRAGMA user_version = 5");
   }
   Store store;
