@@ -1,7 +1,7 @@
 // Which questions speak of the collection as a whole (declared in app/over_all.h).
 #include <algorithm>
-#include <array>
 #include <cctype>
+#include <initializer_list>
 
 #include "app/over_all.h"
 

@@ -13,7 +13,8 @@ namespace {
 bool digit(char c) { return c >= '0' && c <= '9'; }
 bool letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 
-/// "85,000.00" as 85000, "0.80" as 0.8, "1.2.3" as it is; empty where commas do not part thousands.
+/// "85,000.00" as 85000, "0.8", "1.2.3" and "3.0", which may be a version, as they are; empty where
+/// commas do not part thousands.
 std::string plain_number(std::string_view written) {
   std::string number;
   const size_t point = written.find('.');
@@ -26,9 +27,10 @@ std::string plain_number(std::string_view written) {
     while (i + 1 + group < written.size() && digit(written[i + 1 + group])) ++group;
     if (group != 3 || i > point) return {};
   }
-  if (point == std::string_view::npos || number.find('.') != number.rfind('.')) return number;
-  while (number.back() == '0') number.pop_back();
-  if (number.back() == '.') number.pop_back();
+  const size_t fraction = number.find('.') + 1;
+  if (fraction > 0 && number.size() >= fraction + 2 &&
+      number.find_first_not_of('0', fraction) == std::string::npos)
+    number.resize(fraction - 1);
   return number;
 }
 
