@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "rag/statistics.h"
 
 namespace apud {
 namespace {
@@ -13,14 +14,6 @@ double norm(std::span<const float> row) {
   double sum = 0;
   for (float x : row) sum += double{x} * x;
   return std::sqrt(sum);
-}
-
-double spread(std::span<const double> values) {
-  const auto n = static_cast<double>(values.size());
-  const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
-  double sum = 0;
-  for (double v : values) sum += (v - mean) * (v - mean);
-  return std::sqrt(sum / n);
 }
 
 /// Unit vectors around the mean of those that are there; rows of zeros stay.
@@ -64,7 +57,7 @@ std::vector<double> with_feedback(std::span<const double> scores, std::span<cons
   }
   const double length = norm(wanted);
   if (length == 0) return out;
-  const double weight = kFeedbackWeight * spread(scores) / length;
+  const double weight = kFeedbackWeight * spread_of(scores).deviation / length;
   for (size_t i = 0; i < scores.size(); ++i) {
     double cosine = 0;
     for (size_t d = 0; d < dimension; ++d) cosine += double{rows[i * dimension + d]} * wanted[d];

@@ -12,6 +12,7 @@
 #include "base/utf8.h"
 #include "rag/relevance.h"
 #include "rag/retriever.h"
+#include "rag/statistics.h"
 #include "rag/text/query.h"
 #include "rag/text/terms.h"
 
@@ -242,17 +243,6 @@ class Candidates {
   const CollectionInfo& collection_;
 };
 
-double above_mean(const std::vector<double>& values, double deviations) {
-  const auto n = static_cast<double>(values.size());
-  double sum = 0, squares = 0;
-  for (double v : values) {
-    sum += v;
-    squares += v * v;
-  }
-  const double mean = sum / n;
-  return mean + deviations * std::sqrt(std::max(0.0, squares / n - mean * mean));
-}
-
 /// The relevance under which all but a few foreign questions stay.
 double foreign_line(TextEmbedder& embedder, Candidates& candidates, double weight,
                     std::span<const char* const> questions) {
@@ -266,7 +256,8 @@ double foreign_line(TextEmbedder& embedder, Candidates& candidates, double weigh
     std::vector<Ranked> list = candidates.of(query, any_word_match(asked[i]), nullptr, nullptr);
     best.push_back(candidates.relevance_of(asked[i], std::move(list), weight, nullptr));
   }
-  return above_mean(best, kForeignDeviations);
+  const Spread spread = spread_of(best);
+  return spread.mean + kForeignDeviations * spread.deviation;
 }
 
 /// The lines for questions without CJK and with it: what keeps foreign ones out, and no higher than
@@ -389,14 +380,13 @@ Calibration calibrate(Store& store, TextEmbedder& embedder, const CollectionInfo
   std::vector<Point> curve;
   double n = static_cast<double>(lists.size());
   for (int step = 0; step <= 20; ++step) {
-    double weight = step * 0.05, sum = 0, squares = 0;
-    for (size_t i = 0; i < lists.size(); ++i) {
-      double rank = reciprocal_rank(lists[i], questions[i].gold, weight);
-      sum += rank;
-      squares += rank * rank;
-    }
-    double mean = sum / n;
-    curve.push_back({weight, mean, std::sqrt(std::max(0.0, squares / n - mean * mean) / n)});
+    const double weight = step * 0.05;
+    std::vector<double> ranks;
+    ranks.reserve(lists.size());
+    for (size_t i = 0; i < lists.size(); ++i)
+      ranks.push_back(reciprocal_rank(lists[i], questions[i].gold, weight));
+    const Spread spread = spread_of(ranks);
+    curve.push_back({weight, spread.mean, spread.deviation / std::sqrt(n)});
   }
   const Point top_point = *std::max_element(
       curve.begin(), curve.end(), [](const Point& a, const Point& b) { return a.mean < b.mean; });
