@@ -12,6 +12,7 @@
 #include "rag/chunker.h"
 #include "rag/pack/select.h"
 #include "rag/relevance.h"
+#include "rag/text/names.h"
 
 namespace apud {
 namespace {
@@ -35,6 +36,9 @@ constexpr double kOwnScript = 0.06;
 // answers are stretches of text, and what explains a sentence often shares no word with the
 // question. Beside weaker ones it would bring in what distracts.
 constexpr double kLeads = 0.85;
+
+// Added to a sentence for what it holds of the question's exact names that few stretches hold.
+constexpr double kNamed = 0.5;
 
 constexpr size_t kTextRegionSentences = 12;  // of text that has no chunks
 constexpr size_t kEmbedCall = 32;
@@ -243,7 +247,26 @@ struct Packer::Impl {
     if (near.empty()) near = cosines(input, question, options.sentence_vector_tokens);
     for (size_t i = 0; i < near.size(); ++i)
       input.sentences[i].score = weighed(input.sentences[i], weights, near[i]);
+    raise_named(input, question);
     raise_beside(input.sentences);
+  }
+
+  static void raise_named(PackInput& input, std::string_view question) {
+    const std::vector<std::string> names = exact_names(question);
+    for (const std::string& name : names) {
+      std::vector<size_t> holders;
+      std::set<size_t> regions;
+      for (size_t i = 0; i < input.sentences.size(); ++i) {
+        const PackSentence& s = input.sentences[i];
+        const std::string& text = input.sources[input.regions[s.region].source].text();
+        if (!holds_name(std::string_view(text).substr(s.begin, s.end - s.begin), name)) continue;
+        holders.push_back(i);
+        regions.insert(s.region);
+      }
+      if (regions.size() > kMostHolders) continue;
+      for (size_t i : holders)
+        input.sentences[i].score += kNamed / static_cast<double>(names.size());
+    }
   }
 
   static void raise_beside(std::vector<PackSentence>& sentences) {

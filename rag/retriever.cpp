@@ -8,6 +8,7 @@
 #include <cmath>
 #include <map>
 #include <numeric>
+#include <set>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -18,6 +19,7 @@
 #include "rag/hit_maker.h"
 #include "rag/index.h"
 #include "rag/relevance.h"
+#include "rag/text/names.h"
 #include "rag/text/query.h"
 #include "rag/token_match.h"
 
@@ -36,8 +38,13 @@ struct Scores {
 struct Candidate {
   size_t collection = 0;         // position among the searched ones
   std::vector<Scores> by_query;  // (queries)
+  int named = 0;                 // exact names of the question that few chunks hold, and this one
   double fused = 0;
 };
+
+// Added to the fused score, 0..1, of a chunk for what it holds of the exact names of the question
+// that few chunks hold: who asks for E14 wants those first.
+constexpr double kNamed = 2;
 
 /// Scales to 0..1 over what the side found; what it did not find counts 0.
 class MinMax {
@@ -312,6 +319,9 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
     return c;
   };
   result.best_dense = -1;
+  const std::vector<std::string> names_asked =
+      words ? exact_names(search.text) : std::vector<std::string>();
+  std::set<std::string> names_held;
   for (size_t i = 0; i < collections.size(); ++i) {
     const CollectionInfo& info = collections[i];
     std::unordered_set<int64_t> allowed;
@@ -343,6 +353,14 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
           candidate(h.chunk, i).by_query[q].bm25 = h.score;
           if (++taken == options.candidates) break;
         }
+      }
+    }
+    for (const std::string& name : names_asked) {
+      const auto holders = store.keyword_search(info.id, phrase_match(name), kMostHolders + 1);
+      if (!holders.empty()) names_held.insert(name);
+      if (holders.size() > kMostHolders) continue;
+      for (const KeywordHit& h : holders) {
+        if (!keep || keep(h.chunk)) ++candidate(h.chunk, i).named;
       }
     }
     // The dense side knows every chunk: the keyword side's finds get their cosines, too.
@@ -388,6 +406,12 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
       if (!words) weight = 1;
       c.fused += (weight * d + (1 - weight) * b) / static_cast<double>(queries.size());
     }
+  }
+  for (const std::string& name : names_asked) {
+    if (!names_held.count(name)) result.warnings.push_back("no document holds " + name);
+  }
+  for (auto& [chunk, c] : candidates) {
+    if (c.named > 0) c.fused += kNamed * c.named / static_cast<double>(names_asked.size());
   }
   Order order;
   order.reserve(candidates.size());

@@ -256,7 +256,8 @@ double foreign_line(TextEmbedder& embedder, Candidates& candidates, double weigh
     std::vector<Ranked> list = candidates.of(query, any_word_match(asked[i]), nullptr, nullptr);
     best.push_back(candidates.relevance_of(asked[i], std::move(list), weight, nullptr));
   }
-  const Spread spread = spread_of(best);
+  // Some are of the collection's own subject (a steamed bass among recipes): these are not foreign.
+  const Spread spread = spread_without_high_outliers(best);
   return spread.mean + kForeignDeviations * spread.deviation;
 }
 

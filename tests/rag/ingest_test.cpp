@@ -361,13 +361,14 @@ TEST_F(IngestTest, TheAbstainLineIsNoHigherThanForeignQuestionsNeed) {
   };
   home.write("docs/a.md", sections("alder"));
   run();
-  EXPECT_LT(store.collection("default").calibration.abstain_line, 0.6);
-  // Questions that the collection answers are not foreign to it.
+  const double line = store.collection("default").calibration.abstain_line;
+  EXPECT_LT(line, 0.6);
+  // Questions that the collection answers are not foreign to it: they do not lift the line.
   home.write("docs/egg.txt", "How long should I boil an egg?");
   home.write("docs/carpet.txt", "How do I get red wine out of a carpet?");
   home.write("docs/b.md", sections("elm"));
   run();
-  EXPECT_GT(store.collection("default").calibration.abstain_line, 0.6);
+  EXPECT_LT(store.collection("default").calibration.abstain_line, line + 0.05);
 }
 
 TEST_F(IngestTest, SearchSyntaxFilters) {

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "rag/ingest.h"
+#include "rag/text/names.h"
 #include "tests/support/fake_embedder.h"
 #include "tests/support/temp_home.h"
 
@@ -279,6 +280,52 @@ TEST_F(PackerTest, WhatStandsBesideTheAnswerComesBeforeAWordOfTheQuestionElsewhe
     if (packed.evidence.find("twenty crowns") != std::string::npos) return;
   }
   ADD_FAILURE() << "the sentence beside the answer is never packed";
+}
+
+TEST(ExactNames, WhatNamesOneThing) {
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(exact_names("What does E14 mean, and part TL-4471 of order 20417?"),
+            (Names{"E14", "TL-4471", "20417"}));
+  EXPECT_EQ(exact_names("does fetch_stock read /etc/resolv.conf?"),
+            (Names{"fetch_stock", "resolv.conf"}));
+  EXPECT_EQ(exact_names("锅炉出现E02故障怎么办？"), (Names{"E02"}));
+  EXPECT_EQ(exact_names("On the 2nd of May 2025, e.g. 5kg at 3.50 or 12 km, i.e. 1990s"), Names{});
+  EXPECT_TRUE(holds_name("(see TL-4471)", "tl-4471"));
+  EXPECT_FALSE(holds_name("see 4471, TL", "TL-4471"));
+  EXPECT_FALSE(holds_name("E1 and 4", "E14"));
+}
+
+TEST_F(PackerTest, WhoAsksForACodeGetsTheLineThatHoldsIt) {
+  std::string codes = "# Fault codes\n\n";
+  for (int i = 1; i < 120; ++i) {
+    codes += "F" + std::to_string(100 + i) + " the pump number " + std::to_string(i) +
+             " stands still.\n\n";
+  }
+  home.write("docs/codes.md", codes);
+  // Nearer to the question by all of its other words.
+  for (int i = 0; i < 12; ++i) {
+    home.write("docs/help" + std::to_string(i) + ".md",
+               "# Help\n\nWhat does a code mean and what should one do about fault " +
+                   std::string(1, static_cast<char>('a' + i)) + "?\n");
+  }
+  ingest_docs();
+  const std::string question = "What does fault code F157 mean and what should one do about it?";
+  std::vector<Hit> hits = search(question);
+  EXPECT_NE(hits.at(0).text.find("F157 the pump number 57"), std::string::npos) << hits[0].text;
+  PackOptions options;
+  options.budget = 60;
+  EXPECT_NE(packer.pack(hits, question, counter, options).evidence.find("F157 the pump number 57"),
+            std::string::npos);
+  options.budget = 40;
+  EXPECT_NE(packer.pack_text("codes", codes, question, counter, options)
+                .evidence.find("F157 the pump number 57"),
+            std::string::npos);
+  std::vector<std::string> names = {"default"};
+  Retriever retriever(store, &embedder);
+  EXPECT_TRUE(retriever.retrieve(question, names).warnings.empty());
+  Retrieval unknown = retriever.retrieve("What does F991 mean?", names);
+  ASSERT_EQ(unknown.warnings.size(), 1u);
+  EXPECT_EQ(unknown.warnings[0], "no document holds F991");
 }
 
 TEST_F(PackerTest, LookAlikesOfMarksAreEscaped) {
