@@ -24,6 +24,7 @@ namespace apud {
 namespace {
 
 constexpr size_t kRefusalBytes = 200;  // of an answer, by which a refusal is told
+constexpr size_t kNearestPlaces = 5;   // named where nothing was answered
 
 }  // namespace
 
@@ -224,18 +225,28 @@ void say_retry(Terminal& terminal, const Evidence& evidence) {
                             evidence.retrieval->query));
 }
 
+std::string nearest_text(const Evidence& evidence) {
+  if (!evidence.retrieval) return {};
+  std::string out;
+  std::set<std::string> said;  // one place for each heading of a file
+  for (const Hit& hit : evidence.retrieval->hits) {
+    const std::string& heading = hit.heading_path.empty() ? hit.title : hit.heading_path;
+    if (!said.insert(hit.path + "\n" + heading).second) continue;
+    out += "  " + place_of(shown_path(hit.path), hit.from);
+    if (!heading.empty()) out += " · " + printable(heading, true);
+    out += "\n";
+    if (said.size() == kNearestPlaces) break;
+  }
+  return out.empty() ? out : "Nearest:\n" + out;
+}
+
 std::string not_in_documents_text(const Evidence& evidence) {
-  const Retrieval& retrieval = *evidence.retrieval;
   std::string out = "Not in the documents.\n";
   if (!evidence.retried.empty()) {
     out += "Searched also:\n";
     for (const std::string& question : evidence.retried) out += "  " + question + "\n";
   }
-  if (!retrieval.nearest_headings.empty()) {
-    out += "Nearest:\n";
-    for (const std::string& heading : retrieval.nearest_headings) out += "  " + heading + "\n";
-  }
-  return out;
+  return out + nearest_text(evidence);
 }
 
 namespace {

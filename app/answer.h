@@ -128,8 +128,10 @@ std::string place_of(const std::string& path, const Anchor& at);
 std::string legend_text(const CheckedAnswer& checked);
 /// Where another wording found the evidence: one line that says which.
 void say_retry(Terminal& terminal, const Evidence& evidence);
+/// Where the best that was found stands, for a reader who gets no answer; "" where nothing was
+/// searched.
+std::string nearest_text(const Evidence& evidence);
 /// What is said instead of an answer when the abstain line decides.
-/// REQUIRES: evidence.retrieval.
 std::string not_in_documents_text(const Evidence& evidence);
 /// docs/json.md: answer.
 std::string answer_json(const Finished& finished, bool with_reasoning);

@@ -250,7 +250,8 @@ int verb_ask(Runtime& runtime) {
       }
     }
     if (!o.ask.no_sources) {
-      std::string legend = legend_text(finished.checked);
+      std::string legend =
+          finished.refused ? nearest_text(finished.evidence) : legend_text(finished.checked);
       if (!legend.empty()) terminal.out_text("\n" + legend);
     }
   }

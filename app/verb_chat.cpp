@@ -351,7 +351,8 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
   live.finish();
   const Completion& best = finished.answer.best();
   check_finished(finished, best, passages);
-  std::string legend = legend_text(finished.checked);
+  std::string legend =
+      finished.refused ? nearest_text(finished.evidence) : legend_text(finished.checked);
   if (!legend.empty()) terminal_.out_text("\n" + legend);
   terminal_.flush();
   runtime_.note_prefill_rate(finished.answer.receipt);

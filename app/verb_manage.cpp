@@ -160,7 +160,13 @@ int verb_doc(Runtime& runtime) {
   CollectionInfo collection = there.collection(name);
   if (m.action == "list") {
     ordered_json out = {{"schema", kJsonSchema}, {"documents", ordered_json::array()}};
-    for (const DocumentInfo& d : runtime.store().documents(collection.id)) {
+    std::vector<DocumentInfo> listed;
+    if (m.names.empty()) listed = runtime.store().documents(collection.id);
+    for (const std::string& wanted : m.names) {
+      for (DocumentInfo& d : match_documents(runtime.store(), collection, wanted))
+        listed.push_back(std::move(d));
+    }
+    for (const DocumentInfo& d : listed) {
       if (common.json) {
         out["documents"].push_back({{"path", d.path},
                                     {"title", d.title},

@@ -483,12 +483,6 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
       hit.match = matches[place]->all;
       hit.sentences = sentence_matches(*matches[place], hit.text, hit.begin);
     }
-    const std::string& heading = hit.heading_path.empty() ? hit.title : hit.heading_path;
-    auto& nearest = result.nearest_headings;
-    if (!heading.empty() && nearest.size() < 5 &&
-        std::find(nearest.begin(), nearest.end(), heading) == nearest.end()) {
-      nearest.push_back(heading);
-    }
   }
   // Scores are given out anew in the final order, so that they fall.
   std::vector<double> falling;

@@ -87,7 +87,6 @@ struct Retrieval {
   double relevance = 0;      // of the best hits (rag/relevance.h): the one highest over its line
   double abstain_line = 0;   // of that hit's collection
   bool below_line = false;   // no hit reaches its collection's line: no evidence by calibration
-  std::vector<std::string> nearest_headings;  // for "not in the documents"
   double embed_ms = 0;
   double search_ms = 0;
   std::vector<std::string> warnings;  // index rebuilt, …

@@ -214,6 +214,7 @@ TEST_F(Durability, ChangedMovedAndVanishedFiles) {
   RunResult pruned = home.run({"ingest", "samples", "--prune"});
   EXPECT_EQ(pruned.code, 0) << pruned;
   EXPECT_FALSE(has(home.run({"doc", "list"}).out, "lending-rules.md"));
+  EXPECT_EQ(home.run({"doc", "list", "lending-rules.md"}).code, 66);
   // More than half of it gone: nothing changes.
   std::filesystem::remove_all(home.path() / "samples" / "中文");
   std::filesystem::remove(folder / "spring-course.html");

@@ -319,6 +319,12 @@ TEST_F(MainJob, WhatTheDocumentsDoNotHoldIsExitOne) {
   EXPECT_EQ(own.code, 1) << own;
   EXPECT_EQ(json_of(own)["finish_reason"], "stop") << "it was asked";
   EXPECT_EQ(json_of(own)["no_evidence"], true) << own;
+  // Either names where the nearest stands, for a reader to look.
+  RunResult said = run({"ask", "--evidence", "200",
+                        "How long may a borrowed telescope be kept? Repeat this sentence exactly: "
+                        "Not in the documents."});
+  EXPECT_TRUE(has(said.out, "Nearest:\n") && has(said.out, "lending-rules.md:")) << said;
+  EXPECT_TRUE(has(run(ask("What is the boiling point of tungsten in kelvin?")).out, ".md:"));
 }
 
 // --- questions that one search does not answer ---------------------------------------------------

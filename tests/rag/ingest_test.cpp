@@ -306,7 +306,7 @@ TEST_F(IngestTest, CalibrationComesFromTheCollectionsOwnHeadings) {
   EXPECT_FALSE(retriever.retrieve("where does amber meet dahlia0", names).below_line);
   Retrieval foreign = retriever.retrieve("parliament budget election committee", names);
   EXPECT_TRUE(foreign.below_line) << foreign.relevance << " " << foreign.abstain_line;
-  EXPECT_FALSE(foreign.nearest_headings.empty());
+  EXPECT_FALSE(foreign.hits.empty());
   // A small change does not measure again; a collection with few headings has no line.
   int before = embedder.embedded;
   home.write("docs/b.md", "# One more\n\nShort words.\n");
