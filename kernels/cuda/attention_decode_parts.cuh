@@ -273,6 +273,21 @@ __device__ __forceinline__ void fetch_queries(const DecodeParams& p, const Block
   }
 }
 
+/// fetch_queries' block as the second factor of the products with K.
+template <int D, typename H>
+__device__ __forceinline__ void load_queries(uint32_t (&fragments)[D / 16][2], const H* q_shared) {
+  const int lane = threadIdx.x & 31;
+#pragma unroll
+  for (int kk = 0; kk < D / 16; kk += 2) {
+    uint32_t b[4];
+    load_matrix4(b, q_shared + (lane & 7) * (D + 8) + kk * 16 + (lane >> 3) * 8);
+    fragments[kk][0] = b[0];
+    fragments[kk][1] = b[1];
+    fragments[kk + 1][0] = b[2];
+    fragments[kk + 1][1] = b[3];
+  }
+}
+
 /// What a warp has of the heads, of heads 2 (lane % 4) and the next: weighted values, down a
 /// column; running maximum (base 2) and sum.
 template <int D>

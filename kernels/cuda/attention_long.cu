@@ -109,15 +109,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
   __syncthreads();
 
   uint32_t q_frag[D / 16][2];
-#pragma unroll
-  for (int kk = 0; kk < D / 16; kk += 2) {
-    uint32_t b[4];
-    load_matrix4(b, q_shared + (lane & 7) * (D + 8) + kk * 16 + (lane >> 3) * 8);
-    q_frag[kk][0] = b[0];
-    q_frag[kk][1] = b[1];
-    q_frag[kk + 1][0] = b[2];
-    q_frag[kk + 1][1] = b[3];
-  }
+  load_queries<D>(q_frag, q_shared);
   WarpState<D> state;
   state.clear();
 
