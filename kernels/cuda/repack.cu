@@ -150,6 +150,18 @@ __global__ void repack_kernel(RepackJob job, size_t raw_row_bytes) {
   } else {
     RawGroup raw = read_group<F>(from, g);
     write_group<F>(to, job.shape, g, raw);
+    if (g + 1 == job.shape.groups) {
+      // What fills planes up to 16 bytes is zeros: who reads many groups at once takes it in.
+      constexpr PlaneBytes b = plane_bytes(F);
+      const PackedShape& p = job.shape;
+      auto clear = [&](uint32_t begin, uint32_t end) {
+        for (uint32_t at = begin; at < end; ++at) to[at] = 0;
+      };
+      clear(p.groups * b.low, p.high);
+      clear(p.high + p.groups * b.high, p.scale);
+      clear(p.scale + p.groups * b.scale, p.super);
+      clear(p.super + (p.groups + 7) / 8 * b.super, p.stride);
+    }
   }
 }
 

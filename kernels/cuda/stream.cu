@@ -1,20 +1,19 @@
-#include "kernels/cuda/stream.cuh"
-
 #include <algorithm>
+
+#include "kernels/cuda/stream.cuh"
+#include "kernels/cuda/stream_many_parts.cuh"
 
 namespace apud::cuda {
 namespace {
 
-constexpr size_t kSharedLimit = 96 * 1024;  // fits the 99 KB of sm_86 and sm_89
+// Up to here a column at a time costs less than all eight do on the tensor cores.
+constexpr int kFewColumns = 4;
 
 StreamKernel kernel_for(int columns, WeightType a, WeightType b, StreamKind kind) {
   if (columns == 1) return stream_kernel_for<1>(a, b, kind);
-  if (columns == 2) return stream_kernel_for<2>(a, b, kind);
-  return columns <= 4 ? stream_kernel_for<4>(a, b, kind) : stream_kernel_for<8>(a, b, kind);
+  return columns == 2 ? stream_kernel_for<2>(a, b, kind) : stream_kernel_for<4>(a, b, kind);
 }
-int compiled_columns(int columns) {
-  return columns <= 2 ? columns : columns <= 4 ? 4 : StreamStage::kMaxColumns;
-}
+int compiled_columns(int columns) { return columns <= 2 ? columns : kFewColumns; }
 
 /// Shares the blocks that are resident at once among the tiles of two types, or of one: all blocks
 /// get as many tiles where that leaves few places empty, the larger tiles' blocks fewer of them, so
@@ -42,8 +41,73 @@ void share_blocks(StreamStage& stage, int most) {
   }
 }
 
+/// What a launch of `stage` (all but its blocks) takes.
+struct StreamLaunch {
+  StreamKernel kernel = nullptr;
+  int threads = 0;
+  size_t shared = 0;
+  int resident = 0;  // blocks a multiprocessor
+  StreamLaunch(StreamKernel k, int t, size_t bytes) : kernel(k), threads(t), shared(bytes) {
+    if (shared > 48 * 1024)
+      APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     static_cast<int>(shared)));
+    APUD_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, shared));
+  }
+};
+
+size_t shared_limit() {
+  static const size_t limit = [] {
+    int device = 0, bytes = 0;
+    APUD_CUDA(cudaGetDevice(&device));
+    APUD_CUDA(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    return static_cast<size_t>(bytes);
+  }();
+  return limit;
+}
+
+/// Of more than kFewColumns: the longest ring of up to four slots with which as many blocks are
+/// resident. Resident is 0 where not even one is.
+StreamLaunch launch_of_many(StreamStage& stage, WeightType a, WeightType b) {
+  const StreamKernel kernel = stage.paired ? many_pair_kernel(a) : many_kernel(a, b);
+  const size_t slot = std::max(many_slot(a), many_slot(b));
+  stage.octets = stage.shift > 0 ? 2 : 1;
+  auto with_ring = [&](int slots) {
+    stage.ring = slots;
+    const size_t shared = many_shared(stage, slot);
+    if (shared > shared_limit()) {
+      StreamLaunch none(kernel, stage.octets * kOctet * 32, 0);
+      none.resident = 0;
+      return none;
+    }
+    return StreamLaunch(kernel, stage.octets * kOctet * 32, shared);
+  };
+  StreamLaunch best = with_ring(2);
+  int slots = 2;
+  for (int more : {3, 4}) {
+    const StreamLaunch l = with_ring(more);
+    if (l.resident < best.resident) break;
+    best = l;
+    slots = more;
+  }
+  stage.ring = slots;
+  return best;
+}
+
+/// Of as many of `left` columns as go together, stage.columns then; threads: see run_together.
+StreamLaunch launch_of(StreamStage& stage, int left, WeightType a, WeightType b, StreamKind kind,
+                       int threads) {
+  int& n = stage.columns;
+  for (n = std::min(left, StreamStage::kMaxColumns); n > kFewColumns; n = (n + 1) / 2) {
+    const StreamLaunch l = launch_of_many(stage, a, b);
+    if (l.resident > 0) return l;
+  }
+  auto shared = [&] { return stream_shared(n, compiled_columns(n), stage.x.groups); };
+  while (n > 1 && shared() > shared_limit()) n = (n + 1) / 2;
+  return StreamLaunch(kernel_for(n, a, b, kind), threads, shared());
+}
+
 /// One launch per chunk of columns, all segments together. False where their mix of types has no
-/// kernel.
+/// kernel. `threads`: of a block with few columns.
 bool run_together(StreamStage stage, int threads, int multiprocessors, const Launch& where) {
   const WeightType a = stage.segment[0].weight.type;
   WeightType b = a;
@@ -64,22 +128,15 @@ bool run_together(StreamStage stage, int threads, int multiprocessors, const Lau
   const StreamKind kind = stage.paired          ? StreamKind::kPair
                           : stage.segments == 1 ? StreamKind::kSingle
                                                 : StreamKind::kSegments;
+  if (!kernel_for(1, a, b, kind)) return false;
   const int groups = stage.x.groups;
   for (int left = stage.columns; left > 0;) {
-    int n = std::min(left, StreamStage::kMaxColumns);
-    while (n > 1 && stream_shared(n, compiled_columns(n), groups) > kSharedLimit) n = (n + 1) / 2;
-    StreamKernel kernel = kernel_for(n, a, b, kind);
-    if (!kernel) return false;
-    stage.columns = n;
-    const size_t shared = stream_shared(n, compiled_columns(n), groups);
-    if (shared > 48 * 1024)
-      APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                     static_cast<int>(shared)));
-    int resident = 0;
-    APUD_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, shared));
-    APUD_CHECK(resident > 0, "a block fits");
-    share_blocks(stage, resident * multiprocessors);
-    launch(where, kernel, dim3(stage.blocks_a + stage.blocks_b), dim3(threads), shared, stage);
+    const StreamLaunch l = launch_of(stage, left, a, b, kind, threads);
+    APUD_CHECK(l.resident > 0, "a block fits");
+    share_blocks(stage, l.resident * multiprocessors);
+    launch(where, l.kernel, dim3(stage.blocks_a + stage.blocks_b), dim3(l.threads), l.shared,
+           stage);
+    const int n = stage.columns;
     left -= n;
     stage.x.data += n * QuantRows::row_bytes(groups);
     stage.x.squares += int64_t{n} * 2 * groups;
@@ -129,7 +186,8 @@ void stream(StreamStage stage, int multiprocessors, const Launch& where) {
       ceil_div(tiles, 2 * multiprocessors) < 2 * ceil_div(tiles, 4 * multiprocessors);
   const bool large = groups > 64 || (groups > 32 && (!narrow || alone)) || (stage.paired && sooner);
   const int threads = alone && groups > 96 ? 1024 : large ? 512 : 256;
-  // Two columns and more have no kernels for mixed types: same-type neighbours go together.
+  stage.shift = (threads > 256) + (threads > 512) - (stage.paired && threads > 256);
+  // Not every mix of types has a kernel: same-type neighbours go together.
   for (int from = 0; from < stage.segments;) {
     int to = stage.segments;
     StreamStage part = stage;

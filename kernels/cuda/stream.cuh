@@ -1,24 +1,20 @@
-// The kernel of quantised products. A block makes 16 neighbouring outputs at a time, a tile, so
-// that it can quantise them with one scale: 8 warps one pair of outputs each, 16 or 32 warps half
-// or a quarter of a pair's columns each. Blocks stay for several tiles, so that all are resident at
-// once: activations are fetched once, and the next tile's first weights are on their way when a
-// tile ends, as the first one's are when the stage waits for the one before it.
+// The kernel of quantised products with up to four rows of activations (stream_many.cuh has more).
+// A block makes 16 neighbouring outputs at a time, a tile, so that it can quantise them with one
+// scale: 8 warps one pair of outputs each, 16 or 32 warps half or a quarter of a pair's columns
+// each. Blocks stay for several tiles, so that all are resident at once: activations are fetched
+// once, and the next tile's first weights are on their way when a tile ends, as the first one's are
+// when the stage waits for the one before it.
 #pragma once
 
-#include "kernels/cuda/math.cuh"
-#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/quant_rows.cuh"
-#include "kernels/cuda/unpack.cuh"
+#include "kernels/cuda/stream_parts.cuh"
 
 namespace apud::cuda {
 
-inline constexpr int kTileRows = 16, kTilePairs = kTileRows / 2, kMaxWarps = 32;
+inline constexpr int kTilePairs = kTileRows / 2, kMaxWarps = 32;
 
 /// What a kernel's stage consists of; where it is one matrix, no tile looks for its segment.
 enum class StreamKind { kSegments, kSingle, kPair };
-
-/// A lane's group is two loads a row.
-constexpr bool two_planes(WeightType type) { return plane_bytes(type).high == 16; }
 
 /// Behind the columns: their norms' factors, then twice the sums of (warps, 4, NC).
 __host__ __device__ inline size_t stream_shared(int columns, int nc, int groups) {
@@ -45,14 +41,10 @@ __device__ __forceinline__ void fetch_columns(const StreamStage& p, int count, u
     for (int m = 0; m < count; ++m)
 #pragma unroll 1
       for (int g = threadIdx.x; g < groups; g += blockDim.x) {
-        const float4 raw =
-            ld_stream4(reinterpret_cast<const float*>(p.x.data + m * stride + 32 * groups) + 4 * g);
-        const int sums = __float_as_int(raw.z);
-        const float scaled =
-            __fmaf_rn(raw.y, static_cast<float>(sums >> 16),
-                      __fmul_rn(raw.x, static_cast<float>(static_cast<int16_t>(sums & 0xffff))));
+        const ActivationScale s = activation_scale<F>(ld_stream4(
+            reinterpret_cast<const float*>(p.x.data + m * stride + 32 * groups) + 4 * g));
         reinterpret_cast<float4*>(columns + m * stride + 32 * groups)[g] =
-            make_float4(raw.x, plain_nibbles(F) ? raw.y * 0.0625f : raw.y, scaled, 0);
+            make_float4(s.d[0], s.d[1], __int_as_float(s.sum), 0);
       }
   copy_wait<0>();
   __syncthreads();
@@ -77,21 +69,16 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
   // This warp's part of a row, in groups. Opaque, or they are worked out anew at every use.
   int from = (steps * part >> shift) * 32, end = min((steps * (part + 1) >> shift) * 32, groups);
   asm("" : "+r"(from), "+r"(end));
-  auto segment_of = [&](int tile) {
-    int i = 0;
-    if constexpr (kKind == StreamKind::kSegments)
-      while (i + 1 < p.segments && (p.segment[i].weight.type != F ||
-                                    tile >= p.segment[i].first_tile + p.segment[i].tiles))
-        ++i;
-    return i;
+  auto segment_at = [&](int tile) {
+    return kKind == StreamKind::kSegments ? segment_of<F>(p, tile) : 0;
   };
-  const PackedShape shape = p.segment[segment_of(first)].weight.shape;
+  const PackedShape shape = p.segment[segment_at(first)].weight.shape;
 
   // The item that is being loaded: its rows, or the first one.
   const uint8_t *base = nullptr, *up = nullptr;
   uint32_t next_row = 0;  // bytes to the tile's next row: another item of a pair, or half of one
   auto set_base = [&](int tile) {
-    const StreamSegment& s = p.segment[segment_of(tile)];
+    const StreamSegment& s = p.segment[segment_at(tile)];
     const int row = (tile - s.first_tile) * kTileRows + (one ? pair : 2 * pair),
               last = s.weight.rows - 1;
     const size_t at = size_t{shape.stride} * min(row, last);
@@ -121,7 +108,7 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
     const int column = column_of(turn), tile = first + turn * jump;
     row = -1;
     if (column >= columns_count) return;
-    const StreamSegment& s = p.segment[segment_of(tile)];
+    const StreamSegment& s = p.segment[segment_at(tile)];
     const int mine = (tile - s.first_tile) * kTileRows + lane;
     if (lane >= kTileRows || mine >= s.weight.rows) return;
     row = mine;
@@ -130,7 +117,7 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
     if (p.next_norm) norm_weight = p.next_norm[row];
   };
   auto out_at = [&](int turn) {
-    const StreamSegment& s = p.segment[segment_of(first + turn * jump)];
+    const StreamSegment& s = p.segment[segment_at(first + turn * jump)];
     return s.out + column_of(turn) * s.out_ld + row;
   };
   auto ask_residual = [&](int turn) {
@@ -143,25 +130,13 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
   uint8_t* columns = shared;
   const size_t column_bytes = QuantRows::row_bytes(groups);
   float* factors = reinterpret_cast<float*>(shared + columns_count * column_bytes);
-  // Asked for beside the columns.
-  constexpr int kSquares = 8;
-  const int halves = 2 * groups;
   const bool normed = p.normed && warp < columns_count;
-  float squares[kSquares] = {};
-  if (normed)
-#pragma unroll
-    for (int i = 0; i < kSquares; ++i)
-      if (i * 32 + lane < halves)
-        squares[i] = ld_stream(p.x.squares + int64_t{warp} * halves + i * 32 + lane);
+  NormSquares squares;
+  if (normed) squares.ask(p, warp);
   fetch_columns<F>(p, columns_count, columns);
   if (normed) {
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < kSquares; ++i) sum += squares[i];
-    for (int g = kSquares * 32 + lane; g < halves; g += 32)
-      sum += ld_stream(p.x.squares + int64_t{warp} * halves + g);
-    sum = warp_sum(sum);
-    if (lane == 0) factors[warp] = rsqrtf(sum / static_cast<float>(p.cols) + p.norm_eps);
+    const float factor = squares.factor(p, warp);
+    if (lane == 0) factors[warp] = factor;
   }
 
   float acc[2][NC];
@@ -244,11 +219,7 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
         if constexpr (kPair) u = __fadd_rn(u, part_of[(k * 4 + 1) * NC]);
       }
       const float factor = p.normed ? factors[column] : 1.f;
-      v = __fmaf_rn(v, factor, bias);
-      if constexpr (kPair)
-        v = activate(p.activation, v) * __fmaf_rn(u, factor, pair_bias);
-      else
-        v = __fadd_rn(v, residual);
+      v = finished<kPair>(p, v, u, factor, bias, pair_bias, residual);
       if (row >= 0) *out_at(turn) = v;
       if (p.next.data) {
         if (row < 0) v = 0;
@@ -281,13 +252,12 @@ __global__ void __launch_bounds__(kMostThreads<A, B>, 1024 / kMostThreads<A, B>)
     stream_body<B, NC, kKind>(p, block - p.blocks_a, p.blocks_b, p.tiles_b, shared);
 }
 
-using StreamKernel = void (*)(const StreamStage);
 /// The kernel for a pair of types, or null where that pair is not compiled.
 template <int NC>
 StreamKernel stream_kernel_for(WeightType a, WeightType b, StreamKind kind) {
   using enum StreamKind;
   StreamKernel found = nullptr;
-  if (a == b) {
+  if (a == b)
     with_type(a, [&]<WeightType F>() {
       if constexpr (!is_float_type(F)) {
         constexpr StreamKind kOne = NC == 1 ? kSingle : kSegments;
@@ -296,19 +266,13 @@ StreamKernel stream_kernel_for(WeightType a, WeightType b, StreamKind kind) {
                                   : stream_kernel<F, F, NC, kSegments>;
       }
     });
-  } else if constexpr (NC == 1) {  // the mixes of Q4_K_M, Q5_K_M, Q3_K_M and their 32-block kin
-    using enum WeightType;
-    if (kind == kPair) return nullptr;
-    if (a == kQ4_K && b == kQ6_K) found = stream_kernel<kQ4_K, kQ6_K, NC, kSegments>;
-    if (a == kQ5_K && b == kQ6_K) found = stream_kernel<kQ5_K, kQ6_K, NC, kSegments>;
-    if (a == kQ3_K && b == kQ5_K) found = stream_kernel<kQ3_K, kQ5_K, NC, kSegments>;
-    if (a == kQ5_0 && b == kQ8_0) found = stream_kernel<kQ5_0, kQ8_0, NC, kSegments>;
-  }
+  else if (kind != kPair)
+    with_mix(a, b,
+             [&]<WeightType A, WeightType B>() { found = stream_kernel<A, B, NC, kSegments>; });
   return found;
 }
 extern template StreamKernel stream_kernel_for<1>(WeightType, WeightType, StreamKind);
 extern template StreamKernel stream_kernel_for<2>(WeightType, WeightType, StreamKind);
 extern template StreamKernel stream_kernel_for<4>(WeightType, WeightType, StreamKind);
-extern template StreamKernel stream_kernel_for<8>(WeightType, WeightType, StreamKind);
 
 }  // namespace apud::cuda

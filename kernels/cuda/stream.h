@@ -55,6 +55,9 @@ struct StreamStage {
   // Set by the launcher. Tiles of the first segment's type are for the first blocks, those of the
   // other type, where there is one, for the rest.
   int tiles_a = 0, tiles_b = 0, blocks_a = 0, blocks_b = 0;
+  // Of two columns and more: a row has 1 << shift parts, a block `octets` times eight warps, each
+  // with a ring of that many slots.
+  int shift = 0, octets = 0, ring = 0;
   StreamSegment segment[kMaxSegments];
 };
 

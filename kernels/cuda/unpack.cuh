@@ -211,13 +211,35 @@ __device__ __forceinline__ int dot4(uint32_t a, int b, int c) {
   return d;
 }
 
-/// acc + group * activations (a0: values 0-15, a1: 16-31). Explicit operations: the same bits in
-/// every kernel that uses it.
+/// acc + group * activations, of the sums of products with the activations' bytes (less `zero`
+/// times the sum of these, where the type has one): exact integers in f. Explicit operations: the
+/// same bits in every kernel that uses it.
+template <WeightType F>
+__device__ __forceinline__ float add_scaled(float acc, const Affine& a, const float (&f)[2],
+                                            const ActivationScale& s) {
+  constexpr SumKind kSums = sum_kind(F);
+  if constexpr (kSums == SumKind::kSums16) {
+    float p0 = __fmul_rn(a.scale[0], f[0]);
+    float p1 = __fmul_rn(a.scale[1], f[1]);
+    if constexpr (F == WeightType::kQ2_K) {
+      p0 = __fmaf_rn(-a.minus[0], static_cast<float>(static_cast<int16_t>(s.sum & 0xffff)), p0);
+      p1 = __fmaf_rn(-a.minus[1], static_cast<float>(s.sum >> 16), p1);
+    }
+    return __fmaf_rn(s.d[1], p1, __fmaf_rn(s.d[0], p0, acc));
+  } else {
+    const float total = __fmaf_rn(s.d[1], f[1], __fmul_rn(s.d[0], f[0]));
+    acc = __fmaf_rn(a.scale[0], total, acc);
+    if constexpr (kSums == SumKind::kScaledSum)
+      acc = __fmaf_rn(-a.minus[0], __int_as_float(s.sum), acc);
+    return acc;
+  }
+}
+
+/// acc + group * activations (a0: values 0-15, a1: 16-31).
 template <WeightType F>
 __device__ __forceinline__ float add_group_dot(float acc, const Group& r, const int4& a0,
                                                const int4& a1, const ActivationScale& s) {
   const int x[8] = {a0.x, a0.y, a0.z, a0.w, a1.x, a1.y, a1.z, a1.w};
-  constexpr SumKind kSums = sum_kind(F);
   constexpr bool kPlainNibbles = plain_nibbles(F);
   int dot[2] = {0, 0};
 #pragma unroll
@@ -230,25 +252,14 @@ __device__ __forceinline__ float add_group_dot(float acc, const Group& r, const 
       dot[1] = dot4<F>(quant_bytes<F>(r, 1, w), x[4 + w], dot[1]);
     }
   }
-  if constexpr (kPlainNibbles && kSums != SumKind::kScaledSum) dot[1] >>= 4;
   const Affine a = group_affine<F>(r);
-  if constexpr (kSums == SumKind::kSums16) {
-    const int s0 = static_cast<int16_t>(s.sum & 0xffff), s1 = s.sum >> 16;
-    float p0 = __fmul_rn(a.scale[0], static_cast<float>(dot[0] - a.zero * s0));
-    float p1 = __fmul_rn(a.scale[1], static_cast<float>(dot[1] - a.zero * s1));
-    if constexpr (F == WeightType::kQ2_K) {
-      p0 = __fmaf_rn(-a.minus[0], static_cast<float>(s0), p0);
-      p1 = __fmaf_rn(-a.minus[1], static_cast<float>(s1), p1);
-    }
-    return __fmaf_rn(s.d[1], p1, __fmaf_rn(s.d[0], p0, acc));
-  } else {
-    const float total = __fmaf_rn(s.d[1], static_cast<float>(dot[1]),
-                                  __fmul_rn(s.d[0], static_cast<float>(dot[0])));
-    acc = __fmaf_rn(a.scale[0], total, acc);
-    if constexpr (kSums == SumKind::kScaledSum)
-      acc = __fmaf_rn(-a.minus[0], __int_as_float(s.sum), acc);
-    return acc;
+  if constexpr (sum_kind(F) == SumKind::kSums16) {
+    if constexpr (kPlainNibbles) dot[1] >>= 4;
+    dot[0] -= a.zero * static_cast<int16_t>(s.sum & 0xffff);
+    dot[1] -= a.zero * (s.sum >> 16);
   }
+  const float f[2] = {static_cast<float>(dot[0]), static_cast<float>(dot[1])};
+  return add_scaled<F>(acc, a, f, s);
 }
 
 /// Calls f.template operator()<F>() for the run-time type.

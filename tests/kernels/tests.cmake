@@ -5,7 +5,7 @@ apud_test(NAME kernels_cpu_test OPTIMISED SOURCES kernels/cpu_test.cpp LIBS apud
 apud_test(NAME load_plan_test OPTIMISED SOURCES kernels/load_plan_test.cpp LIBS apud_kernels LABELS unit)
 apud_test(NAME kernels_drift_test OPTIMISED SOURCES kernels/drift_test.cpp LIBS apud_models LABELS unit TIMEOUT 900)
 if(APUD_HAVE_CUDA)
-  apud_test(NAME kernels_cuda_test OPTIMISED SOURCES kernels/cuda_test.cpp kernels/cuda_attention_test.cpp kernels/cuda_encoder_test.cpp kernels/cuda_pages_test.cpp LIBS apud_kernels LABELS gpu)
+  apud_test(NAME kernels_cuda_test OPTIMISED SOURCES kernels/cuda_test.cpp kernels/cuda_attention_test.cpp kernels/cuda_encoder_test.cpp kernels/cuda_pages_test.cpp kernels/cuda_rows_test.cpp LIBS apud_kernels LABELS gpu)
 endif()
 if(APUD_HAVE_CUDA)
   add_executable(gpu_bench bench/gpu_bench.cpp)

@@ -1,6 +1,0 @@
-// The quantised products of up to 8 rows of activations; apart so that they compile side by side.
-#include "kernels/cuda/stream.cuh"
-
-namespace apud::cuda {
-template StreamKernel stream_kernel_for<8>(WeightType, WeightType, StreamKind);
-}  // namespace apud::cuda

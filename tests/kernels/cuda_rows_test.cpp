@@ -1,0 +1,65 @@
+// Steps of several rows of the CUDA executor, whose quantised products have kernels of their own
+// for one, two, up to four and up to eight rows: a row's bits are those that it has alone.
+#include "tests/kernels/cuda_support.h"
+
+namespace apud {
+namespace {
+
+using test::Cuda;
+using test::DecoderShape;
+using test::gpu;
+using test::Runner;
+
+/// Two tokens of eight sequences, one after the other and in steps of 2 to 8 rows.
+void expect_bits_of_rows_alone(const DecoderShape& shape, const std::string& what) {
+  auto m = test::synthetic_decoder(shape);
+  auto e = gpu(*m);
+  const int most = 8;
+  std::vector<std::vector<float>> alone(most);
+  for (int i = 0; i < most; ++i) {
+    Runner r(*e, 1, 64, KvType::kF16);
+    for (int t = 0; t < 2; ++t) alone[i] = r.step({{0, {31 * i + 7 * t + 1}}});
+  }
+  for (int count : {2, 3, 4, 7, 8}) {
+    Runner r(*e, most, 64, KvType::kF16);
+    std::vector<float> got;
+    for (int t = 0; t < 2; ++t) {
+      Runner::Parts parts;
+      for (int i = 0; i < count; ++i) parts.push_back({i, {31 * i + 7 * t + 1}});
+      got = r.step(parts);
+    }
+    for (int i = 0; i < count; ++i)
+      EXPECT_TRUE(std::equal(alone[i].begin(), alone[i].end(), got.begin() + i * shape.vocab))
+          << what << ", row " << i << " of " << count;
+  }
+}
+
+TEST_F(Cuda, RowsOfAStepHaveTheBitsThatTheyHaveAlone) {
+  using enum WeightType;
+  for (WeightType type : {kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K}) {
+    DecoderShape s;
+    s.layers = 1;
+    s.types = {type};
+    expect_bits_of_rows_alone(s, std::string(weight_type_name(type)));
+    s.width = 2400;  // 75 groups: parts of one and of two steps, the last one not full
+    if (s.width % block_values(type) != 0) s.width = 2304;
+    s.heads = {5, 5, 96};
+    expect_bits_of_rows_alone(s, std::string(weight_type_name(type)) + ", wide");
+  }
+  // Two types in one launch, pairs; rows in four parts, pairs in two, more tiles than blocks.
+  for (auto [a, b] : {std::pair{kQ4_K, kQ6_K}, {kQ5_K, kQ6_K}, {kQ3_K, kQ5_K}, {kQ5_0, kQ8_0}})
+    for (auto [width, ffn] : {std::pair{512, 4096}, {4096, 512}, {2560, 9216}}) {
+      DecoderShape s;
+      s.layers = 1;
+      s.width = width;
+      s.ffn = ffn;
+      s.heads = {8, 4, 64};
+      s.types = {a, a, b, a, a, a, b};
+      expect_bits_of_rows_alone(s, std::string(weight_type_name(a)) + " and " +
+                                       std::string(weight_type_name(b)) + ", " +
+                                       std::to_string(width) + " x " + std::to_string(ffn));
+    }
+}
+
+}  // namespace
+}  // namespace apud
