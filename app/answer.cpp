@@ -214,7 +214,7 @@ std::string legend_text(const CheckedAnswer& checked) {
   std::string out;
   for (Citation citation : checked.citations) {
     citation.path = shown_path(citation.path);
-    out += legend_line(citation) + "\n";
+    out += legend_line(citation) + (citation.verified ? "\n" : "  (not verified)\n");
   }
   return out;
 }
@@ -374,6 +374,7 @@ std::string shown_answer(const std::string& json) {
       citation.page_end = number(c, "page_end");
       citation.line = number(c, "line");
       citation.line_end = number(c, "line_end");
+      citation.verified = c.contains("verified") && c["verified"] == true;
       checked.citations.push_back(std::move(citation));
     }
   }

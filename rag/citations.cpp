@@ -7,6 +7,7 @@
 
 #include "base/utf8.h"
 #include "rag/chunker.h"
+#include "rag/text/names.h"
 #include "rag/text/support.h"
 
 namespace apud {
@@ -179,6 +180,7 @@ std::vector<std::string> quotes_in(std::string_view sentence) {
 
 struct Judge {
   const Passage* passage;
+  std::string text;  // with its headings
   Folded folded;
   std::set<std::string> stems;
 };
@@ -246,8 +248,10 @@ CheckedAnswer check_answer(std::string_view answer, std::span<const Passage> pas
   std::vector<Judge> judges;
   for (const Citation& c : out.citations) {
     const Passage* p = by_id[c.passage];
-    judges.push_back({p, fold(p->source_text),
-                      content_stems(p->source_text + "\n" + p->heading_path + "\n" + p->title)});
+    std::string text = p->source_text + "\n" + p->heading_path + "\n" + p->title + "\n" + p->path;
+    std::set<std::string> stems =
+        content_stems(p->source_text + "\n" + p->heading_path + "\n" + p->title);
+    judges.push_back({p, std::move(text), fold(p->source_text), std::move(stems)});
   }
   std::vector<int> supported(out.citations.size(), 0), failed(out.citations.size(), 0);
   std::vector<Sentence> sentences = split_sentences(out.text);
@@ -287,11 +291,21 @@ CheckedAnswer check_answer(std::string_view answer, std::span<const Passage> pas
       out.unsupported.push_back({begin, end, "no citation"});
       continue;
     }
+    // What is said of E33 is not borne by what says the same of E14, word by word as it may be.
+    std::vector<std::string> names = exact_names(bare);
+    std::erase_if(names, [](const std::string& name) {  // numbers hold by their worth, as words do
+      return name.find_first_not_of("0123456789-") == std::string::npos;
+    });
+    auto holds_names = [&](size_t c) {
+      return std::all_of(names.begin(), names.end(),
+                         [&](const std::string& name) { return holds_name(judges[c].text, name); });
+    };
+    const bool named = std::any_of(cited.begin(), cited.end(), holds_names);
     std::vector<std::string> quotes = quotes_in(bare);
     out.quotes += static_cast<int>(quotes.size());
     bool borne = false;
     for (size_t c : cited) {
-      bool words_hold = support(words, judges[c].stems) >= kSupport;
+      bool words_hold = support(words, judges[c].stems) >= kSupport && holds_names(c);
       borne = borne || words_hold;
       if (quotes.empty()) (words_hold ? supported : failed)[c]++;
     }
@@ -317,7 +331,10 @@ CheckedAnswer check_answer(std::string_view answer, std::span<const Passage> pas
         out.unsupported.push_back({begin, end, "quote not found"});
       }
     }
-    if (!borne && quotes.empty()) {
+    if (!named && !quotes.empty()) {
+      for (size_t c : cited) failed[c]++;
+    }
+    if ((!borne && quotes.empty()) || !named) {
       std::string reason = "words not in";
       for (size_t c : cited) reason += " [" + std::to_string(out.citations[c].number) + "]";
       out.unsupported.push_back({begin, end, reason});

@@ -38,7 +38,7 @@ constexpr double kOwnScript = 0.06;
 constexpr double kLeads = 0.85;
 
 // Added to a sentence for what it holds of the question's exact names that few stretches hold.
-constexpr double kNamed = 0.5;
+constexpr double kNamed = 1;
 
 constexpr size_t kTextRegionSentences = 12;  // of text that has no chunks
 constexpr size_t kEmbedCall = 32;
@@ -190,6 +190,7 @@ struct Packer::Impl {
     if (counter.count(render_evidence(std::span(&all, 1))) > budget) return;
     PackInput whole;
     whole.sources = std::move(input.sources);
+    whole.named = input.named;
     std::vector<size_t> renamed(input.regions.size());
     bool placed = false;
     size_t region_of_whole = 0;
@@ -264,6 +265,7 @@ struct Packer::Impl {
         regions.insert(s.region);
       }
       if (regions.size() > kMostHolders) continue;
+      input.named = input.named || !holders.empty();
       for (size_t i : holders)
         input.sentences[i].score += kNamed / static_cast<double>(names.size());
     }

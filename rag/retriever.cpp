@@ -410,7 +410,9 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
   for (const std::string& name : names_asked) {
     if (!names_held.count(name)) result.warnings.push_back("no document holds " + name);
   }
+  bool named = false;
   for (auto& [chunk, c] : candidates) {
+    named = named || c.named > 0;
     if (c.named > 0) c.fused += kNamed * c.named / static_cast<double>(names_asked.size());
   }
   Order order;
@@ -489,7 +491,8 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
   for (const Hit& hit : result.hits) falling.push_back(hit.score);
   std::sort(falling.begin(), falling.end(), std::greater<>());
   for (size_t i = 0; i < falling.size(); ++i) result.hits[i].score = falling[i];
-  result.below_line = over_line < 0 && over_line > -HUGE_VAL;
+  // What holds the exact name that is asked for is evidence, however far its vector lies.
+  result.below_line = !named && over_line < 0 && over_line > -HUGE_VAL;
   if (result.best_dense < 0) result.best_dense = 0;
   result.search_ms = milliseconds_since(start);
   return result;

@@ -85,8 +85,9 @@ class Selection {
     std::vector<double> falling = best;
     std::sort(falling.begin(), falling.end(), std::greater<>());
     double least = 0;
-    if (falling.size() > kAlwaysNear)
-      least = std::min(kNear * falling[0], falling[kAlwaysNear - 1]);
+    // What holds the name that is asked for needs no company.
+    const size_t always = input_.named ? 1 : kAlwaysNear;
+    if (falling.size() > always) least = std::min(kNear * falling[0], falling[always - 1]);
     for (size_t r = 0; r < best.size(); ++r)
       near_.push_back(input_.regions[r].rank == 0 || best[r] >= least);
   }

@@ -49,6 +49,7 @@ struct PackInput {
   std::vector<PackRegion> regions;      // by (source, position)
   std::vector<PackSentence> sentences;  // by (region, position), not overlapping
   std::vector<size_t> whole;            // regions to take in whole when that fits
+  bool named = false;  // sentences that hold an exact name of the question have the highest scores
 };
 
 /// Fills options.budget; the result is within it by the counter's own count of the rendered text.

@@ -69,6 +69,19 @@ TEST(Answer, TheStreamShowsWhatIsChecked) {
   }
 }
 
+TEST(Answer, TheLegendTellsWhatDoesNotHold) {
+  CheckedAnswer checked;
+  for (bool verified : {true, false}) {
+    Citation citation;
+    citation.number = verified ? 1 : 2;
+    citation.path = "/a.md";
+    citation.line = 3;
+    citation.verified = verified;
+    checked.citations.push_back(citation);
+  }
+  EXPECT_EQ(legend_text(checked), "[1] /a.md:3\n[2] /a.md:3  (not verified)\n");
+}
+
 TEST(Answer, ReasoningGoesToTheJsonAlone) {
   Completion completion;
   completion.text = "It may be kept three weeks.";

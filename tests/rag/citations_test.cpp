@@ -173,5 +173,24 @@ TEST(CitationStream, HoldsBackLittle) {
   EXPECT_EQ(stream.push("not a mark"), " [not a mark");
 }
 
+TEST(Citations, WhatIsSaidOfAnotherNameDoesNotHold) {
+  std::vector<Passage> all = {passage(
+      1, "/docs/boiler.md", "E14 Condensate drain blocked. Clean the siphon. E02 Too hot.")};
+  EXPECT_TRUE(check_answer("E14 means that the condensate drain is blocked. [1]", all)
+                  .citations.at(0)
+                  .verified);
+  CheckedAnswer other = check_answer("E33 means that the condensate drain is blocked. [1]", all);
+  EXPECT_FALSE(other.citations.at(0).verified);
+  ASSERT_EQ(other.unsupported.size(), 1u);
+  EXPECT_EQ(other.unsupported[0].reason, "words not in [1]");
+  EXPECT_FALSE(
+      check_answer("E33 means \"Condensate drain blocked\". [1]", all).citations.at(0).verified)
+      << "the quote is there, but of another";
+  EXPECT_TRUE(check_answer("In boiler.md the condensate drain is blocked. [1]", all)
+                  .citations.at(0)
+                  .verified)
+      << "the file's name is the passage's";
+}
+
 }  // namespace
 }  // namespace apud
