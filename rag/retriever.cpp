@@ -476,7 +476,7 @@ Retrieval Retriever::retrieve(std::string_view typed, std::span<const std::strin
     if (!made) continue;
     Hit& hit = result.hits.emplace_back(*made);
     hit.rank = static_cast<int>(result.hits.size());
-    hit.score = c->fused;
+    hit.score = c->fused / (named ? 1 + kNamed : 1);  // 0 to 1
     for (const Scores& s : c->by_query) {
       if (s.dense && (!hit.dense || *s.dense > *hit.dense)) hit.dense = s.dense;
       if (s.bm25 && (!hit.bm25 || *s.bm25 > *hit.bm25)) hit.bm25 = s.bm25;

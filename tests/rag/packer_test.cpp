@@ -315,6 +315,7 @@ TEST_F(PackerTest, WhoAsksForACodeGetsTheLineThatHoldsIt) {
   const std::string question = "What does fault code F157 mean and what should one do about it?";
   std::vector<Hit> hits = search(question);
   EXPECT_NE(hits.at(0).text.find("F157 the pump number 57"), std::string::npos) << hits[0].text;
+  EXPECT_LE(hits[0].score, 1);
   PackOptions options;
   options.budget = 60;
   EXPECT_NE(packer.pack(hits, question, counter, options).evidence.find("F157 the pump number 57"),
