@@ -13,7 +13,7 @@ namespace {
 
 // Query rows (tokens x heads of a group) of one piece of attention work; with tiles, more rows
 // share what unpacking a block's keys and values costs.
-constexpr int kAttentionRows = 48, kTileAttentionRows = 96, kTileEncoderRows = 256;
+constexpr int kAttentionRows = 48, kTileAttentionRows = 192, kTileEncoderRows = 256;
 // Rows of linear layers are cut at multiples of the rows that a path takes at once: 6, and with
 // tiles 32 as well.
 constexpr int kRowStep = 12, kTileRowStep = 96;

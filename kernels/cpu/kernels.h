@@ -58,9 +58,11 @@ struct KvHeadLayout {
 };
 KvHeadLayout kv_head_layout(KvType type, int dim);
 
-/// Attention of some query rows over the KV blocks of one sequence and KV head. Every block gives
-/// (max, sum, weighted values) of its own; blocks are merged in ascending order. A row's result so
-/// depends on nothing but its query, its range and the keys.
+/// Attention of some query rows over the KV blocks of one sequence and KV head, in ascending order.
+/// Every block gives (max, sum, weighted values) of its own, which are merged; on tiles it is added
+/// to the row's sums, which are scaled anew only when the maximum has grown by more than 2^8
+/// (FlashAttention-4's rule). A row's result so depends on nothing but its query, its range and the
+/// keys.
 struct AttentionArgs {
   KvHeadLayout layout;
   const std::byte* const* blocks = nullptr;  // by block of 64 positions, from block 0
@@ -79,7 +81,7 @@ struct AttentionArgs {
 constexpr size_t attention_scratch_floats(int rows, int dim) {
   size_t d = static_cast<size_t>((dim + 31) / 32 * 32),
          r = static_cast<size_t>((rows + 15) / 16 * 16);
-  return r * (2 * d + 32) + 160 * d + 3300;
+  return r * (2 * d + 32) + 128 * d + 4200;
 }
 
 struct Kernels {

@@ -237,4 +237,9 @@ constexpr ActKind act_kind(WeightType type, Packing packing) {
   return format_traits(type).super ? ActKind::kFormatK : ActKind::kBlock32;
 }
 
+/// Floats from one row of `cols` values to the next: whole lines, an odd number of them. Rows of an
+/// even number meet in a few sets of the first cache, which then cannot hold the 32 rows of a
+/// product's results.
+constexpr int64_t row_stride(int64_t cols) { return (cols + 15) / 16 * 16 | 16; }
+
 }  // namespace apud::cpu

@@ -300,7 +300,7 @@ class Planner {
     std::sort(order.begin(), order.end());
     std::vector<int> busy_until;
     for (auto& [life, value] : order) {
-      int64_t want = (cols(value) + 15) / 16 * 16;
+      int64_t want = row_stride(cols(value));
       int best = kNone;
       for (size_t s = 0; s < busy_until.size(); ++s) {
         if (busy_until[s] >= life.first) continue;

@@ -68,7 +68,7 @@ struct Plan {
   std::vector<Stage> stages;
   /// Buffer of each value; values whose lives do not overlap share one. kNone: the result.
   std::vector<int> slot_of_value;
-  std::vector<int64_t> slot_cols;       // floats per row, multiple of 16
+  std::vector<int64_t> slot_cols;       // floats per row, by row_stride
   std::vector<size_t> act_strides;      // bytes per row of each buffer of quantised activations
   std::vector<const Rotary*> rotaries;  // one per distinct table
   int64_t trig_cols = 0;                // largest half of a table

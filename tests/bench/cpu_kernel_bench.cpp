@@ -46,16 +46,17 @@ void bench_linear(const cpu::Kernels& kernels, WeightType type, cpu::Packing pac
   std::vector<uint8_t> packed_bytes, act_bytes, scratch_bytes;
   packed.data = aligned(packed_bytes, packed.bytes());
   cpu::pack_strips(view, packed, 0, packed.strips());
-  std::vector<float> x(static_cast<size_t>(rows) * static_cast<size_t>(k)),
-      out(static_cast<size_t>(rows) * static_cast<size_t>(n));
+  std::vector<float> x(static_cast<size_t>(rows) * static_cast<size_t>(k)), outputs;
+  const int64_t stride = cpu::row_stride(n);
+  float* out = aligned(outputs, static_cast<size_t>(rows) * static_cast<size_t>(stride));
   std::normal_distribution<float> normal;
   for (float& v : x) v = normal(made.generator());
   cpu::LinearArgs args;
   args.weight = &packed;
   args.x = x.data();
   args.x_stride = k;
-  args.out = out.data();
-  args.out_stride = n;
+  args.out = out;
+  args.out_stride = stride;
   args.row_end = rows;
   if (cpu::takes_acts(type, packing)) {
     args.act_layout = cpu::act_layout(cpu::act_kind(type, packing), k);
@@ -166,9 +167,8 @@ int main(int argc, char** argv) {
         bench_linear(kernels, WeightType::kF32, cpu::Packing::kWords, std::atoi(r.c_str()), n, k);
     }
     if (std::find(types.begin(), types.end(), "attention") != types.end()) {
-      for (int heads : {7, 6}) {
-        bench_attention(kernels, heads * (48 / heads), 2048, heads == 7 ? 64 : 128);
-        bench_attention(kernels, heads, 2048, heads == 7 ? 64 : 128);
+      for (const std::string& r : rows) {
+        for (int dim : {64, 128}) bench_attention(kernels, std::atoi(r.c_str()), 2048, dim);
       }
     }
   }
