@@ -255,13 +255,17 @@ CheckedAnswer check_answer(std::string_view answer, std::span<const Passage> pas
   }
   std::vector<int> supported(out.citations.size(), 0), failed(out.citations.size(), 0);
   std::vector<Sentence> sentences = split_sentences(out.text);
+  // Marks behind a full stop, which open the next sentence's range: that one's own only where it
+  // has no other.
+  std::set<size_t> taken;
   for (size_t s = 0; s < sentences.size(); ++s) {
     size_t begin = sentences[s].begin;
     // A mark after the full stop belongs to the sentence before it.
     size_t limit = s + 1 < sentences.size() ? sentences[s + 1].begin : out.text.size();
     size_t end = sentences[s].end;
-    std::vector<size_t> cited;
-    for (const Place& p : places) {
+    std::vector<size_t> cited, before;
+    for (size_t i = 0; i < places.size(); ++i) {
+      const Place& p = places[i];
       bool trailing = false;
       if (p.at > end && p.at > limit) {
         // "… sentence. [1] Next": the mark opens the next range but follows this one directly.
@@ -269,8 +273,14 @@ CheckedAnswer check_answer(std::string_view answer, std::span<const Passage> pas
         std::string_view between = std::string_view(out.text).substr(end, p.at - width - end);
         trailing = between.find_first_not_of(" []0123456789") == std::string_view::npos;
       }
-      if ((p.at > begin && p.at <= limit) || trailing) cited.push_back(p.citation);
+      if (trailing) {
+        cited.push_back(p.citation);
+        taken.insert(i);
+      } else if (p.at > begin && p.at <= limit) {
+        (taken.contains(i) ? before : cited).push_back(p.citation);
+      }
     }
+    if (cited.empty()) cited = before;
     std::string_view whole = std::string_view(out.text).substr(begin, end - begin);
     std::string bare;
     for (size_t p = 0; p < whole.size();) {

@@ -173,6 +173,27 @@ TEST(CitationStream, HoldsBackLittle) {
   EXPECT_EQ(stream.push("not a mark"), " [not a mark");
 }
 
+// "… same day. [1] A late return … [2]": the sentence splitter puts [1] into the second range.
+TEST(Citations, AMarkBehindAFullStopIsNotTheNextSentencesToo) {
+  std::vector<Passage> all = {
+      passage(1, "/docs/loan.md", "A borrowed telescope may be kept for three weeks."),
+      passage(2, "/docs/fee.md", "A late return costs 4 euros for each day that has begun.")};
+  CheckedAnswer checked = check_answer(
+      "A borrowed telescope may be kept for three weeks. [1] A late return costs 4 euros for each "
+      "day that has begun. [2]",
+      all);
+  ASSERT_EQ(checked.citations.size(), 2u);
+  EXPECT_TRUE(checked.citations[0].verified);
+  EXPECT_TRUE(checked.citations[1].verified);
+  EXPECT_TRUE(checked.unsupported.empty());
+  // Where marks stand in front, the one between two sentences is all that the second has.
+  checked = check_answer(
+      "[1] A borrowed telescope may be kept for three weeks. [2] A late return costs 4 euros for "
+      "each day that has begun.",
+      all);
+  EXPECT_TRUE(checked.unsupported.empty());
+}
+
 TEST(Citations, WhatIsSaidOfAnotherNameDoesNotHold) {
   std::vector<Passage> all = {passage(
       1, "/docs/boiler.md", "E14 Condensate drain blocked. Clean the siphon. E02 Too hot.")};
