@@ -130,7 +130,7 @@ PreparedTurn prepare_turn(Runtime& runtime, ChatSession& session, const TurnRequ
   if (turn.prompt.newly_dropped > 0) {
     session.drop_rounds_before(conversation.data().first_turn);
     finished.warnings.push_back(
-        fmt::format("window full: the oldest {} turns left the prompt (the history keeps them)",
+        fmt::format("window full: the oldest {} messages left the prompt (the history keeps them)",
                     turn.prompt.newly_dropped));
   }
   return turn;

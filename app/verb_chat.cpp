@@ -98,7 +98,7 @@ void Chat::open_session() {
   session_.open(wanted, options_.chat.fork);
   const SessionInfo& info = session_.session().info;
   terminal_.note(fmt::format(
-      "session {} ({} turns), model {}, documents: {}", info.name, info.turns, model_now,
+      "session {} ({} messages), model {}, documents: {}", info.name, info.turns, model_now,
       info.collections.empty() ? "none" : fmt::format("{}", fmt::join(info.collections, ", "))));
   if (session_.conversation().other_model()) {
     terminal_.warn(

@@ -231,8 +231,8 @@ int verb_session(Runtime& runtime) {
                                    {"turns", s.turns},
                                    {"updated", s.updated}});
       } else {
-        terminal.out_text(fmt::format("{}  {:>3} turns  {}  {}\n", date(s.updated), s.turns, s.id,
-                                      printable(s.name, true)));
+        terminal.out_text(fmt::format("{}  {:>3} messages  {}  {}\n", date(s.updated), s.turns,
+                                      s.id, printable(s.name, true)));
       }
     }
     if (json) terminal.out(dump_json(out) + "\n");

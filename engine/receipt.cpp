@@ -156,7 +156,7 @@ std::string receipt_details(const Receipt& receipt) {
     out += '\n';
   }
   if (receipt.dropped_turns > 0) {
-    out += fmt::format("{} earlier turns no longer fit the window\n", receipt.dropped_turns);
+    out += fmt::format("{} earlier messages no longer fit the window\n", receipt.dropped_turns);
   }
   if (!receipt.not_saved.empty()) out += "not saved to the disk cache: " + receipt.not_saved + "\n";
   if (!receipt.executor.empty()) {

@@ -25,7 +25,7 @@ struct SessionInfo {
   std::vector<std::string> collections;
   int64_t created = 0;  // seconds since the epoch
   int64_t updated = 0;
-  int turns = 0;
+  int turns = 0;  // messages, the user's and the model's
 };
 
 struct Session {

@@ -143,7 +143,7 @@ TEST_F(Verbs, AResumedChatSaysItsModelAndDocumentsAndWhatIsMissing) {
   EXPECT_FALSE(has(first.err, "session pond")) << first;
   EXPECT_EQ(run({"chat", "-c", "-s", "pond"}).code, 2) << "which of the two?";
   RunResult again = run({"chat", "-s", "pond"});
-  EXPECT_TRUE(has(again.err, "session pond (2 turns), model ")) << again;
+  EXPECT_TRUE(has(again.err, "session pond (2 messages), model ")) << again;
   EXPECT_TRUE(has(again.err, "smollm2") && has(again.err, "documents: birds")) << again;
   EXPECT_FALSE(has(again.err, "warning")) << again;
 
@@ -192,7 +192,7 @@ TEST_F(Verbs, TheOldestTurnsLeaveAFullWindowWithOneLine) {
   RunResult r =
       run({"chat", "-s", "long", "--no-docs", "--ctx", "256", "--max-tokens", "16"}, questions);
   ASSERT_EQ(r.code, 0) << r;
-  EXPECT_TRUE(std::regex_search(r.err, std::regex("window full: the oldest [0-9]+ turns left")))
+  EXPECT_TRUE(std::regex_search(r.err, std::regex("window full: the oldest [0-9]+ messages left")))
       << r;
   Json session = json_of(run({"session", "export", "long", "--format", "json"}));
   EXPECT_EQ(session["conversation"]["turns"].size(), 12u) << "the history keeps them";

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/utf8.h"
+
 namespace apud {
 namespace {
 
@@ -33,6 +35,27 @@ TEST(HitLine, TheMeaningWhereNoWordsAreShared) {
   h.sentences = {{h.begin, h.begin + 5, 0.2F}, {at, at + 10, 0.6F}};
   EXPECT_EQ(best_line(h, "海鸥").text, "The gull cries.");
   EXPECT_EQ(best_line(h, "owl").text, "The owl sleeps.") << "words come first";
+}
+
+TEST(HitLine, AParagraphInOneLineIsCutToItsBestSentences) {
+  auto paragraph = [](std::string_view filler, std::string_view wanted) {
+    Hit h;
+    for (int i = 0; i < 30; ++i) h.text += i == 17 ? wanted : filler;
+    return h;
+  };
+  Hit h = paragraph("The gull cries over the harbour. ", "The heron stands in the reed. ");
+  HitLine line = best_line(h, "where do herons stand");
+  EXPECT_TRUE(line.text.starts_with("… The heron stands in the reed. The gull cries") &&
+              line.text.ends_with("harbour. …"))
+      << line.text;
+  EXPECT_LE(display_width(line.text), 320 + 4) << line.text;
+  EXPECT_GT(display_width(line.text), 240) << "what is around it has room: " << line.text;
+  h = paragraph("海鸥在港口上空鸣叫。", "苍鹭站在芦苇丛里。");
+  line = best_line(h, "苍鹭在哪里");
+  EXPECT_NE(line.text.find("苍鹭站在芦苇丛里。"), std::string::npos) << line.text;
+  EXPECT_LE(display_width(line.text), 320 + 4) << line.text;
+  h.text = std::string(100, 'x') + " heron";
+  EXPECT_EQ(best_line(h, "heron").text, h.text) << "short enough";
 }
 
 TEST(HitLine, OfATextWithoutText) {
