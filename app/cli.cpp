@@ -211,7 +211,8 @@ struct Table {
     batch->add_option("-o,--output", o.batch.output, "file of answers (- : stdout)");
     batch->add_flag("--resume", o.batch.resume,
                     "skip questions that the output file answers already");
-    batch->add_option("--jobs", o.batch.jobs, "questions answered at once: a number or auto");
+    batch->add_option("--jobs", o.batch.jobs,
+                      "questions answered at once: a number or auto (4; 8 on a GPU with room)");
     add_beams(batch, o);
     batch->add_option("--system", o.batch.system, "system prompt");
     batch->add_flag("--no-save", o.batch.no_save, "no cache on disk");

@@ -138,29 +138,40 @@ bool Runtime::on_gpu() {
 
 /// Contexts of KV: a search's beams share their prompt, each has an answer of its own and the page
 /// in which it parts.
-int Runtime::conversations() const {
+int Runtime::conversations(const EngineWish& wish) const {
   const Settings& s = options.settings;
   int answer = options.generation.max_tokens.value_or(s.answer) + 2 * kKvPageTokens;
   int context = s.ctx > 0 ? s.ctx : kDefaultContext;
-  int tails = wish_.sequences * (wish_.beams - 1) * answer;
-  return wish_.sequences + (tails + context - 1) / context;
+  int tails = wish.sequences * (wish.beams - 1) * answer;
+  return wish.sequences + (tails + context - 1) / context;
 }
 
-const LoadPlan& Runtime::gpu_plan() {
-  const int wanted = conversations();
-  if (gpu_plan_ && planned_for_ == wanted) return *gpu_plan_;
-  const ChosenModel& chosen = chat_model();
+LoadSubject Runtime::gpu_subject(int conversations) {
   CudaMemory memory = cuda_memory(0);
-  LoadSubject subject{chosen.installed.id, memory.device, {}};
+  LoadSubject subject{chat_model().installed.id, memory.device, {}};
   LoadRequest& request = subject.request;
   request.device_bytes = memory.free_bytes;
   request.read_bytes_per_second = memory.read_bytes_per_second;
   request.context = options.settings.ctx;
   // A second conversation stays in memory where there is room for it.
-  request.sequences = std::max(2, wanted);
-  std::optional<KvType> type = kv_type_of(options.settings.kv);
-  request.kv_type = type.value_or(KvType::kF16);
-  const Model& model = *chosen.model;
+  request.sequences = std::max(2, conversations);
+  request.kv_type = kv_type_of(options.settings.kv).value_or(KvType::kF16);
+  return subject;
+}
+
+bool Runtime::more_are_free(const EngineWish& few, const EngineWish& more) {
+  if (!on_gpu()) return false;
+  const Model& model = *chat_model().model;
+  return more_sequences_are_free(model.program(), model.weights(),
+                                 gpu_subject(conversations(few)).request, conversations(more));
+}
+
+const LoadPlan& Runtime::gpu_plan() {
+  const int wanted = conversations(wish_);
+  if (gpu_plan_ && planned_for_ == wanted) return *gpu_plan_;
+  LoadSubject subject = gpu_subject(wanted);
+  LoadRequest& request = subject.request;
+  const Model& model = *chat_model().model;
   LoadPlan plan = plan_load(model.program(), model.weights(), request);
   if (!plan.fits && wanted == 1) {
     request.sequences = 1;
@@ -203,10 +214,10 @@ std::unique_ptr<Engine> Runtime::build_engine() {
   engine.kv_type = kv_type_of(options.settings.kv);
   std::unique_ptr<Executor> executor = make_executor(*chosen.model, 0);
   const KvType kv_type = engine.kv_type.value_or(executor->default_kv_type());
-  if (conversations() > 2) {
+  if (conversations(wish_) > 2) {
     engine.kv_bytes = kv_bytes_per_token(chosen.model->program(), kv_type) *
                       static_cast<uint64_t>(engine.context) *
-                      static_cast<uint64_t>(conversations());
+                      static_cast<uint64_t>(conversations(wish_));
   }
   if (gpu_plan_) {
     // As planned, and per conversation the page in which two of them part.

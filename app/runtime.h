@@ -14,6 +14,7 @@
 
 #include "app/engine_embedder.h"
 #include "app/evidence_budget.h"
+#include "app/load_report.h"
 #include "app/options.h"
 #include "app/terminal.h"
 #include "engine/embedding.h"
@@ -65,6 +66,9 @@ class Runtime {
     int most_beams = 1;  // of a single answer, where others leave it the KV
     bool save = true;    // its cache may reach the disk
   };
+  /// Whether an engine for `more` costs the card no context that one for `few` would have; false
+  /// without a card.
+  bool more_are_free(const EngineWish& few, const EngineWish& more);
   /// Before anything that makes it.
   void want_engine(const EngineWish& wish);
   /// Starts making the engine on another thread.
@@ -118,8 +122,9 @@ class Runtime {
   double measure_prefill_rate();
   const ReadingSpeed& reading_speed();
 
+  LoadSubject gpu_subject(int conversations);
   const LoadPlan& gpu_plan();
-  int conversations() const;
+  int conversations(const EngineWish& wish) const;
 
   std::optional<ChosenModel> chat_;
   EngineWish wish_;

@@ -25,7 +25,9 @@ namespace apud {
 
 namespace {
 
-constexpr int kAutoJobsCpu = 4;
+// A card's step of eight rows takes little longer than one of four (docs/performance.md); on
+// processors time goes by rows.
+constexpr int kAutoJobs = 4, kAutoJobsGpu = 8;
 
 /// A line's place in the output order: running, or its text.
 struct Slot {
@@ -43,6 +45,9 @@ class BatchRun {
   int run();
 
  private:
+  Runtime::EngineWish wish(int jobs) const {
+    return {jobs, options_.settings.beams, kMaxBeams, !options_.batch.no_save};
+  }
   void open_output();
   std::map<std::string, int64_t> answered();
   void drop_failures(off_t whole);
@@ -252,7 +257,7 @@ void BatchRun::emit_ready() {
 }
 
 int BatchRun::run() {
-  int jobs = kAutoJobsCpu;
+  int jobs = 0;
   if (options_.batch.jobs != "auto") {
     char* end = nullptr;
     long value = std::strtol(options_.batch.jobs.c_str(), &end, 10);
@@ -278,10 +283,11 @@ int BatchRun::run() {
   default_collections_ = runtime_.collections();
   runtime_.preload_embedder(default_collections_);
   runtime_.chat_model();
+  if (jobs == 0)
+    jobs = runtime_.more_are_free(wish(kAutoJobs), wish(kAutoJobsGpu)) ? kAutoJobsGpu : kAutoJobs;
   open_output();
   std::map<std::string, int64_t> have = answered();
-  const int beams = options_.settings.beams;
-  runtime_.want_engine({jobs, beams, kMaxBeams, !options_.batch.no_save});
+  runtime_.want_engine(wish(jobs));
   runtime_.preload_engine();
   LineReader reader(fd, options_.batch.input == "-" ? "standard input" : options_.batch.input);
   auto started = std::chrono::steady_clock::now();

@@ -119,4 +119,13 @@ LoadPlan plan_load(const Program& program, const Weights& weights, const LoadReq
   return plan;
 }
 
+bool more_sequences_are_free(const Program& program, const Weights& weights,
+                             const LoadRequest& request, int sequences) {
+  LoadRequest larger = request;
+  larger.sequences = sequences;
+  const LoadPlan few = plan_load(program, weights, request),
+                 many = plan_load(program, weights, larger);
+  return many.fits && many.context == few.context && many.half_copy == few.half_copy;
+}
+
 }  // namespace apud

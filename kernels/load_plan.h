@@ -47,5 +47,8 @@ struct LoadPlan {
 /// their window only.
 int64_t kv_bytes(const Program& program, int tokens, KvType type);
 LoadPlan plan_load(const Program& program, const Weights& weights, const LoadRequest& request);
+/// Whether room for `sequences` instead of the request's costs neither context nor the 16-bit copy.
+bool more_sequences_are_free(const Program& program, const Weights& weights,
+                             const LoadRequest& request, int sequences);
 
 }  // namespace apud

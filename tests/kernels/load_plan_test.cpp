@@ -67,5 +67,34 @@ TEST(LoadPlan, ARefusalComesWithWhatWouldFit) {
   EXPECT_TRUE(p.ladder.empty()) << "the weights alone do not fit";
 }
 
+TEST(LoadPlan, MoreSequencesAreFreeOnlyWhereNothingShrinks) {
+  auto m = random_model("llama-7b:q4_k_m");
+  LoadRequest r;
+  r.sequences = 4;
+  auto free_on = [&](int64_t gib) {
+    r.device_bytes = gib * kGiB;
+    return more_sequences_are_free(m->program, m->weights, r, 8);
+  };
+  // Eight contexts of 4,096 tokens are 16 GiB, the weights 4.
+  r.context = 4096;
+  EXPECT_TRUE(free_on(140));
+  EXPECT_TRUE(free_on(24)) << "there is no 16-bit copy with four either";
+  EXPECT_FALSE(free_on(16)) << "would be refused";
+  r.context = 0;
+  EXPECT_FALSE(free_on(24)) << "a shorter context";
+  r.context = 4096;
+  // Cards that hold the 16-bit copy beside four of them alone.
+  auto has_copy = [&](int64_t gib, int sequences) {
+    LoadRequest of = r;
+    of.device_bytes = gib * kGiB;
+    of.sequences = sequences;
+    return plan_load(m->program, m->weights, of).half_copy > 0;
+  };
+  int64_t gib = 24;
+  while (gib < 140 && !(has_copy(gib, 4) && !has_copy(gib, 8))) ++gib;
+  ASSERT_LT(gib, 140);
+  EXPECT_FALSE(free_on(gib)) << "of " << gib << " GiB";
+}
+
 }  // namespace
 }  // namespace apud
