@@ -7,13 +7,22 @@ namespace apud::cuda {
 namespace {
 
 // Up to here a column at a time costs less than all eight do on the tensor cores.
-constexpr int kFewColumns = 4;
+constexpr int kFewColumns = 5;
 
 StreamKernel kernel_for(int columns, WeightType a, WeightType b, StreamKind kind) {
-  if (columns == 1) return stream_kernel_for<1>(a, b, kind);
-  return columns == 2 ? stream_kernel_for<2>(a, b, kind) : stream_kernel_for<4>(a, b, kind);
+  switch (columns) {
+    case 1:
+      return stream_kernel_for<1>(a, b, kind);
+    case 2:
+      return stream_kernel_for<2>(a, b, kind);
+    case 3:
+      return stream_kernel_for<3>(a, b, kind);
+    case 4:
+      return stream_kernel_for<4>(a, b, kind);
+    default:
+      return stream_kernel_for<5>(a, b, kind);
+  }
 }
-int compiled_columns(int columns) { return columns <= 2 ? columns : kFewColumns; }
 
 /// Shares the blocks that are resident at once among the tiles of two types, or of one: all blocks
 /// get as many tiles where that leaves few places empty, the larger tiles' blocks fewer of them, so
@@ -65,15 +74,28 @@ size_t shared_limit() {
   return limit;
 }
 
-/// Of more than kFewColumns: the longest ring of up to four slots with which as many blocks are
-/// resident. Resident is 0 where not even one is.
-StreamLaunch launch_of_many(StreamStage& stage, WeightType a, WeightType b) {
-  const StreamKernel kernel = stage.paired ? many_pair_kernel(a) : many_kernel(a, b);
+/// Numbers the tiles of `outputs` outputs, those of either type by themselves.
+void number_tiles(StreamStage& stage, int outputs) {
+  stage.tiles_a = stage.tiles_b = 0;
+  for (int i = 0; i < stage.segments; ++i) {
+    StreamSegment& s = stage.segment[i];
+    int& tiles = s.weight.type == stage.segment[0].weight.type ? stage.tiles_a : stage.tiles_b;
+    s.first_tile = tiles;
+    s.tiles = ceil_div(s.weight.rows, outputs);
+    tiles += s.tiles;
+  }
+}
+
+/// The longest ring of up to four slots with which as many blocks are resident. Resident is 0 where
+/// not even one is.
+StreamLaunch launch_of_kind(StreamStage& stage, ManyKind kind, WeightType a, WeightType b) {
+  const StreamKernel kernel = kind == ManyKind::kPair   ? many_pair_kernel(a)
+                              : kind == ManyKind::kTile ? many_tile_kernel(a, b)
+                                                        : many_two_tiles_kernel(a, b);
   const size_t slot = std::max(many_slot(a), many_slot(b));
-  stage.octets = stage.shift > 0 ? 2 : 1;
   auto with_ring = [&](int slots) {
     stage.ring = slots;
-    const size_t shared = many_shared(stage, slot);
+    const size_t shared = many_shared(stage, kind, slot);
     if (shared > shared_limit()) {
       StreamLaunch none(kernel, stage.octets * kOctet * 32, 0);
       none.resident = 0;
@@ -93,15 +115,40 @@ StreamLaunch launch_of_many(StreamStage& stage, WeightType a, WeightType b) {
   return best;
 }
 
+/// Of more than kFewColumns, the stage's tiles numbered. Resident is 0 where not even one block is.
+StreamLaunch launch_of_many(StreamStage& stage, WeightType a, WeightType b, int multiprocessors) {
+  stage.octets = stage.shift > 0 ? 2 : 1;
+  auto turns = [&](const StreamLaunch& l, ManyKind kind) {
+    number_tiles(stage, many_outputs(kind));
+    return ceil_div(stage.tiles_a + stage.tiles_b, std::max(l.resident, 1) * multiprocessors);
+  };
+  // Two tiles at once take half as long again as one.
+  const ManyKind kind = stage.paired ? ManyKind::kPair : ManyKind::kTile;
+  bool whole = !stage.paired;
+  for (int i = 0; i < stage.segments; ++i)
+    whole = whole && stage.segment[i].weight.rows % many_outputs(ManyKind::kTwoTiles) == 0;
+  StreamStage one = stage;
+  const StreamLaunch l = launch_of_kind(one, kind, a, b);
+  const int of_one = turns(l, kind);
+  if (whole) {
+    const StreamLaunch two = launch_of_kind(stage, ManyKind::kTwoTiles, a, b);
+    if (two.resident > 0 && 3 * turns(two, ManyKind::kTwoTiles) <= 2 * of_one) return two;
+  }
+  number_tiles(stage, many_outputs(kind));
+  stage.ring = one.ring;
+  return l;
+}
+
 /// Of as many of `left` columns as go together, stage.columns then; threads: see run_together.
 StreamLaunch launch_of(StreamStage& stage, int left, WeightType a, WeightType b, StreamKind kind,
-                       int threads) {
+                       int threads, int multiprocessors) {
   int& n = stage.columns;
   for (n = std::min(left, StreamStage::kMaxColumns); n > kFewColumns; n = (n + 1) / 2) {
-    const StreamLaunch l = launch_of_many(stage, a, b);
+    const StreamLaunch l = launch_of_many(stage, a, b, multiprocessors);
     if (l.resident > 0) return l;
   }
-  auto shared = [&] { return stream_shared(n, compiled_columns(n), stage.x.groups); };
+  number_tiles(stage, kTileRows);
+  auto shared = [&] { return stream_shared(n, stage.x.groups); };
   while (n > 1 && shared() > shared_limit()) n = (n + 1) / 2;
   return StreamLaunch(kernel_for(n, a, b, kind), threads, shared());
 }
@@ -111,15 +158,10 @@ StreamLaunch launch_of(StreamStage& stage, int left, WeightType a, WeightType b,
 bool run_together(StreamStage stage, int threads, int multiprocessors, const Launch& where) {
   const WeightType a = stage.segment[0].weight.type;
   WeightType b = a;
-  stage.tiles_a = stage.tiles_b = 0;
   for (int i = 0; i < stage.segments; ++i) {
-    StreamSegment& s = stage.segment[i];
+    const StreamSegment& s = stage.segment[i];
     APUD_CHECK(s.weight.cols == stage.cols && s.weight.shape.groups == stage.x.groups,
                "all weights of a stage read the same activations");
-    s.tiles = ceil_div(s.weight.rows, kTileRows);
-    int& tiles = s.weight.type == a ? stage.tiles_a : stage.tiles_b;
-    s.first_tile = tiles;
-    tiles += s.tiles;
     if (s.weight.type == a) continue;
     if (b != a && s.weight.type != b) return false;
     b = s.weight.type;
@@ -131,7 +173,7 @@ bool run_together(StreamStage stage, int threads, int multiprocessors, const Lau
   if (!kernel_for(1, a, b, kind)) return false;
   const int groups = stage.x.groups;
   for (int left = stage.columns; left > 0;) {
-    const StreamLaunch l = launch_of(stage, left, a, b, kind, threads);
+    const StreamLaunch l = launch_of(stage, left, a, b, kind, threads, multiprocessors);
     APUD_CHECK(l.resident > 0, "a block fits");
     share_blocks(stage, l.resident * multiprocessors);
     launch(where, l.kernel, dim3(stage.blocks_a + stage.blocks_b), dim3(l.threads), l.shared,

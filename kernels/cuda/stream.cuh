@@ -1,4 +1,4 @@
-// The kernel of quantised products with up to four rows of activations (stream_many.cuh has more).
+// The kernel of quantised products with up to five rows of activations (stream_many.cuh has more).
 // A block makes 16 neighbouring outputs at a time, a tile, so that it can quantise them with one
 // scale: 8 warps one pair of outputs each, 16 or 32 warps half or a quarter of a pair's columns
 // each. Blocks stay for several tiles, so that all are resident at once: activations are fetched
@@ -17,9 +17,9 @@ inline constexpr int kTilePairs = kTileRows / 2, kMaxWarps = 32;
 enum class StreamKind { kSegments, kSingle, kPair };
 
 /// Behind the columns: their norms' factors, then twice the sums of (warps, 4, NC).
-__host__ __device__ inline size_t stream_shared(int columns, int nc, int groups) {
+inline size_t stream_shared(int columns, int groups) {
   return columns * QuantRows::row_bytes(groups) +
-         (StreamStage::kMaxColumns + size_t{2} * kMaxWarps * 4 * nc) * 4;
+         (StreamStage::kMaxColumns + size_t{2} * kMaxWarps * 4 * columns) * 4;
 }
 
 /// Columns of activations to shared memory, scales in the form that the weight type takes.
@@ -57,14 +57,13 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
   constexpr bool kPair = kKind == StreamKind::kPair;
   // An item is two rows at once: gate and up of an output, or two outputs. A slot is what is in
   // flight of them: 32 groups, or twice as many.
-  constexpr int kSpan = NC > 2 || two_planes(F) ? 1 : 2;
+  constexpr int kSpan = NC > 1 || two_planes(F) ? 1 : 2;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warps = blockDim.x >> 5;
   // Pairs of blocks of 512 threads and more: an output a warp.
   const bool one = kPair && blockDim.x > kTilePairs * 32;
   const int twice = (blockDim.x > kTilePairs * 32) + (blockDim.x > 2 * kTilePairs * 32 ? 1 : 0);
   const int shift = kPair && twice > 0 ? twice - 1 : twice;
   const int part = warp & ((1 << shift) - 1), pair = warp >> shift;
-  const int columns_count = NC == 1 ? 1 : p.columns;
   const int groups = p.x.groups, steps = (groups + 31) >> 5;
   // This warp's part of a row, in groups. Opaque, or they are worked out anew at every use.
   int from = (steps * part >> shift) * 32, end = min((steps * (part + 1) >> shift) * 32, groups);
@@ -99,29 +98,20 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
   set_base(first);
   load(from, std::true_type{});
 
-  // What a tile's end needs is asked for at its beginning, by the warps that make its columns: they
-  // take turns. `row` is -1 in lanes that have no output.
-  float bias = 0, pair_bias = 0, norm_weight = 1, residual = 0;
-  int row = -1;
-  auto column_of = [&](int turn) { return (warp - turn * columns_count) & (warps - 1); };
+  // Warps take turns with the columns at a tile's end.
+  TileEnd<kPair> tile_end;
+  auto column_of = [&](int turn) { return (warp - turn * NC) & (warps - 1); };
   auto constants = [&](int turn) {
-    const int column = column_of(turn), tile = first + turn * jump;
-    row = -1;
-    if (column >= columns_count) return;
-    const StreamSegment& s = p.segment[segment_at(tile)];
-    const int mine = (tile - s.first_tile) * kTileRows + lane;
-    if (lane >= kTileRows || mine >= s.weight.rows) return;
-    row = mine;
-    bias = s.bias ? s.bias[row] : 0;
-    if (kPair) pair_bias = s.pair_bias ? s.pair_bias[row] : 0;
-    if (p.next_norm) norm_weight = p.next_norm[row];
+    const int tile = first + turn * jump;
+    tile_end.row = -1;
+    if (column_of(turn) < NC) tile_end.ask(p, p.segment[segment_at(tile)], tile);
   };
   auto out_at = [&](int turn) {
     const StreamSegment& s = p.segment[segment_at(first + turn * jump)];
-    return s.out + column_of(turn) * s.out_ld + row;
+    return s.out + column_of(turn) * s.out_ld + tile_end.row;
   };
   auto ask_residual = [&](int turn) {
-    if (!kPair && p.accumulate && row >= 0) residual = ld_stream(out_at(turn));
+    if (!kPair && p.accumulate && tile_end.row >= 0) tile_end.residual = ld_stream(out_at(turn));
   };
   constants(0);
   grid_dependency_wait();
@@ -129,11 +119,11 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
 
   uint8_t* columns = shared;
   const size_t column_bytes = QuantRows::row_bytes(groups);
-  float* factors = reinterpret_cast<float*>(shared + columns_count * column_bytes);
-  const bool normed = p.normed && warp < columns_count;
+  float* factors = reinterpret_cast<float*>(shared + NC * column_bytes);
+  const bool normed = p.normed && warp < NC;
   NormSquares squares;
   if (normed) squares.ask(p, warp);
-  fetch_columns<F>(p, columns_count, columns);
+  fetch_columns<F>(p, NC, columns);
   if (normed) {
     const float factor = squares.factor(p, warp);
     if (lane == 0) factors[warp] = factor;
@@ -155,10 +145,7 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
       if (g >= end) break;
 #pragma unroll
       for (int m = 0; m < NC; ++m) {
-        // Columns beyond the last repeat the first; their sums are dropped.
-        const uint32_t column =
-            columns_address +
-            (NC > 1 && m < columns_count ? m : 0) * static_cast<uint32_t>(column_bytes) + g * 16;
+        const uint32_t column = columns_address + m * static_cast<uint32_t>(column_bytes) + g * 16;
         const int4 a0 = load_shared16(column), a1 = load_shared16(column + 16 * groups),
                    scales = load_shared16(column + 32 * groups);
         const ActivationScale x = {{__int_as_float(scales.x), __int_as_float(scales.y)}, scales.z};
@@ -204,7 +191,7 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
     last_item = !kPair || one;
     __syncthreads();
     const int column = column_of(turn);
-    if (column < columns_count) {
+    if (column < NC) {
       // Output `lane` of the tile: its parts are added in order.
       const int output = lane % kTileRows;
       const float* part_of = one ? sums + (output << shift) * 4 * NC + column
@@ -219,12 +206,12 @@ __device__ __forceinline__ void stream_body(const StreamStage& p, int first, int
         if constexpr (kPair) u = __fadd_rn(u, part_of[(k * 4 + 1) * NC]);
       }
       const float factor = p.normed ? factors[column] : 1.f;
-      v = finished<kPair>(p, v, u, factor, bias, pair_bias, residual);
-      if (row >= 0) *out_at(turn) = v;
+      v = finished<kPair>(p, v, u, factor, tile_end);
+      if (tile_end.row >= 0) *out_at(turn) = v;
       if (p.next.data) {
-        if (row < 0) v = 0;
+        if (tile_end.row < 0) v = 0;
         store_half(p.next, column, first + turn * jump, lane < kTileRows,
-                   __fmul_rn(v, norm_weight + p.next_offset), __fmul_rn(v, v));
+                   __fmul_rn(v, tile_end.norm_weight + p.next_offset), __fmul_rn(v, v));
       }
     }
     if (!more) return;
@@ -239,7 +226,7 @@ template <WeightType A, WeightType B>
 constexpr int kMostThreads = two_planes(A) && two_planes(B) ? 512 : 32 * kMaxWarps;
 
 /// Segments of type A or B, one of type A, or one pair. PRECOND: blockDim 256, 512 or 1024 (at most
-/// kMostThreads); at most a block a tile; columns <= NC; stream_shared bytes.
+/// kMostThreads); at most a block a tile; NC columns; stream_shared bytes.
 template <WeightType A, WeightType B, int NC, StreamKind kKind>
 __global__ void __launch_bounds__(kMostThreads<A, B>, 1024 / kMostThreads<A, B>)
     stream_kernel(const __grid_constant__ StreamStage p) {
@@ -273,6 +260,8 @@ StreamKernel stream_kernel_for(WeightType a, WeightType b, StreamKind kind) {
 }
 extern template StreamKernel stream_kernel_for<1>(WeightType, WeightType, StreamKind);
 extern template StreamKernel stream_kernel_for<2>(WeightType, WeightType, StreamKind);
+extern template StreamKernel stream_kernel_for<3>(WeightType, WeightType, StreamKind);
 extern template StreamKernel stream_kernel_for<4>(WeightType, WeightType, StreamKind);
+extern template StreamKernel stream_kernel_for<5>(WeightType, WeightType, StreamKind);
 
 }  // namespace apud::cuda

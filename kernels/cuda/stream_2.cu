@@ -1,4 +1,4 @@
-// The quantised products of up to 2 rows of activations; apart so that they compile side by side.
+// The quantised products of two rows of activations; apart so that they compile side by side.
 #include "kernels/cuda/stream.cuh"
 
 namespace apud::cuda {

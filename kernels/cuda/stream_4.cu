@@ -1,4 +1,4 @@
-// The quantised products of up to 4 rows of activations; apart so that they compile side by side.
+// The quantised products of four rows of activations; apart so that they compile side by side.
 #include "kernels/cuda/stream.cuh"
 
 namespace apud::cuda {

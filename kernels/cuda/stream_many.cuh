@@ -1,4 +1,4 @@
-// The kernel of quantised products with five to eight rows of activations, on the tensor cores: a
+// The kernel of quantised products with six to eight rows of activations, on the tensor cores: a
 // tile's 16 outputs are one side of a product of bytes, the rows the other, a group of 32 values
 // the depth, its halves apart. Sums of bytes are exact, and what follows adds in the order of
 // stream.cuh, so that a row's bits are those that it has alone: there lane l of a warp adds groups
@@ -50,17 +50,20 @@ __device__ __forceinline__ void fetch_many(const StreamStage& p, uint8_t* column
   __syncthreads();
 }
 
-/// Tiles first, first + jump, ... of the stage's segments of type F, of which there are `tiles`.
-template <WeightType F, bool kPair>
+/// Tiles (of many_outputs) first, first + jump, ... of the stage's segments of type F, of which
+/// there are `tiles`.
+template <WeightType F, ManyKind kKind>
 __device__ __forceinline__ void many_body(const StreamStage& p, int first, int jump, int tiles,
                                           uint8_t* shared) {
   using S = ManySlot<F>;
-  constexpr int kSlot = (kPair ? 2 : 1) * S::kSize;
+  constexpr bool kPair = kKind == ManyKind::kPair;
+  // A warp has its share of all matrices.
+  constexpr int kMatrices = many_matrices(kKind), kOutputs = many_outputs(kKind),
+                kSlot = kMatrices * S::kSize;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, w = warp % kOctet,
             octet = warp / kOctet, octets = p.octets;
   const int groups = p.x.groups, steps = (groups + 31) >> 5;
-  constexpr int kMatrices = kPair ? 2 : 1;  // a warp has its share of both
-  const int parts = 1 << p.shift;           // of a row: octets share them out
+  const int parts = 1 << p.shift;  // of a row: octets share them out
   const size_t stride = many_stride(groups);
   float* scales = reinterpret_cast<float*>(shared + p.columns * stride);
   float* sums = scales + steps * 32 * (kManyScales / 4);
@@ -74,7 +77,9 @@ __device__ __forceinline__ void many_body(const StreamStage& p, int first, int j
   // What is loaded next.
   int load_tile = first, load_part = octet, load_step = part_begin(octet),
       load_end = part_begin(octet + 1);
-  const int64_t pair = kPair ? p.segment[0].pair - p.segment[0].weight.data : 0;
+  const int64_t second = kPair            ? p.segment[0].pair - p.segment[0].weight.data
+                         : kMatrices == 2 ? kTileRows * shape.stride
+                                          : 0;
   ManyPlane<F, plane_bytes(F).low> copy_low;
   ManyPlane<F, plane_bytes(F).high> copy_high;
   ManyPlane<F, plane_bytes(F).scale> copy_scale;
@@ -83,7 +88,7 @@ __device__ __forceinline__ void many_body(const StreamStage& p, int first, int j
   auto set_rows = [&] {  // rows beyond the last repeat it
     constexpr PlaneBytes b = plane_bytes(F);
     const StreamSegment& s = p.segment[segment_at(load_tile)];
-    const int row = (load_tile - s.first_tile) * kTileRows,
+    const int row = (load_tile - s.first_tile) * kOutputs,
               last = min(kTileRows, s.weight.rows - row) - 1;
     const uint8_t* rows = s.weight.data + size_t{shape.stride} * row;
     copy_low.set(rows + load_step * (32 * b.low), last, shape.stride);
@@ -98,14 +103,16 @@ __device__ __forceinline__ void many_body(const StreamStage& p, int first, int j
     constexpr PlaneBytes b = plane_bytes(F);
     if (load_tile < tiles) {
       const int left = groups - load_step * 32;
-      copy_low.template copy<kPair>(slot, left, pair);
-      if constexpr (b.high > 0) copy_high.template copy<kPair>(slot + S::kHighAt, left, pair);
-      copy_scale.template copy<kPair>(slot + S::kScaleAt, left, pair);
+      copy_low.template copy<kMatrices == 2>(slot, left, second);
+      if constexpr (b.high > 0)
+        copy_high.template copy<kMatrices == 2>(slot + S::kHighAt, left, second);
+      copy_scale.template copy<kMatrices == 2>(slot + S::kScaleAt, left, second);
       if constexpr (b.super > 0)
         if (super_row >= 0 && super_row < kTileRows) {
           const uint32_t to = slot + S::kScaleAt + super_row * S::kScale + 64;
           copy_async_at<4 * b.super>(to, super_from, true);
-          if constexpr (kPair) copy_async_at<4 * b.super>(to + S::kSize, super_from + pair, true);
+          if constexpr (kMatrices == 2)
+            copy_async_at<4 * b.super>(to + S::kSize, super_from + second, true);
           super_from += 4 * b.super;
         }
       if (++load_step == load_end) {
@@ -125,27 +132,19 @@ __device__ __forceinline__ void many_body(const StreamStage& p, int first, int j
 #pragma unroll 1
   for (int i = 0; i + 1 < p.ring; ++i) load(ring + i * kSlot);
 
-  // Octets take turns with the ends of tiles: a warp has a column, lane i and i + 16 output i.
-  // What that needs is asked for at the tile's beginning. `row` is -1 where there is no output.
-  float bias = 0, pair_bias = 0, norm_weight = 1, residual = 0;
-  int row = -1;
+  // Octets take turns with the ends of tiles: a warp has a column, lane i and i + 16 output i of
+  // either matrix.
+  TileEnd<kPair, kOutputs> tile_end;
   bool finishes = false;
   auto out_at = [&](int tile) {
     const StreamSegment& s = p.segment[segment_at(tile)];
-    return s.out + w * s.out_ld + row;
+    return s.out + w * s.out_ld + tile_end.row;
   };
   auto constants = [&](int turn) {
     const int tile = first + turn * jump;
-    row = -1;
     finishes = (turn & (octets - 1)) == octet && w < p.columns;
-    if (!finishes) return;
-    const StreamSegment& s = p.segment[segment_at(tile)];
-    const int mine = (tile - s.first_tile) * kTileRows + lane;
-    if (lane >= kTileRows || mine >= s.weight.rows) return;
-    row = mine;
-    bias = s.bias ? s.bias[row] : 0;
-    if (kPair) pair_bias = s.pair_bias ? s.pair_bias[row] : 0;
-    if (p.next_norm) norm_weight = p.next_norm[row];
+    tile_end.row = -1;
+    if (finishes) tile_end.ask(p, p.segment[segment_at(tile)], tile);
   };
   constants(0);
   grid_dependency_wait();
@@ -174,7 +173,7 @@ __device__ __forceinline__ void many_body(const StreamStage& p, int first, int j
     const int tile = first + turn * jump;
     if (tile >= tiles) return;
     if (turn > 0) constants(turn);
-    if (!kPair && p.accumulate && row >= 0) residual = ld_stream(out_at(tile));
+    if (!kPair && p.accumulate && tile_end.row >= 0) tile_end.residual = ld_stream(out_at(tile));
     float v = 0, u = 0;
 #pragma unroll 1
     for (int round = 0; round < parts; round += octets) {
@@ -282,28 +281,43 @@ __device__ __forceinline__ void many_body(const StreamStage& p, int first, int j
     }
     if (!finishes) continue;
     const float factor = p.normed ? factors[w] : 1.f;
-    v = finished<kPair>(p, v, u, factor, bias, pair_bias, residual);
-    if (row >= 0) *out_at(tile) = v;
+    if (kKind == ManyKind::kTwoTiles && lane >= kTileRows) v = u;
+    v = finished<kPair>(p, v, u, factor, tile_end);
+    if (tile_end.row >= 0) *out_at(tile) = v;
     if (p.next.data) {
-      if (row < 0) v = 0;
-      store_half(p.next, w, tile, lane < kTileRows, __fmul_rn(v, norm_weight + p.next_offset),
-                 __fmul_rn(v, v));
+      if (tile_end.row < 0) v = 0;
+      constexpr int kHalves = kOutputs / kTileRows;
+      store_half(p.next, w, kHalves * tile + (kHalves > 1 ? lane >> 4 : 0), lane < kOutputs,
+                 __fmul_rn(v, tile_end.norm_weight + p.next_offset), __fmul_rn(v, v));
     }
   }
 }
 
 /// Segments of type A or B, or one pair. PRECOND: p.octets * 256 threads, at most 512; at most a
-/// block a tile; 3 to 8 columns; a ring of 2 to 4; many_shared bytes.
-template <WeightType A, WeightType B, bool kPair>
+/// block a tile; 3 to 8 columns; a ring of 2 to 4; many_shared bytes; of kTwoTiles all segments'
+/// rows whole tiles.
+template <WeightType A, WeightType B, ManyKind kKind>
 __global__ void __launch_bounds__(2 * kOctet * 32)
     many_rows_kernel(const __grid_constant__ StreamStage p) {
   extern __shared__ __align__(16) uint8_t shared[];
   grid_dependency_trigger();
   const int block = blockIdx.x;
   if (A == B || block < p.blocks_a)
-    many_body<A, kPair>(p, block, p.blocks_a, p.tiles_a, shared);
+    many_body<A, kKind>(p, block, p.blocks_a, p.tiles_a, shared);
   else
-    many_body<B, kPair>(p, block - p.blocks_a, p.blocks_b, p.tiles_b, shared);
+    many_body<B, kKind>(p, block - p.blocks_a, p.blocks_b, p.tiles_b, shared);
+}
+
+template <ManyKind kKind>
+StreamKernel many_kernel_for(WeightType a, WeightType b) {
+  StreamKernel found = nullptr;
+  if (a == b)
+    with_type(a, [&]<WeightType F>() {
+      if constexpr (!is_float_type(F)) found = many_rows_kernel<F, F, kKind>;
+    });
+  else
+    with_mix(a, b, [&]<WeightType A, WeightType B>() { found = many_rows_kernel<A, B, kKind>; });
+  return found;
 }
 
 }  // namespace apud::cuda

@@ -1,4 +1,4 @@
-// Gate and up of five to eight rows of activations; apart so that they compile side by side.
+// Gate and up of six to eight rows of activations.
 #include "kernels/cuda/stream_many.cuh"
 
 namespace apud::cuda {
@@ -6,7 +6,7 @@ namespace apud::cuda {
 StreamKernel many_pair_kernel(WeightType type) {
   StreamKernel found = nullptr;
   with_type(type, [&]<WeightType F>() {
-    if constexpr (!is_float_type(F)) found = many_rows_kernel<F, F, true>;
+    if constexpr (!is_float_type(F)) found = many_rows_kernel<F, F, ManyKind::kPair>;
   });
   return found;
 }

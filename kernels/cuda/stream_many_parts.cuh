@@ -8,6 +8,14 @@ namespace apud::cuda {
 
 inline constexpr int kOctet = 8;
 
+/// What an octet multiplies at a time: a tile, two neighbouring ones, or gate and up of one. Two
+/// matrices of 16 rows share what is made of the activations, and the steps' barriers.
+enum class ManyKind { kTile, kTwoTiles, kPair };
+constexpr int many_matrices(ManyKind kind) { return kind == ManyKind::kTile ? 1 : 2; }
+constexpr int many_outputs(ManyKind kind) {
+  return kind == ManyKind::kTwoTiles ? 2 * kTileRows : kTileRows;
+}
+
 /// A step's planes in a ring: of 16 rows, 32 groups. Planes of 16 bytes a group are turned (group g
 /// of row r lies at g ^ (r & 7)), rows of others are 16 bytes longer, so that readers share no
 /// bank; supers lie in those 16 bytes of the scales.
@@ -28,9 +36,9 @@ __host__ __device__ inline size_t many_stride(int groups) {
 /// last group, to the end of its step.
 constexpr int kManyScales = 3 * StreamStage::kMaxColumns * 4;
 /// Columns, their scales, the sums of the block's octets, the norms' factors, the rings.
-inline size_t many_shared(const StreamStage& p, size_t slot) {
+inline size_t many_shared(const StreamStage& p, ManyKind kind, size_t slot) {
   return p.columns * many_stride(p.x.groups) + size_t{kManyScales} * ceil_div(p.x.groups, 32) * 32 +
-         p.octets * (p.paired ? 2 : 1) * (kOctet * size_t{1024} + p.ring * slot) +
+         p.octets * many_matrices(kind) * (kOctet * size_t{1024} + p.ring * slot) +
          StreamStage::kMaxColumns * 4;
 }
 
@@ -113,10 +121,10 @@ struct ManyPlane {
     for (int i = 0; i < kCopies; ++i)
       from[i] = plane + min(row() + 8 * i, last_row) * stride + chunk() * 16;
   }
-  /// To a slot's plane, of a pair the other matrix's, `pair` bytes from the first, to the plane of
+  /// To a slot's plane, of two matrices the other's, `second` bytes from the first, to the plane of
   /// the next slot; groups: how many are left from this step on.
-  template <bool kPair>
-  __device__ __forceinline__ void copy(uint32_t plane, int groups, int64_t pair) {
+  template <bool kTwo>
+  __device__ __forceinline__ void copy(uint32_t plane, int groups, int64_t second) {
     if (row() < kTileRows)
 #pragma unroll
       for (int i = 0; i < kCopies; ++i) {
@@ -124,7 +132,7 @@ struct ManyPlane {
         const uint32_t to = plane + (row() + 8 * i) * kRowBytes + place * 16;
         const bool valid = chunk() * (16 / kBytes) < groups;
         copy_async_at<16>(to, from[i], valid);
-        if constexpr (kPair) copy_async_at<16>(to + ManySlot<F>::kSize, from[i] + pair, valid);
+        if constexpr (kTwo) copy_async_at<16>(to + ManySlot<F>::kSize, from[i] + second, valid);
         from[i] += 32 * kBytes;
       }
   }
@@ -215,9 +223,10 @@ struct ManyPair {
   }
 };
 
-/// The kernel for a pair of types (null where it is not compiled) or for gate and up of one, and
+/// The kernels for a pair of types (null where they are not compiled) and for gate and up of one;
 /// the bytes of a slot of one matrix.
-StreamKernel many_kernel(WeightType a, WeightType b);
+StreamKernel many_tile_kernel(WeightType a, WeightType b);
+StreamKernel many_two_tiles_kernel(WeightType a, WeightType b);
 StreamKernel many_pair_kernel(WeightType type);
 size_t many_slot(WeightType type);
 

@@ -1,4 +1,4 @@
-// What the kernels of quantised products share (stream.cuh: up to four rows of activations,
+// What the kernels of quantised products share (stream.cuh: up to five rows of activations,
 // stream_many.cuh: more).
 #pragma once
 
@@ -58,15 +58,31 @@ struct NormSquares {
   }
 };
 
-/// An output from its sums (v; of pairs gate's and up's), the norm's factor, biases and residual.
-template <bool kPair>
+/// What an output needs at its tile's end besides its sums, asked for at the tile's beginning.
+template <bool kPair, int kOutputs = kTileRows>
+struct TileEnd {
+  float bias = 0, pair_bias = 0, norm_weight = 1, residual = 0;
+  int row = -1;  // -1: this lane has no output
+  /// By the warp that makes one of the tile's columns.
+  __device__ __forceinline__ void ask(const StreamStage& p, const StreamSegment& s, int tile) {
+    const int lane = threadIdx.x & 31, output = (tile - s.first_tile) * kOutputs + lane;
+    if (lane >= kOutputs || output >= s.weight.rows) return;
+    row = output;
+    bias = s.bias ? s.bias[row] : 0;
+    if (kPair) pair_bias = s.pair_bias ? s.pair_bias[row] : 0;
+    if (p.next_norm) norm_weight = p.next_norm[row];
+  }
+};
+
+/// An output from its sums (v; of pairs gate's and up's), the norm's factor and what was asked for.
+template <bool kPair, int kOutputs>
 __device__ __forceinline__ float finished(const StreamStage& p, float v, float u, float factor,
-                                          float bias, float pair_bias, float residual) {
-  v = __fmaf_rn(v, factor, bias);
+                                          const TileEnd<kPair, kOutputs>& end) {
+  v = __fmaf_rn(v, factor, end.bias);
   if constexpr (kPair)
-    return activate(p.activation, v) * __fmaf_rn(u, factor, pair_bias);
+    return activate(p.activation, v) * __fmaf_rn(u, factor, end.pair_bias);
   else
-    return __fadd_rn(v, residual);
+    return __fadd_rn(v, end.residual);
 }
 
 using StreamKernel = void (*)(const StreamStage);

@@ -1,5 +1,5 @@
 // Steps of several rows of the CUDA executor, whose quantised products have kernels of their own
-// for one, two, up to four and up to eight rows: a row's bits are those that it has alone.
+// for one to five and for up to eight rows: a row's bits are those that it has alone.
 #include "tests/kernels/cuda_support.h"
 
 namespace apud {
@@ -20,7 +20,7 @@ void expect_bits_of_rows_alone(const DecoderShape& shape, const std::string& wha
     Runner r(*e, 1, 64, KvType::kF16);
     for (int t = 0; t < 2; ++t) alone[i] = r.step({{0, {31 * i + 7 * t + 1}}});
   }
-  for (int count : {2, 3, 4, 7, 8}) {
+  for (int count : {2, 3, 4, 5, 6, 8}) {
     Runner r(*e, most, 64, KvType::kF16);
     std::vector<float> got;
     for (int t = 0; t < 2; ++t) {
@@ -46,18 +46,23 @@ TEST_F(Cuda, RowsOfAStepHaveTheBitsThatTheyHaveAlone) {
     s.heads = {5, 5, 96};
     expect_bits_of_rows_alone(s, std::string(weight_type_name(type)) + ", wide");
   }
-  // Two types in one launch, pairs; rows in four parts, pairs in two, more tiles than blocks.
+  // Two types in one launch, pairs; rows in four parts, pairs in two, more tiles than blocks; many
+  // heads: two tiles of either type at a time.
   for (auto [a, b] : {std::pair{kQ4_K, kQ6_K}, {kQ5_K, kQ6_K}, {kQ3_K, kQ5_K}, {kQ5_0, kQ8_0}})
-    for (auto [width, ffn] : {std::pair{512, 4096}, {4096, 512}, {2560, 9216}}) {
+    for (auto [width, ffn, heads, kv] : {std::array{512, 4096, 8, 4},
+                                         {4096, 512, 8, 4},
+                                         {2560, 9216, 8, 4},
+                                         {1024, 512, 64, 32}}) {
       DecoderShape s;
       s.layers = 1;
       s.width = width;
       s.ffn = ffn;
-      s.heads = {8, 4, 64};
+      s.heads = {heads, kv, 64};
       s.types = {a, a, b, a, a, a, b};
       expect_bits_of_rows_alone(s, std::string(weight_type_name(a)) + " and " +
                                        std::string(weight_type_name(b)) + ", " +
-                                       std::to_string(width) + " x " + std::to_string(ffn));
+                                       std::to_string(width) + " x " + std::to_string(ffn) + ", " +
+                                       std::to_string(heads) + " heads");
     }
 }
 
