@@ -27,6 +27,17 @@ constexpr int kDecodeWarps = 8;
 template <int D>
 constexpr int kDecodeStages = D <= 64 ? 2 : 1;
 
+/// Blocks of decode attention that the card holds at once: two a multiprocessor.
+int resident_blocks() {
+  static const int blocks = [] {
+    int device = 0, multiprocessors = 0;
+    APUD_CUDA(cudaGetDevice(&device));
+    APUD_CUDA(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+    return 2 * multiprocessors;
+  }();
+  return blocks;
+}
+
 // Blocks of all clusters together.
 constexpr int kClusterBlocks = 192;
 
@@ -62,9 +73,12 @@ void run_decode(const DecodeParams& p, dim3 grid, bool cluster, const Launch& wh
   APUD_CUDA(cudaGetDevice(&device));
   APUD_CUDA(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   APUD_CUDA(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  const size_t several =
+      p.runs_each == 1 ? 0
+                       : decode::several_bytes<D>(p, kDecodeWarps, grid.x == 1 ? p.runs.few : 0);
   auto run = [&](auto kernel, int warps, int stages, int size) {
     const size_t shared = decode::decode_shared<D>(warps, stages) + decode::inbox_bytes(size) +
-                          decode::rotation_bytes<D>(p, warps);
+                          several + decode::rotation_bytes<D>(p, warps);
     APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    static_cast<int>(shared)));
     if (size > 0)
@@ -171,10 +185,21 @@ void attention_decode(const AttentionArgs& a, const RotaryArgs* fused, const Dec
   const int dim = a.shape.dim;
   const bool all_short =
       !long_rows || (a.window > 0 && ceil_div(a.window, kUnit) + 1 <= runs.short_units);
-  const bool cluster = runs.short_units > 0 && all_short &&
-                       std::min(p.gqa, kHeads) * with_width(dim, [&]<int D>() { return D / 32; }) <=
-                           runs.few * decode::kInboxTiles;
+  const bool few = runs.short_units > 0 && all_short &&
+                   std::min(p.gqa, kHeads) * with_width(dim, [&]<int D>() { return D / 32; }) <=
+                       runs.few * decode::kInboxTiles;
   const int heads = a.shape.kv_heads * p.query_tiles;
+  p.runs_each = 1;
+  // Clusters that are not resident at once would wait for one another's ends.
+  const int places = few ? std::max(1, resident_blocks() / (heads * a.rows)) : runs.few;
+  if (places < runs.few) {
+    p.runs_each = ceil_div(runs.few, places);
+    dim3 grid(ceil_div(runs.few, p.runs_each), heads, a.rows);
+    with_width(dim, [&]<int D>() { run_decode_type<D>(p, grid, false, where); });
+    if (grid.x > 1) merge(p, runs.few, a.rows, where);
+    return;
+  }
+  const bool cluster = few;
   if (!cluster && runs.whole > 0 && long_width(dim) && a.kv.type != KvType::kI8) {
     p.runs.many = runs.whole;
     // One row is a long one; of several, some may have few runs.

@@ -34,6 +34,7 @@ struct DecodeParams {
   KvView kv;
   BatchView batch;
   DecodeRuns runs;
+  int runs_each;  // of a block that is in no cluster
   bool fused;
   HeadRotation rotation;
   const float* q_norm;
@@ -342,8 +343,8 @@ __device__ __forceinline__ void unit_softmax(const DecodeParams& p, int from_tok
   probabilities[1] = transposed8x8(pack2<H>(s[2], s[3]));
 }
 
-/// What the block's warps have, put together: warp w's part at `all` + w * stride, (kHeads, D + 2)
-/// values, maximum, sum.
+/// What the block's warps have, put together: warp w's part at `all` + w * stride, (tile_heads,
+/// D + 2) values, maximum, sum.
 template <int D, int kWarps>
 struct WarpMerge {
   float weight[kHeads * kWarps];  // of each warp's part of a head
@@ -375,7 +376,8 @@ struct WarpMerge {
     __syncthreads();
     if (threadIdx.x < kHeads * kWarps) {
       const int h = threadIdx.x / kWarps, i = threadIdx.x % kWarps;
-      const float2 part = *reinterpret_cast<const float2*>(all + i * stride + h * (D + 2) + D);
+      const float2 part =
+          *reinterpret_cast<const float2*>(all + i * stride + min(h, tile_heads - 1) * (D + 2) + D);
       float top = part.x;
 #pragma unroll
       for (int k = 1; k < kWarps; k <<= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, k));

@@ -120,19 +120,26 @@ struct Bench {
                           std::span(&row, 1), std::span(&out, 1));
     return out;
   }
-  /// A token of each sequence.
-  void step(std::span<SampledToken> last, int position) {
-    const int count = static_cast<int>(last.size());
-    std::vector<int32_t> ids(count), rows(count);
-    std::vector<SequenceSlice> slices(count);
-    std::vector<SamplingRow> sampling(count);
-    for (int i = 0; i < count; ++i) {
-      ids[i] = last[i].id;
-      rows[i] = i;
-      slices[i] = slice(1, position, i);
-      slices[i].first_row = i;
+  /// A token of each of some sequences.
+  struct StepBatch {
+    std::vector<int32_t> ids, rows;
+    std::vector<SequenceSlice> slices;
+    Batch view() const { return {ids, slices, rows}; }
+  };
+  StepBatch step_batch(std::span<const SampledToken> last, int position) const {
+    StepBatch b;
+    for (size_t i = 0; i < last.size(); ++i) {
+      b.ids.push_back(last[i].id);
+      b.rows.push_back(static_cast<int32_t>(i));
+      b.slices.push_back(slice(1, position, static_cast<int>(i)));
+      b.slices.back().first_row = static_cast<int32_t>(i);
     }
-    executor->run_sampled({ids, slices, rows}, kv.get(), sampling, last);
+    return b;
+  }
+  void step(std::span<SampledToken> last, int position) {
+    const StepBatch b = step_batch(last, position);
+    std::vector<SamplingRow> sampling(last.size());
+    executor->run_sampled(b.view(), kv.get(), sampling, last);
   }
   std::vector<int32_t> tokens(int n) const {
     std::vector<int32_t> t(n);
@@ -192,7 +199,6 @@ void bench_decode(Bench& b, int context, int steps, int sequences, const GpuCeil
   auto start = Clock::now();
   for (int i = 0; i < steps; ++i) b.step(tokens, position++);
   double seconds = seconds_since(start) / steps;
-  const int32_t token = tokens[0].id;
   ProgramCost cost = program_cost(b.model->program, b.model->weights);
   double bytes = static_cast<double>(cost.read_bytes_per_token);
   for (const KvGroup& g : b.model->program.kv_groups)
@@ -208,11 +214,9 @@ void bench_decode(Bench& b, int context, int steps, int sequences, const GpuCeil
   row.microseconds_per_stage = (seconds - bytes / c.read) * 1e6 / (5 * b.model->layers + 1);
   row.logits_hash = b.hash(context);
   if (stages) {
-    SequenceSlice s = b.slice(1, context);
-    int32_t zero = 0;
-    Batch batch{std::span(&token, 1), std::span(&s, 1), std::span(&zero, 1)};
-    b.executor->profile(batch, b.kv.get());
-    row.stages = by_name(b.executor->profile(batch, b.kv.get()), c.read);
+    const Bench::StepBatch batch = b.step_batch(tokens, context);
+    b.executor->profile(batch.view(), b.kv.get());
+    row.stages = by_name(b.executor->profile(batch.view(), b.kv.get()), c.read);
   }
   emit(row);
 }
@@ -255,20 +259,20 @@ void bench_prefill(Bench& b, int fresh, int cached, const GpuCeilings& c, bool s
   emit(row);
 }
 
-void bench_attention(Bench& b, int context, const GpuCeilings& c, GpuBenchRow row,
+void bench_attention(Bench& b, int context, int sequences, const GpuCeilings& c, GpuBenchRow row,
                      const std::function<void(const GpuBenchRow&)>& emit) {
-  b.fill(context);
-  SequenceSlice s = b.slice(1, context);
-  int32_t token = 1, zero = 0;
-  Batch batch{std::span(&token, 1), std::span(&s, 1), std::span(&zero, 1)};
+  for (int i = 0; i < sequences; ++i) b.fill(context, i);
+  const Bench::StepBatch step = b.step_batch(std::vector<SampledToken>(sequences), context);
+  const Batch batch = step.view();
   b.executor->profile(batch, b.kv.get());
   std::vector<double> times;
   for (const auto& t : b.executor->profile(batch, b.kv.get()))
     if (t.name == "rope+attention") times.push_back(t.microseconds);
   std::sort(times.begin(), times.end());
   const KvGroup& g = b.model->program.kv_groups[0];
-  double bytes = 4.0 * g.kv_heads * g.head_dim * context;
-  row.work = "attention";
+  double bytes = 4.0 * sequences * g.kv_heads * g.head_dim * context;
+  const std::string of = sequences > 1 ? " x " + std::to_string(sequences) : "";
+  row.work = "attention" + of;
   row.context = context;
   row.value = bytes / (times[times.size() / 2] * 1e-6) / 1e9;
   row.unit = "GB/s";
@@ -278,7 +282,7 @@ void bench_attention(Bench& b, int context, const GpuCeilings& c, GpuBenchRow ro
   emit(row);
   // One layer's behind the other's, as in decode.
   const double chained = b.executor->chain_seconds(batch, b.kv.get(), "rope+attention");
-  row.work = "attention, chained";
+  row.work = "attention" + of + ", chained";
   row.value = bytes / chained / 1e9;
   row.share = row.value * 1e9 / c.read;
   row.microseconds_per_stage = chained * 1e6;
@@ -417,7 +421,7 @@ void gpu_bench(const GpuBenchOptions& options, const GpuCeilings& ceilings,
       for (auto& [fresh, cached] : options.prefills)
         bench_prefill(b, fresh, cached, ceilings, options.stages, base, row);
     if (has("attention"))
-      for (int n : options.contexts) bench_attention(b, n, ceilings, base, row);
+      for (int n : options.contexts) bench_attention(b, n, options.sequences, ceilings, base, row);
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include <array>
 #include "kernels/backend.h"
 #include "tests/kernels/cuda_support.h"
 #include "tests/kernels/synthetic.h"
@@ -41,6 +42,33 @@ TEST_F(Cuda, PrefillOverManyTiles) {
             << dim << " wide, " << a << " and " << b << " tokens, " << weight_type_name(type);
       }
     }
+}
+
+/// More tiles and heads than blocks are resident, so that each takes several in turn, against
+/// chunks that have a block for each.
+TEST_F(Cuda, BlocksOfPrefillStayForSeveralTiles) {
+  for (int dim : {32, 64, 128}) {
+    DecoderShape s;
+    s.heads = {32, 8, dim};
+    s.window = 200;
+    s.types = {WeightType::kF16};
+    auto m = test::synthetic_decoder(s);
+    auto e = gpu(*m, false, 2304);
+    Runner whole(*e, 2, 1152, e->default_kv_type()), chunks(*e, 2, 1152, e->default_kv_type());
+    const std::vector<std::vector<int32_t>> tokens = {ids(1100, dim), ids(1000, dim + 1)};
+    std::vector<float> want;
+    for (int i = 0; i < 2; ++i) {
+      std::vector<float> last;
+      for (size_t at = 0; at < tokens[i].size(); at += 128) {
+        const auto from = tokens[i].begin() + static_cast<long>(at);
+        const size_t n = std::min<size_t>(128, tokens[i].size() - at);
+        last = chunks.step({{i, {from, from + static_cast<long>(n)}}});
+      }
+      want.insert(want.end(), last.begin(), last.end());
+    }
+    EXPECT_LT(test::relative_error(whole.step({{0, tokens[0]}, {1, tokens[1]}}), want), 4e-3)
+        << dim << " wide";
+  }
 }
 
 /// A long row over pages that were read in, by decode's kernels alone, several tokens and single
@@ -85,6 +113,46 @@ class CudaDecode : public Cuda, public testing::WithParamInterface<int> {};
 
 /// The last of many tokens, decoded, against the same in prefill: contexts that are cut into few
 /// and many runs, merged by clusters and by a kernel, alone and beside a short one.
+// Rows of a step that have more runs than the card holds blocks give a block two, three or all of
+// them; a head's bits are those of the row alone, whose runs are a cluster.
+TEST_F(Cuda, RowsOfAStepAttendAsTheyDoAlone) {
+  const std::vector<int> lengths = {640, 1, 1023, 130, 900, 257, 517, 300};
+  const int most = static_cast<int>(lengths.size());
+  for (auto [heads, kv, dim, window] : {std::array{32, 32, 64, 0},
+                                        {32, 32, 96, 0},
+                                        {32, 8, 128, 0},
+                                        {64, 8, 64, 0},
+                                        {32, 32, 128, 200},
+                                        {16, 16, 256, 0}}) {
+    DecoderShape s;
+    s.layers = window > 0 ? 2 : 1;
+    s.heads = {heads, kv, dim};
+    s.window = window;
+    s.types = {WeightType::kF16};
+    auto m = test::synthetic_decoder(s);
+    auto e = gpu(*m, false, 1024);
+    for (KvType type : {KvType::kF16, KvType::kI8}) {
+      Runner r(*e, most, 1088, type);
+      std::vector<std::vector<float>> alone(most);
+      for (int i = 0; i < most; ++i) {
+        r.step({{i, ids(lengths[i], i)}});
+        alone[i] = r.step({{i, {7 * i + 1}}});
+      }
+      for (int count : {2, 3, 5, most}) {
+        Runner::Parts parts;
+        for (int i = 0; i < count; ++i) {
+          r.position[i] = lengths[i];
+          parts.push_back({i, {7 * i + 1}});
+        }
+        const std::vector<float> got = r.step(parts);
+        for (int i = 0; i < count; ++i)
+          EXPECT_TRUE(std::equal(alone[i].begin(), alone[i].end(), got.begin() + i * s.vocab))
+              << heads << "/" << kv << " x " << dim << ", row " << i << " of " << count;
+      }
+    }
+  }
+}
+
 TEST_P(CudaDecode, OverManyRuns) {
   const int n = GetParam();
   for (auto [heads, kv, dim] :
