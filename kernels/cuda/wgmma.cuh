@@ -24,6 +24,15 @@ __device__ __forceinline__ uint64_t shared_operand(const void* p, uint32_t leadi
   d |= static_cast<uint64_t>(8 * kRowBytes >> 4) << 32;
   return d | kSwizzle << 62;
 }
+/// The same 16 bytes further on, or some times that: the address is in the low word alone.
+struct SharedOperand {
+  uint32_t low, high;
+  __device__ __forceinline__ explicit SharedOperand(uint64_t d)
+      : low(static_cast<uint32_t>(d)), high(static_cast<uint32_t>(d >> 32)) {}
+  __device__ __forceinline__ uint64_t at(uint32_t sixteens) const {
+    return static_cast<uint64_t>(high) << 32 | (low + sixteens);
+  }
+};
 __device__ __forceinline__ void product_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
@@ -130,16 +139,22 @@ __device__ __forceinline__ void barrier_expect(uint64_t* b, int bytes) {
                "r"(bytes)
                : "memory");
 }
-__device__ __forceinline__ void barrier_arrive(uint64_t* b) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
+__device__ __forceinline__ void barrier_arrive_at(uint32_t b) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(b) : "memory");
 }
-__device__ __forceinline__ void barrier_wait(uint64_t* b, int parity) {
+__device__ __forceinline__ void barrier_wait_at(uint32_t b, uint32_t parity) {
   asm volatile(
       "{ .reg .pred p;\n"
       "again: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-      "@p bra done;\nbra again;\ndone: }" ::"r"(shared_address(b)),
+      "@p bra done;\nbra again;\ndone: }" ::"r"(b),
       "r"(parity)
       : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(uint64_t* b) {
+  barrier_arrive_at(shared_address(b));
+}
+__device__ __forceinline__ void barrier_wait(uint64_t* b, int parity) {
+  barrier_wait_at(shared_address(b), parity);
 }
 /// A box of a tensor to shared memory; its bytes count on `b`.
 __device__ __forceinline__ void copy_box2(void* to, const void* map, uint64_t* b, int c0, int c1) {
