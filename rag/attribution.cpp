@@ -43,25 +43,6 @@ std::vector<int> mark_ids(std::string_view mark) {
   return ids;
 }
 
-/// Chinese by its characters (commands and names stay Latin in any text), English by its function
-/// words; nothing is known of other languages.
-Language language_of(std::string_view text) {
-  size_t cjk = 0, latin = 0, function_words = 0, words = 0;
-  for (size_t pos = 0; pos < text.size();) {
-    Utf8Char c = utf8_decode(text, pos);
-    pos += c.size;
-    bool han = is_cjk(c.code);
-    cjk += han;
-    latin += !han && (c.code >= 0x80 || (c.code >= 'A' && c.code <= 'z'));
-  }
-  if (cjk * 10 > latin) return Language::kChinese;
-  for (const std::string& term : terms_of(text)) {
-    ++words;
-    function_words += is_stop_word(term);
-  }
-  return function_words * 5 > words ? Language::kEnglish : Language::kOther;
-}
-
 }  // namespace
 
 AttributionStream::AttributionStream(std::span<const Passage> passages, Citing citing)

@@ -20,10 +20,9 @@
 #include <vector>
 
 #include "rag/packer.h"
+#include "rag/text/language.h"
 
 namespace apud {
-
-enum class Language { kOther, kEnglish, kChinese };
 
 /// What an answer owes its passages.
 enum class Citing {

@@ -7,6 +7,7 @@
 
 #include "base/utf8.h"
 #include "rag/chunker.h"
+#include "rag/text/language.h"
 #include "rag/text/names.h"
 #include "rag/text/support.h"
 
@@ -183,7 +184,29 @@ struct Judge {
   std::string text;  // with its headings
   Folded folded;
   std::set<std::string> stems;
+  Language language;
 };
+
+/// Of a sentence's content words those that a passage in another language can hold: its numbers
+/// and names, and of a Chinese sentence every other word in Latin letters.
+std::set<std::string> carried_over(std::set<std::string> words, Language sentence) {
+  std::erase_if(words, [&](const std::string& word) {
+    const bool latin = std::all_of(word.begin(), word.end(), [](char c) { return c > 0; });
+    const bool plain = word.find_first_of("0123456789_") == std::string::npos;
+    return !latin || word.size() < 2 || (plain && sentence != Language::kChinese);
+  });
+  return words;
+}
+
+/// Whether the passage bears a sentence of these words. One in another language shares only what
+/// carried_over() says: all of it has to stand there, and it must not be nothing.
+bool bears(const Judge& judge, const std::set<std::string>& words, Language sentence) {
+  const bool foreign = sentence != judge.language && sentence != Language::kOther &&
+                       judge.language != Language::kOther;
+  if (!foreign) return support(words, judge.stems) >= kSupport;
+  const std::set<std::string> carried = carried_over(words, sentence);
+  return !carried.empty() && support(carried, judge.stems) >= 1;
+}
 
 }  // namespace
 
@@ -251,7 +274,8 @@ CheckedAnswer check_answer(std::string_view answer, std::span<const Passage> pas
     std::string text = p->source_text + "\n" + p->heading_path + "\n" + p->title + "\n" + p->path;
     std::set<std::string> stems =
         content_stems(p->source_text + "\n" + p->heading_path + "\n" + p->title);
-    judges.push_back({p, std::move(text), fold(p->source_text), std::move(stems)});
+    judges.push_back(
+        {p, std::move(text), fold(p->source_text), std::move(stems), language_of(p->source_text)});
   }
   std::vector<int> supported(out.citations.size(), 0), failed(out.citations.size(), 0);
   std::vector<Sentence> sentences = split_sentences(out.text);
@@ -313,9 +337,10 @@ CheckedAnswer check_answer(std::string_view answer, std::span<const Passage> pas
     const bool named = std::any_of(cited.begin(), cited.end(), holds_names);
     std::vector<std::string> quotes = quotes_in(bare);
     out.quotes += static_cast<int>(quotes.size());
+    const Language language = language_of(bare);
     bool borne = false;
     for (size_t c : cited) {
-      bool words_hold = support(words, judges[c].stems) >= kSupport && holds_names(c);
+      bool words_hold = bears(judges[c], words, language) && holds_names(c);
       borne = borne || words_hold;
       if (quotes.empty()) (words_hold ? supported : failed)[c]++;
     }

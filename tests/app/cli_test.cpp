@@ -190,7 +190,7 @@ TEST(Cli, AQuestionMayLookLikeAnything) {
 
 TEST(Cli, CompletionScriptsHoldEveryVerbAndParse) {
   test::TempDir dir;
-  for (const std::string& shell : {"bash", "zsh", "fish"}) {
+  for (const std::string shell : {"bash", "zsh", "fish"}) {
     std::string script = completion_script(shell);
     for (const std::string& verb : verbs()) EXPECT_TRUE(has(script, verb)) << shell << ": " << verb;
     EXPECT_TRUE(has(script, shell == "fish" ? "-l ctx" : "--ctx")) << shell;

@@ -43,8 +43,9 @@ constexpr uint64_t kGiB = 1ull << 30;
 std::string chosen(uint64_t memory, double bandwidth, bool hub) {
   Recommendation r = recommend_model(entries(), memory, bandwidth, hub);
   EXPECT_EQ(r.entry == nullptr, r.reason.empty());
-  if (r.entry) EXPECT_NE(r.reason.find(r.entry->id), std::string::npos) << r.reason;
-  return r.entry ? r.entry->id : "";
+  if (!r.entry) return "";
+  EXPECT_NE(r.reason.find(r.entry->id), std::string::npos) << r.reason;
+  return r.entry->id;
 }
 
 TEST(RecommendModel, TheLargestThatFitsAndIsFast) {

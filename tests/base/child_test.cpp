@@ -26,7 +26,9 @@ std::string eat_memory(std::string_view) {
   return std::to_string(all.size());
 }
 std::string spin(std::string_view) {
-  for (volatile long i = 0;; i = i + 1) {
+  for (volatile long i = 0;;) {
+    long next = i + 1;
+    i = next;
   }
   return {};
 }

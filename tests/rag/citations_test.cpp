@@ -194,6 +194,29 @@ TEST(Citations, AMarkBehindAFullStopIsNotTheNextSentencesToo) {
   EXPECT_TRUE(checked.unsupported.empty());
 }
 
+TEST(Citations, AcrossLanguagesNamesAndNumbersHold) {
+  const std::vector<Passage> all = {
+      passage(1, "/docs/formats.md",
+              "Sessions are kept as sessions/ID.json in the data directory, which is the place of "
+              "all that the program keeps, for 30 days after their last use."),
+      passage(2, "/docs/手册.md",
+              "启动服务请运行 stockctl serve，它监听 8080 端口，数据保存九十天。"),
+  };
+  auto verified = [&](std::string_view answer) {
+    CheckedAnswer a = check_answer(answer, all);
+    EXPECT_EQ(a.citations.size(), 1U) << answer;
+    return !a.citations.empty() && a.citations[0].verified;
+  };
+  EXPECT_TRUE(verified("会话文件保存在 sessions/ID.json。[1]"));
+  EXPECT_TRUE(verified("会话在最后一次使用之后保留 30 天。[1]"));
+  EXPECT_FALSE(verified("会话在最后一次使用之后保留 60 天。[1]")) << "another number";
+  EXPECT_FALSE(verified("会话文件保存在 chats/ID.xml。[1]")) << "another name";
+  EXPECT_FALSE(verified("会话文件会在一段时间之后自动删除。[1]")) << "nothing that can be compared";
+  EXPECT_TRUE(verified("The service listens on port 8080 when you start it [2]."));
+  EXPECT_FALSE(verified("The service listens on port 9090 when you start it [2]."));
+  EXPECT_FALSE(verified("The service can be started by hand if it is not running [2]."));
+}
+
 TEST(Citations, WhatIsSaidOfAnotherNameDoesNotHold) {
   std::vector<Passage> all = {passage(
       1, "/docs/boiler.md", "E14 Condensate drain blocked. Clean the siphon. E02 Too hot.")};

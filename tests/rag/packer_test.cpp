@@ -67,12 +67,16 @@ TEST_F(PackerTest, NeverAboveTheBudgetAndTheFactIsIn) {
     EXPECT_LE(packed.tokens, budget);
     EXPECT_EQ(packed.tokens, packed.evidence.empty() ? 0 : counter.count(packed.evidence));
     EXPECT_EQ(packed.evidence, render_evidence(packed.passages));
-    if (budget >= 60) EXPECT_NE(packed.evidence.find("fact3x4"), std::string::npos) << budget;
+    if (budget >= 60) {
+      EXPECT_NE(packed.evidence.find("fact3x4"), std::string::npos) << budget;
+    }
     if (budget == 300) {  // filled, where nothing is asked for by its name
       const std::string open = "which river hides copper in winter";
       EXPECT_GT(packer.pack(search(open), open, counter, options).tokens, budget * 9 / 10);
     }
-    if (budget <= 1000) EXPECT_FALSE(packed.left_out.empty());
+    if (budget <= 1000) {
+      EXPECT_FALSE(packed.left_out.empty());
+    }
     for (const Passage& p : packed.passages) {
       EXPECT_FALSE(p.heading_path.empty());
       EXPECT_GT(p.from.line, 0);

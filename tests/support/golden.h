@@ -95,7 +95,9 @@ struct GoldenLogits {
       if (logits[i] > logits[best]) best = i;
       squares += static_cast<double>(logits[i]) * logits[i];
     }
-    if (p.top[0] - p.top[1] > 1e-3) EXPECT_EQ(best, p.top_ids[0]) << "position " << position;
+    if (p.top[0] - p.top[1] > 1e-3) {
+      EXPECT_EQ(best, p.top_ids[0]) << "position " << position;
+    }
     // The cosine ignores the length: a missing scale or soft cap shows here.
     EXPECT_NEAR(std::sqrt(squares) / p.norm, 1, 0.01) << "position " << position;
   }
