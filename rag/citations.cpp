@@ -334,13 +334,21 @@ CheckedAnswer check_answer(std::string_view answer, std::span<const Passage> pas
       return std::all_of(names.begin(), names.end(),
                          [&](const std::string& name) { return holds_name(judges[c].text, name); });
     };
-    const bool named = std::any_of(cited.begin(), cited.end(), holds_names);
+    // Nor does what is near it in words bear another number: "18.40 EUR" not "10.40 EUR". One digit
+    // may number a list; of several passages cited together each may bring one.
+    const bool counted = std::all_of(words.begin(), words.end(), [&](const std::string& word) {
+      const bool number =
+          word.size() > 1 && word.find_first_not_of("0123456789.") == std::string::npos;
+      return !number || std::any_of(cited.begin(), cited.end(),
+                                    [&](size_t c) { return judges[c].stems.contains(word); });
+    });
+    const bool named = counted && std::any_of(cited.begin(), cited.end(), holds_names);
     std::vector<std::string> quotes = quotes_in(bare);
     out.quotes += static_cast<int>(quotes.size());
     const Language language = language_of(bare);
     bool borne = false;
     for (size_t c : cited) {
-      bool words_hold = bears(judges[c], words, language) && holds_names(c);
+      bool words_hold = counted && bears(judges[c], words, language) && holds_names(c);
       borne = borne || words_hold;
       if (quotes.empty()) (words_hold ? supported : failed)[c]++;
     }
@@ -369,7 +377,8 @@ CheckedAnswer check_answer(std::string_view answer, std::span<const Passage> pas
     if (!named && !quotes.empty()) {
       for (size_t c : cited) failed[c]++;
     }
-    if ((!borne && quotes.empty()) || !named) {
+    const bool told = !out.unsupported.empty() && out.unsupported.back().begin == begin;
+    if (!told && ((!borne && quotes.empty()) || !named)) {
       std::string reason = "words not in";
       for (size_t c : cited) reason += " [" + std::to_string(out.citations[c].number) + "]";
       out.unsupported.push_back({begin, end, reason});

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <map>
+#include <span>
+#include <vector>
 
 #include "base/utf8.h"
 #include "rag/text/terms.h"
@@ -107,12 +110,53 @@ void add_chinese_numbers(std::string_view text, std::set<std::string>& numbers) 
   close();
 }
 
+/// The same of English: twelve, twenty-five, two hundred and fifty, three thousand.
+void add_english_numbers(std::span<const std::string> terms, std::set<std::string>& numbers) {
+  static const std::map<std::string_view, int64_t> kWorth = {
+      {"one", 1},      {"two", 2},        {"three", 3},     {"four", 4},       {"five", 5},
+      {"six", 6},      {"seven", 7},      {"eight", 8},     {"nine", 9},       {"ten", 10},
+      {"eleven", 11},  {"twelve", 12},    {"thirteen", 13}, {"fourteen", 14},  {"fifteen", 15},
+      {"sixteen", 16}, {"seventeen", 17}, {"eighteen", 18}, {"nineteen", 19},  {"twenty", 20},
+      {"thirty", 30},  {"forty", 40},     {"fifty", 50},    {"sixty", 60},     {"seventy", 70},
+      {"eighty", 80},  {"ninety", 90},    {"hundred", 100}, {"thousand", 1000}};
+  int64_t total = 0, section = 0;
+  auto close = [&] {
+    if (total + section > 0) numbers.insert(std::to_string(total + section));
+    total = section = 0;
+  };
+  for (const std::string& term : terms) {
+    auto known = kWorth.find(term);
+    if (known == kWorth.end()) {
+      if (term != "and" || section < 100) close();
+      continue;
+    }
+    const int64_t worth = known->second;
+    const int64_t room = section % 100;  // what tens and ones of the section are
+    if (worth == 1000 && section > 0 && total == 0) {
+      total = section * worth;
+      section = 0;
+    } else if (worth == 100 && section > 0 && section < 10) {
+      section *= worth;
+    } else if (worth < 100 && (room == 0 || (worth < 10 && room >= 20 && room % 10 == 0))) {
+      section += worth;
+    } else {
+      close();
+      section = worth;
+    }
+  }
+  close();
+}
+
 std::set<std::string> terms_and_numbers(std::string_view text, bool parts) {
   std::set<std::string> terms;
-  for (const std::string& t : terms_of(without_numbers(text, parts, terms))) {
+  const std::vector<std::string> all = terms_of(without_numbers(text, parts, terms));
+  for (const std::string& t : all) {
     if (!is_stop_word(t)) terms.insert(t);
   }
-  if (parts) add_chinese_numbers(text, terms);
+  if (parts) {
+    add_chinese_numbers(text, terms);
+    add_english_numbers(all, terms);
+  }
   return terms;
 }
 

@@ -14,8 +14,8 @@ namespace apud {
 std::set<std::string> content_terms(std::string_view text);
 /// A rough stem for comparison only: plural and tense endings of English cut.
 std::string rough_stem(const std::string& term);
-/// content_terms, stemmed; of numbers with a fraction their integer part, too, and 85000 for
-/// 八万五千.
+/// content_terms, stemmed; of numbers with a fraction their integer part, too, 85000 for 八万五千
+/// and 25 for twenty-five.
 std::set<std::string> content_stems(std::string_view text);
 /// Share of `sentence` (content_terms) whose stems are in `passage` (content_stems); 1 for none.
 double support(const std::set<std::string>& sentence, const std::set<std::string>& passage);

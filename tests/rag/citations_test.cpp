@@ -136,6 +136,31 @@ TEST(Citations, NumbersHoldWhole) {
     EXPECT_FALSE(holds(wrong)) << wrong;
 }
 
+TEST(Citations, AnotherNumberDoesNotHold) {
+  const std::vector<Passage> all = {
+      passage(
+          1, "/docs/clay.md",
+          "Clay comes in bags of 12.5 kg at 18.40 EUR each; the order is twenty-five bags or two "
+          "hundred and fifty a year, and it takes sixteen hours."),
+      passage(2, "/docs/kiln.md", "The kiln needs 45 minutes and holds 32 vases.")};
+  auto holds = [&](const std::string& answer) {
+    CheckedAnswer a = check_answer(answer, all);
+    return std::all_of(a.citations.begin(), a.citations.end(),
+                       [](const Citation& c) { return c.verified; });
+  };
+  EXPECT_TRUE(holds("A bag of clay is 18.40 EUR [1]."));
+  EXPECT_FALSE(holds("A bag of clay is 10.40 EUR [1]."));
+  EXPECT_FALSE(holds("10.40 EUR [1]"));
+  EXPECT_TRUE(holds("The order of clay is 25 bags [1]."));
+  EXPECT_TRUE(holds("The order of clay is 250 bags a year [1]."));
+  EXPECT_TRUE(holds("Clay takes 16 hours [1]."));
+  EXPECT_FALSE(holds("The order of clay is 20 bags [1]."));
+  EXPECT_TRUE(holds("2. The kiln needs 45 minutes [2].")) << "a list's number";
+  EXPECT_TRUE(holds("The kiln holds 32 vases and the clay bags 12.5 kg [1][2]."))
+      << "each of the two brings its number";
+  EXPECT_FALSE(holds("The kiln holds 33 vases and the clay bags 12.5 kg [1][2]."));
+}
+
 TEST(Citations, ThingsThatAreNoMarksStay) {
   const std::string text = "Use a[i], [see below], [x1] and arr[]; [ 3 ] is one, [3.5] is not.";
   CheckedAnswer a = check_answer(text, passages());
