@@ -116,8 +116,7 @@ void pack_evidence(Runtime& runtime, const Conversation& conversation,
                                     request.recalled.referred.end());
     evidence.packed.evidence = render_evidence(evidence.packed.passages);
     evidence.packed.tokens = counter.count(evidence.packed.evidence);
-    evidence.frame =
-        evidence.packed.passages.empty() ? "" : evidence_frame(evidence.packed.evidence);
+    evidence.frame = evidence_frame(evidence.packed.evidence, request.question);
     int total = conversation.measure(request.question, evidence.frame);
     if (total <= limit || evidence.packed.passages.empty()) break;
     int over = total - limit;

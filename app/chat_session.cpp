@@ -138,7 +138,8 @@ void ChatSession::set_window(int first_turn) {
       continue;
     }
     ++round;
-    evidence.push_back(evidence_frame(render_evidence(ledger_.standing_at(round, first_round))));
+    evidence.push_back(
+        evidence_frame(render_evidence(ledger_.standing_at(round, first_round)), turn.content));
   }
   conversation_->set_window(first_turn, evidence);
 }

@@ -1,5 +1,7 @@
 #include "app/prompts.h"
 
+#include "base/utf8.h"
+
 namespace apud {
 
 std::string_view system_with_documents() {
@@ -18,12 +20,16 @@ std::string_view system_without_documents() {
          "Say so when you do not know.";
 }
 
-std::string evidence_frame(std::string_view packed) {
+std::string evidence_frame(std::string_view packed, std::string_view question) {
   if (packed.empty()) return {};
   std::string out = "Passages:\n\n";
   out += packed;
   while (!out.empty() && out.back() == '\n') out.pop_back();
-  out += "\n\nAnswer from these passages and cite their numbers.\nQuestion: ";
+  // In full sentences, or a small model may answer with no more than a passage's number. Of a
+  // Chinese question that brought answers in English (docs/performance.md).
+  out += "\n\nAnswer from these passages";
+  if (!holds_cjk(question)) out += " in full sentences";
+  out += " and cite their numbers.\nQuestion: ";
   return out;
 }
 

@@ -25,10 +25,12 @@ TEST(SaysNotInDocuments, RefusalsAndAnswers) {
 }
 
 TEST(EvidenceFrame, EmptyEvidenceGivesNothing) {
-  EXPECT_EQ(evidence_frame(""), "");
-  std::string frame = evidence_frame("[1] text\n\n");
+  EXPECT_EQ(evidence_frame("", "Why?"), "");
+  std::string frame = evidence_frame("[1] text\n\n", "Why?");
   EXPECT_NE(frame.find("[1] text\n\nAnswer"), std::string::npos) << frame;
   EXPECT_TRUE(frame.ends_with("Question: "));
+  EXPECT_NE(frame.find("full sentences"), std::string::npos) << frame;
+  EXPECT_EQ(evidence_frame("[1] text", "为什么？").find("full sentences"), std::string::npos);
 }
 
 }  // namespace
