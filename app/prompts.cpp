@@ -25,10 +25,10 @@ std::string evidence_frame(std::string_view packed, std::string_view question) {
   std::string out = "Passages:\n\n";
   out += packed;
   while (!out.empty() && out.back() == '\n') out.pop_back();
-  // In full sentences, or a small model may answer with no more than a passage's number. Of a
+  // In a full sentence, or a small model may answer with no more than a passage's number. Of a
   // Chinese question that brought answers in English (docs/performance.md).
   out += "\n\nAnswer from these passages";
-  if (!holds_cjk(question)) out += " in full sentences";
+  if (!holds_cjk(question)) out += " in a full sentence";
   out += " and cite their numbers.\nQuestion: ";
   return out;
 }

@@ -29,8 +29,8 @@ TEST(EvidenceFrame, EmptyEvidenceGivesNothing) {
   std::string frame = evidence_frame("[1] text\n\n", "Why?");
   EXPECT_NE(frame.find("[1] text\n\nAnswer"), std::string::npos) << frame;
   EXPECT_TRUE(frame.ends_with("Question: "));
-  EXPECT_NE(frame.find("full sentences"), std::string::npos) << frame;
-  EXPECT_EQ(evidence_frame("[1] text", "为什么？").find("full sentences"), std::string::npos);
+  EXPECT_NE(frame.find("full sentence"), std::string::npos) << frame;
+  EXPECT_EQ(evidence_frame("[1] text", "为什么？").find("full sentence"), std::string::npos);
 }
 
 }  // namespace
