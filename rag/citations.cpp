@@ -191,7 +191,8 @@ struct Judge {
 /// and names, and of a Chinese sentence every other word in Latin letters.
 std::set<std::string> carried_over(std::set<std::string> words, Language sentence) {
   std::erase_if(words, [&](const std::string& word) {
-    const bool latin = std::all_of(word.begin(), word.end(), [](char c) { return c > 0; });
+    const bool latin =
+        std::all_of(word.begin(), word.end(), [](unsigned char c) { return c < 0x80; });
     const bool plain = word.find_first_of("0123456789_") == std::string::npos;
     return !latin || word.size() < 2 || (plain && sentence != Language::kChinese);
   });

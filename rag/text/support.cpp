@@ -110,7 +110,8 @@ void add_chinese_numbers(std::string_view text, std::set<std::string>& numbers) 
   close();
 }
 
-/// The same of English: twelve, twenty-five, two hundred and fifty, three thousand.
+/// The same of English: twelve, twenty-five, two hundred and fifty, three thousand. One alone is no
+/// number but a word.
 void add_english_numbers(std::span<const std::string> terms, std::set<std::string>& numbers) {
   static const std::map<std::string_view, int64_t> kWorth = {
       {"one", 1},      {"two", 2},        {"three", 3},     {"four", 4},       {"five", 5},
@@ -121,7 +122,7 @@ void add_english_numbers(std::span<const std::string> terms, std::set<std::strin
       {"eighty", 80},  {"ninety", 90},    {"hundred", 100}, {"thousand", 1000}};
   int64_t total = 0, section = 0;
   auto close = [&] {
-    if (total + section > 0) numbers.insert(std::to_string(total + section));
+    if (total + section > 1) numbers.insert(std::to_string(total + section));
     total = section = 0;
   };
   for (const std::string& term : terms) {

@@ -142,7 +142,8 @@ TEST(Citations, AnotherNumberDoesNotHold) {
           1, "/docs/clay.md",
           "Clay comes in bags of 12.5 kg at 18.40 EUR each; the order is twenty-five bags or two "
           "hundred and fifty a year, and it takes sixteen hours."),
-      passage(2, "/docs/kiln.md", "The kiln needs 45 minutes and holds 32 vases.")};
+      passage(2, "/docs/kiln.md", "The kiln needs 45 minutes and holds 32 vases."),
+      passage(3, "/docs/club.md", "One of the members has a key; four have none.")};
   auto holds = [&](const std::string& answer) {
     CheckedAnswer a = check_answer(answer, all);
     return std::all_of(a.citations.begin(), a.citations.end(),
@@ -155,6 +156,8 @@ TEST(Citations, AnotherNumberDoesNotHold) {
   EXPECT_TRUE(holds("The order of clay is 250 bags a year [1]."));
   EXPECT_TRUE(holds("Clay takes 16 hours [1]."));
   EXPECT_FALSE(holds("The order of clay is 20 bags [1]."));
+  EXPECT_FALSE(holds("1 [3]")) << "one is a word";
+  EXPECT_TRUE(holds("4 [3]"));
   EXPECT_TRUE(holds("2. The kiln needs 45 minutes [2].")) << "a list's number";
   EXPECT_TRUE(holds("The kiln holds 32 vases and the clay bags 12.5 kg [1][2]."))
       << "each of the two brings its number";
