@@ -11,8 +11,7 @@ namespace apud {
 std::string_view system_with_documents();
 std::string_view system_without_documents();
 /// What stands around the packed passages in a user turn: evidence_frame(packed, question) + the
-/// question.
-/// Empty evidence gives an empty frame.
+/// question. Empty evidence gives an empty frame.
 std::string evidence_frame(std::string_view packed, std::string_view question);
 /// What stands around pinned documents, before the system prompt.
 std::string pinned_frame(std::string_view rendered);
