@@ -209,6 +209,18 @@ bool bears(const Judge& judge, const std::set<std::string>& words, Language sent
   return !carried.empty() && support(carried, judge.stems) >= 1;
 }
 
+/// What is near a sentence in words does not bear another number: "18.40 EUR" not "10.40 EUR". One
+/// digit may number a list; of several passages cited together each may bring a number.
+bool hold_numbers(const std::vector<Judge>& judges, const std::vector<size_t>& cited,
+                  const std::set<std::string>& words) {
+  return std::all_of(words.begin(), words.end(), [&](const std::string& word) {
+    const bool number =
+        word.size() > 1 && word.find_first_not_of("0123456789.") == std::string::npos;
+    return !number || std::any_of(cited.begin(), cited.end(),
+                                  [&](size_t c) { return judges[c].stems.contains(word); });
+  });
+}
+
 }  // namespace
 
 CheckedAnswer check_answer(std::string_view answer, std::span<const Passage> passages) {
@@ -335,14 +347,7 @@ CheckedAnswer check_answer(std::string_view answer, std::span<const Passage> pas
       return std::all_of(names.begin(), names.end(),
                          [&](const std::string& name) { return holds_name(judges[c].text, name); });
     };
-    // Nor does what is near it in words bear another number: "18.40 EUR" not "10.40 EUR". One digit
-    // may number a list; of several passages cited together each may bring one.
-    const bool counted = std::all_of(words.begin(), words.end(), [&](const std::string& word) {
-      const bool number =
-          word.size() > 1 && word.find_first_not_of("0123456789.") == std::string::npos;
-      return !number || std::any_of(cited.begin(), cited.end(),
-                                    [&](size_t c) { return judges[c].stems.contains(word); });
-    });
+    const bool counted = hold_numbers(judges, cited, words);
     const bool named = counted && std::any_of(cited.begin(), cited.end(), holds_names);
     std::vector<std::string> quotes = quotes_in(bare);
     out.quotes += static_cast<int>(quotes.size());
