@@ -330,7 +330,7 @@ void pack_tiles(const WeightView& w, const PackedMatrix& m, int strip) {
   }
 }
 
-// Packing::kTiles, BF16: the tiles themselves.
+// Packing::kTiles, BF16 and F32 rounded to it: the tiles themselves.
 void pack_bf16_tiles(const WeightView& w, const PackedMatrix& m, int strip) {
   uint8_t* out = m.data + static_cast<size_t>(strip) * m.strip_bytes;
   std::memset(out, 0, m.strip_bytes);
@@ -338,7 +338,16 @@ void pack_bf16_tiles(const WeightView& w, const PackedMatrix& m, int strip) {
     const std::byte* row = w.row(strip * kStripRows + r);
     for (int64_t c = 0; c < w.cols; c += 32) {
       uint16_t inputs[32] = {}, words[32];
-      std::memcpy(inputs, row + 2 * c, static_cast<size_t>(std::min<int64_t>(32, w.cols - c)) * 2);
+      const int64_t count = std::min<int64_t>(32, w.cols - c);
+      if (w.type == WeightType::kF32) {
+        for (int64_t i = 0; i < count; ++i) {
+          float value = 0;
+          std::memcpy(&value, row + 4 * (c + i), sizeof value);
+          inputs[i] = float_to_bf16(value);
+        }
+      } else {
+        std::memcpy(inputs, row + 2 * c, static_cast<size_t>(count) * 2);
+      }
       for (int i = 0; i < 32; ++i) words[i] = inputs[tile_input(i)];
       std::memcpy(out + static_cast<size_t>(c / 32) * kTileBytes + r * 64, words, 64);
     }
@@ -410,7 +419,8 @@ PackedMatrix packed_layout(WeightType type, Packing packing, int64_t rows, int64
     size_t chunks = (n - 1) / kWordChunk, left = n - chunks * kWordChunk;
     m.strip_bytes = chunks * kWordChunkBytes + kStripRows * (sizeof(float) + (left + 1) / 2 * 4);
   } else if (packing == Packing::kTiles) {
-    APUD_CHECK(tile_format(type) && cols % block_values(type) == 0, "whole blocks in a row");
+    if (type == WeightType::kF32) m.type = WeightType::kBF16;
+    APUD_CHECK(tile_format(m.type) && cols % block_values(type) == 0, "whole blocks in a row");
     int64_t blocks = tile_blocks(cols), last = (blocks - 1) / kChunkBlocks;
     m.strip_bytes = f.quantised ? static_cast<size_t>(last) * tile_chunk_bytes(f, kChunkBlocks) +
                                       tile_chunk_bytes(f, blocks_of_chunk(blocks, last))

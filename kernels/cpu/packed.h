@@ -18,9 +18,10 @@
 // zero).
 //
 // On the AMX path, some formats (Packing::kTiles, tile_format): what unpacks best into the bf16
-// tiles that this path multiplies, each of 16 rows x 32 inputs (a block). BF16, per strip: the
-// tiles themselves, the last one padded with zeros. Quantised, per strip and 256 inputs (a chunk;
-// in the last one of a row, bits of blocks beyond the end are zero):
+// tiles that this path multiplies, each of 16 rows x 32 inputs (a block). BF16 (an encoder's F32
+// rounded to it, too), per strip: the tiles themselves, the last one padded with zeros. Quantised,
+// per strip and 256 inputs (a chunk; in the last one of a row, bits of blocks beyond the end are
+// zero):
 //   scales  as above, padded to those of a whole chunk
 //   quants  whole fours of blocks; of each, row by row, the bits of 4 x 32 values without gaps:
 //           word by word, 4 bits of all four blocks, 6 and 8 bits of two blocks and then of the
@@ -28,10 +29,10 @@
 // The words of a tile's row, of weights and activations alike, are a block's inputs 0, 16, 1, 17, …
 // 15, 31 (tile_input), so that the two of a dword are neighbours in two vectors of floats.
 //
-// An encoder's F32 and F16 weights (Packing::kWords), per strip and 128 inputs (the last chunk of a
-// row may hold fewer): float scale[16], then int16 [inputs/2][16][2], odd inputs padded with zero.
-// Values are rounded to +-4095 of a row's largest in the chunk: twice the speed of float, and an
-// embedding's cosine with the exact one stays above 0.99999 (docs/performance.md).
+// An encoder's other F32 and F16 weights (Packing::kWords), per strip and 128 inputs (the last
+// chunk of a row may hold fewer): float scale[16], then int16 [inputs/2][16][2], odd inputs padded
+// with zero. Values are rounded to +-4095 of a row's largest in the chunk: twice the speed of
+// float, and an embedding's cosine with the exact one stays above 0.99999 (docs/performance.md).
 //
 // Scales stand beside their quants, not in front of the strip: with two streams to read, one core
 // drew 11 GB/s of 29 from memory (Zen 4), whatever was prefetched.

@@ -368,14 +368,15 @@ class Planner {
 Packing packing_of(const Program& program, const Weights& weights, WeightId matrix, bool tiles) {
   const WeightType type = weights[static_cast<size_t>(matrix)].type;
   bool wide = type == WeightType::kF32 || type == WeightType::kF16;
-  if (wide) return program.is_encoder() ? Packing::kWords : Packing::kExact;
-  if (!tiles || !tile_format(type)) return Packing::kExact;
+  const Packing few_rows = wide && program.is_encoder() ? Packing::kWords : Packing::kExact;
+  bool in_tiles = tile_format(type) || (type == WeightType::kF32 && program.is_encoder());
+  if (!tiles || !in_tiles) return few_rows;
   bool many_rows = std::any_of(program.ops.begin(), program.ops.end(), [&](const Op& op) {
     auto* linear = std::get_if<LinearOp>(&op);
     return linear && linear->weight == matrix &&
            program.values[static_cast<size_t>(linear->out)].rows != Rows::kOutputs;
   });
-  return many_rows ? Packing::kTiles : Packing::kExact;
+  return many_rows ? Packing::kTiles : few_rows;
 }
 
 Plan make_plan(const Program& program, const Weights& weights, bool tiles) {

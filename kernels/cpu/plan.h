@@ -14,8 +14,9 @@
 namespace apud::cpu {
 
 /// How `program`'s matrix is held: an encoder's F32 and F16 as 16-bit integers; on the path with
-/// bf16 `tiles`, the formats of tile_format as their rows, but for a matrix that only rows of
-/// outputs meet: these are one or few a step, and one row reads the other packing faster.
+/// bf16 `tiles`, the formats of tile_format and an encoder's F32 as their rows, but for a matrix
+/// that only rows of outputs meet: these are one or few a step, and one row reads the other packing
+/// faster.
 Packing packing_of(const Program& program, const Weights& weights, WeightId matrix, bool tiles);
 
 /// Row-wise: quantises a row of x for the linear layers that read it. Two planes: the second holds

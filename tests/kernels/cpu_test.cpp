@@ -89,8 +89,12 @@ Weights as_tiles(const LinearCase& c, std::vector<float>& values) {
   for (int64_t r = 0; r < view.rows; ++r)
     dequantize_row(view, r, values.data() + static_cast<size_t>(r) * cols);
   for (float& v : values) {
-    uint32_t bits = std::bit_cast<uint32_t>(v * (1 + 0.72134752f / 256));
-    v = std::bit_cast<float>(bits & 0xffff0000u);
+    if (view.type == WeightType::kF32) {
+      v = bf16_to_float(float_to_bf16(v));
+    } else {
+      uint32_t bits = std::bit_cast<uint32_t>(v * (1 + 0.72134752f / 256));
+      v = std::bit_cast<float>(bits & 0xffff0000u);
+    }
   }
   view.data = reinterpret_cast<const std::byte*>(values.data());
   view.type = WeightType::kF32;
@@ -123,6 +127,9 @@ constexpr WeightType kAllTypes[] = {
     WeightType::kQ5_0, WeightType::kQ5_1, WeightType::kQ8_0, WeightType::kQ2_K, WeightType::kQ3_K,
     WeightType::kQ4_K, WeightType::kQ5_K, WeightType::kQ6_K};
 
+// A linear layer's program is an encoder, whose F32 weights tiles multiply, too.
+bool in_tiles(WeightType type) { return type == WeightType::kF32 || cpu::tile_format(type); }
+
 TEST_P(CpuPath, LinearEqualsTheReferenceWhereInt8IsExact) {
   for (WeightType type : kAllTypes) {
     int block = block_values(type);
@@ -131,8 +138,8 @@ TEST_P(CpuPath, LinearEqualsTheReferenceWhereInt8IsExact) {
       int tokens = rows % 2 ? 23 : 13;
       auto x = exact_rows(tokens, width);
       LinearCase c(type, rows, width, x, rows % 2 == 1, rows % 3 == 0);
-      bool words = type == WeightType::kF32 || type == WeightType::kF16;
-      bool cut = GetParam() == CpuIsa::kAmx && block != 1 && cpu::tile_format(type);
+      bool cut = GetParam() == CpuIsa::kAmx && type != WeightType::kBF16 && in_tiles(type);
+      bool words = !cut && (type == WeightType::kF32 || type == WeightType::kF16);
       std::vector<float> values;
       Weights weights = cut ? as_tiles(c, values) : c.m->weights;
       auto want = c.run(*make_reference_executor(c.m->program, weights), 0, tokens);
@@ -162,7 +169,7 @@ TEST_P(CpuPath, LinearStaysWithinTheErrorOfRoundedActivations) {
     auto x = normal_rows(7, 1024);
     LinearCase c(type, 80, 1024, x, true, false);
     auto want = c.run(*make_reference_executor(c.m->program, c.m->weights), 0, 7);
-    bool tiles = GetParam() == CpuIsa::kAmx && cpu::tile_format(type);
+    bool tiles = GetParam() == CpuIsa::kAmx && in_tiles(type);
     double limit = tiles                       ? test::kActBf16
                    : type == WeightType::kBF16 ? test::kFloat
                    : block_values(type) == 1   ? test::kWords
@@ -200,7 +207,7 @@ TEST_P(CpuPath, ProductsReadNothingBehindTheWeights) {
   for (WeightType type : kAllTypes) {
     for (int blocks : {1, 2, 3, 5, 9}) {
       const int cols = block_values(type) == 1 ? 31 * blocks : block_values(type) * blocks;
-      const bool tiles = kernels.tiles && cpu::tile_format(type);
+      const bool tiles = kernels.tiles && in_tiles(type);
       const auto packing = tiles ? cpu::Packing::kTiles : cpu::Packing::kExact;
       Synthetic m(7);
       WeightId id = m.weight("w", 16, cols, type);
@@ -399,10 +406,11 @@ TEST_P(CpuPath, RowsOfAnEncoderWithoutItsPooling) {
 }
 
 TEST_P(CpuPath, EncoderEqualsTheReferenceAloneAndInABatch) {
-  // Tiles round the activations of every layer.
-  double bf16 = GetParam() == CpuIsa::kAmx ? 4 * test::kActBf16 : test::kFloat;
+  // Tiles round the activations of every layer, and F32 weights.
+  const bool tiles = GetParam() == CpuIsa::kAmx;
+  double bf16 = tiles ? 4 * test::kActBf16 : test::kFloat;
   for (int window : {0, 20}) {
-    for (auto [type, limit] : {std::pair{WeightType::kF32, test::kWords},
+    for (auto [type, limit] : {std::pair{WeightType::kF32, tiles ? bf16 : test::kWords},
                                {WeightType::kF16, test::kWords},
                                {WeightType::kBF16, bf16},
                                {WeightType::kQ8_0, 0.04}}) {
