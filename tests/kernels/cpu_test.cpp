@@ -11,7 +11,6 @@
 #include "base/error.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/kernels.h"
-#include "kernels/cpu/plan.h"
 #include "tests/kernels/synthetic.h"
 #include "tests/kernels/tolerance.h"
 
@@ -463,50 +462,6 @@ TEST_P(CpuPath, PagesMoveAsBytes) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Isa, CpuPath, ::testing::ValuesIn(available_cpu_isas()), isa_name);
-
-// Rows of outputs are one or few, and one row reads integers faster than it folds them into tiles.
-TEST(CpuPlan, TilesAreForMatricesThatManyRowsMeet) {
-  test::DecoderShape shape;
-  shape.types = {WeightType::kQ8_0};
-  auto m = test::synthetic_decoder(shape);
-  int inner = 0, output = 0;
-  for (const Op& op : m->program.ops) {
-    auto* linear = std::get_if<LinearOp>(&op);
-    if (!linear) continue;
-    bool last = m->program.values[static_cast<size_t>(linear->out)].rows == Rows::kOutputs;
-    ++(last ? output : inner);
-    EXPECT_EQ(cpu::packing_of(m->program, m->weights, linear->weight, true),
-              last ? cpu::Packing::kExact : cpu::Packing::kTiles);
-    EXPECT_EQ(cpu::packing_of(m->program, m->weights, linear->weight, false), cpu::Packing::kExact);
-  }
-  EXPECT_EQ(output, 1);
-  EXPECT_GT(inner, 5);
-}
-
-// Activations by themselves, and those made where their inputs are.
-std::pair<int, int> activations(const std::vector<WeightType>& types, bool tiles) {
-  test::DecoderShape shape;
-  shape.types = types;
-  auto m = test::synthetic_decoder(shape);
-  cpu::Plan plan = cpu::make_plan(m->program, m->weights, tiles);
-  int apart = 0, fused = 0;
-  for (const cpu::Stage& stage : plan.stages) {
-    fused += stage.activation.has_value();
-    for (const cpu::RowOp& op : stage.row_ops) apart += std::holds_alternative<ActivationOp>(op);
-  }
-  return {apart, fused};
-}
-
-TEST(CpuPlan, ActivationsOfTilesAreMadeWhereTheirInputsAre) {
-  using enum WeightType;
-  EXPECT_EQ(activations({kQ4_K}, true), std::pair(0, 2));
-  EXPECT_EQ(activations({kQ4_K}, false), std::pair(2, 0));
-  // Products that take floats, or other roundings, need the floats.
-  EXPECT_EQ(activations({kF32}, true), std::pair(2, 0));
-  EXPECT_EQ(activations({kQ2_K}, true), std::pair(2, 0));
-  EXPECT_EQ(activations({kQ4_K, kQ4_K, kQ4_K, kQ4_K, kQ4_K, kQ5_K, kQ4_K}, true), std::pair(2, 0));
-  EXPECT_EQ(activations({kQ4_K, kQ4_K, kQ4_K, kQ4_K, kQ4_K, kQ4_K, kQ2_K}, true), std::pair(2, 0));
-}
 
 TEST(CpuExecutor, RefusesAPathThatTheMachineLacks) {
   auto m = test::synthetic_decoder({});

@@ -1,7 +1,7 @@
 apud_test(NAME quant_test OPTIMISED SOURCES kernels/quant_test.cpp LIBS apud_kernels LABELS unit sanitize)
 apud_test(NAME sampling_test OPTIMISED SOURCES kernels/sampling_test.cpp LIBS apud_kernels LABELS unit sanitize)
 apud_test(NAME reference_test OPTIMISED SOURCES kernels/reference_test.cpp LIBS apud_kernels LABELS unit sanitize)
-apud_test(NAME kernels_cpu_test OPTIMISED SOURCES kernels/cpu_test.cpp kernels/cpu_activated_test.cpp kernels/cpu_attention_test.cpp LIBS apud_kernels LABELS unit sanitize)
+apud_test(NAME kernels_cpu_test OPTIMISED SOURCES kernels/cpu_test.cpp kernels/cpu_activated_test.cpp kernels/cpu_attention_test.cpp kernels/cpu_plan_test.cpp LIBS apud_kernels LABELS unit sanitize)
 apud_test(NAME load_plan_test OPTIMISED SOURCES kernels/load_plan_test.cpp LIBS apud_kernels LABELS unit)
 apud_test(NAME kernels_drift_test OPTIMISED SOURCES kernels/drift_test.cpp LIBS apud_models LABELS unit TIMEOUT 900)
 if(APUD_HAVE_CUDA)
