@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2)
   };
   if (!p.fused) {
     grid_dependency_wait();
-    asm volatile("fence.proxy.async.global;" ::: "memory");
+    copies_see_writes();
   }
   __syncwarp();
 #pragma unroll 1

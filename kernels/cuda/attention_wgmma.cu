@@ -85,6 +85,7 @@ template <int D, typename H, bool kPaged>
 __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kResident)
     hopper_kernel(const __grid_constant__ HopperParams p) {
 #ifdef APUD_SM90A
+  grid_dependency_trigger();
   using T = Tile<D>;
   constexpr int kKeys = T::kKeys, kBox = T::kBox;
   extern __shared__ uint8_t raw[];
@@ -115,6 +116,9 @@ __global__ void __launch_bounds__(Tile<D>::kThreads, Tile<D>::kResident)
   if (threadIdx.x >= 256) {
     if constexpr (T::kResident == 1) give_registers<24>();
     if (threadIdx.x != 256) return;
+    // Whoever computes or stores does so behind a copy of this thread.
+    grid_dependency_wait();
+    copies_see_writes();
     int loaded = 0;  // tiles of K and V
     for (int turn = 0;; ++turn) {
       const int number = item_of_turn(turn, p.items);
@@ -420,7 +424,7 @@ bool run(const AttentionArgs& a, const Launch& where) {
   APUD_CUDA(cudaGetDevice(&device));
   APUD_CUDA(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   const int blocks = std::min(p.items, T::kResident * multiprocessors);
-  launch(where, kernel, dim3(blocks), dim3(T::kThreads), T::kShared, p);
+  launch(Launch{where.stream, true}, kernel, dim3(blocks), dim3(T::kThreads), T::kShared, p);
   return true;
 }
 

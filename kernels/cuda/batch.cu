@@ -24,8 +24,7 @@ void CudaExecutor::make_meta(Meta& m, int tokens, int capacity, size_t pages) {
     at += round_up(static_cast<int64_t>(n), 4);
     return here;
   };
-  size_t token_at = take(tokens), position_at = take(tokens), row_at = take(tokens),
-         out_at = take(tokens);
+  size_t token_at = take(tokens), position_at = take(tokens), out_at = take(tokens);
   size_t first_at = take(capacity), count_at = take(capacity), start_at = take(capacity);
   size_t tile_at = take(m.tile_capacity),
          offset_at = take(static_cast<size_t>(m.groups) * capacity);
@@ -38,7 +37,6 @@ void CudaExecutor::make_meta(Meta& m, int tokens, int capacity, size_t pages) {
   const int32_t* d = m.device.as<int32_t>();
   m.view.tokens = d + token_at;
   m.view.positions = d + position_at;
-  m.view.row_sequence = d + row_at;
   m.view.output_rows = d + out_at;
   m.view.first = d + first_at;
   m.view.count = d + count_at;
@@ -70,10 +68,16 @@ Step CudaExecutor::prepare(Meta& m, const Batch& batch, CudaKv* kv) {
   auto host = [&](const int32_t* device) { return m.host + (device - m.device.as<int32_t>()); };
   const int tokens = static_cast<int>(batch.tokens.size()),
             sequences = static_cast<int>(batch.sequences.size());
+  const bool whole = m.ints * 4 <= kWholeCopyBytes;
+  auto send = [&](const int32_t* device, size_t n) {
+    if (n > 0)
+      APUD_CUDA(cudaMemcpyAsync(const_cast<int32_t*>(device), host(device), n * 4,
+                                cudaMemcpyHostToDevice, stream_));
+  };
   std::copy(batch.tokens.begin(), batch.tokens.end(), host(m.view.tokens));
+  if (!whole) send(m.view.tokens, tokens);  // cross while the others are filled
   std::copy(batch.output_rows.begin(), batch.output_rows.end(), host(m.view.output_rows));
   int32_t* positions = host(m.view.positions);
-  int32_t* rows = host(m.view.row_sequence);
   int32_t* tiles = host(m.view.tiles);
   Step step;
   step.single = true;
@@ -87,7 +91,6 @@ Step CudaExecutor::prepare(Meta& m, const Batch& batch, CudaKv* kv) {
     step.single = step.single && q.token_count == 1;
     longest = std::max(longest, q.position + q.token_count);
     std::iota(positions + q.first_row, positions + q.first_row + q.token_count, q.position);
-    std::fill_n(rows + q.first_row, q.token_count, s);
     if (tile_rows_ > 0)
       for (int t = 0; t < q.token_count && size_t(2 * step.tiles + 1) < m.tile_capacity;
            t += tile_rows_) {
@@ -121,17 +124,11 @@ Step CudaExecutor::prepare(Meta& m, const Batch& batch, CudaKv* kv) {
   step.small = &m == &small_meta_;
   if (kv) kv->begin_step(step.small);  // a graph cannot wait between its layers
   step.where = {stream_, programmatic_ && step.small};
-  auto send = [&](const int32_t* device, size_t n) {
-    if (n > 0)
-      APUD_CUDA(cudaMemcpyAsync(const_cast<int32_t*>(device), host(device), n * 4,
-                                cudaMemcpyHostToDevice, stream_));
-  };
-  if (m.ints * 4 <= kWholeCopyBytes) {
+  if (whole) {
     send(m.device.as<int32_t>(), m.ints + pages);
     return step;
   }
-  for (const int32_t* by_token : {m.view.tokens, m.view.positions, m.view.row_sequence})
-    send(by_token, tokens);
+  send(m.view.positions, tokens);
   for (const int32_t* by_sequence : {m.view.first, m.view.count, m.view.position})
     send(by_sequence, sequences);
   send(m.view.output_rows, batch.output_rows.size());

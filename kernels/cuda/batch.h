@@ -9,13 +9,12 @@ namespace apud::cuda {
 
 /// Device arrays at fixed places, so that captured graphs stay valid from step to step.
 struct BatchView {
-  const int32_t* tokens = nullptr;        // (T)
-  const int32_t* positions = nullptr;     // (T) of each row in its sequence
-  const int32_t* row_sequence = nullptr;  // (T)
-  const int32_t* first = nullptr;         // (S)
-  const int32_t* count = nullptr;         // (S)
-  const int32_t* position = nullptr;      // (S) tokens cached before this step
-  const int32_t* output_rows = nullptr;   // (R)
+  const int32_t* tokens = nullptr;       // (T)
+  const int32_t* positions = nullptr;    // (T) of each row in its sequence
+  const int32_t* first = nullptr;        // (S)
+  const int32_t* count = nullptr;        // (S)
+  const int32_t* position = nullptr;     // (S) tokens cached before this step
+  const int32_t* output_rows = nullptr;  // (R)
   const int32_t* page_offset =
       nullptr;                         // (groups, capacity): start of a sequence's pages in `pages`
   const int32_t* row_pages = nullptr;  // (groups, tokens): the same by row, one load less

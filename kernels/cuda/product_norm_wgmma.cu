@@ -55,6 +55,7 @@ template <typename H>
 __global__ void __launch_bounds__(kThreads, 1)
     product_norm_kernel(const __grid_constant__ ProductNormParams p) {
 #ifdef APUD_SM90A
+  grid_dependency_trigger();
   extern __shared__ uint8_t raw[];
   H* const ring =
       reinterpret_cast<H*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
@@ -93,6 +94,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x >= 256) {
     give_registers<24>();
     if (threadIdx.x == 256) {
+      // Whoever computes or stores does so behind a copy of this thread.
+      grid_dependency_wait();
+      copies_see_writes();
       parity = 1;  // nothing to wait for in the first round
       for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         const int row = tile * 2 * kRows;
@@ -249,8 +253,7 @@ void run(const ProductNormParams& p, int multiprocessors, const Launch& where) {
   APUD_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(kShared)));
   const int blocks = std::min(multiprocessors, ceil_div(p.rows, 2 * kRows));
-  kernel<<<blocks, kThreads, kShared, where.stream>>>(p);
-  check_launch("product with norm");
+  launch(Launch{where.stream, true}, kernel, dim3(blocks), dim3(kThreads), kShared, p);
 }
 
 bool aligned(const void* data, int64_t ld) {

@@ -49,6 +49,7 @@ __device__ __forceinline__ uint32_t pack_results(float a, float b) {
 template <typename H>
 __global__ void __launch_bounds__(kThreads, 1) rows_kernel(const __grid_constant__ RowsParams p) {
 #ifdef APUD_SM90A
+  grid_dependency_trigger();
   extern __shared__ uint8_t raw[];
   H* const weights =
       reinterpret_cast<H*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
@@ -77,6 +78,9 @@ __global__ void __launch_bounds__(kThreads, 1) rows_kernel(const __grid_constant
     barrier_expect(&weights_full, kBoxes * kWeightBoxBytes);
     for (int b = 0; b < kBoxes; ++b)
       copy_box2(weights + b * kColumns * kDepth, &p.w, &weights_full, b * kDepth, column);
+    // Whoever computes or stores does so behind a copy of this thread.
+    grid_dependency_wait();
+    copies_see_writes();
     int n = 0;  // stages so far
     for (int tile = first; tile < tiles; tile += step)
       for (int b = 0; b < kBoxes; b += kBoxes / kSteps, ++n) {
@@ -182,8 +186,7 @@ void run(const RowsParams& p, int multiprocessors, cudaStream_t stream) {
                                  static_cast<int>(kShared)));
   const int tiles = ceil_div(p.rows, kRows);
   const int blocks = std::min(multiprocessors / p.column_blocks, tiles) * p.column_blocks;
-  kernel<<<blocks, kThreads, kShared, stream>>>(p);
-  check_launch("product with GELU");
+  launch(Launch{stream, true}, kernel, dim3(blocks), dim3(kThreads), kShared, p);
 }
 
 }  // namespace

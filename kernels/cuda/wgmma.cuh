@@ -156,6 +156,10 @@ __device__ __forceinline__ void barrier_arrive(uint64_t* b) {
 __device__ __forceinline__ void barrier_wait(uint64_t* b, int parity) {
   barrier_wait_at(shared_address(b), parity);
 }
+/// Behind the dependency wait: copies of this thread read what earlier kernels wrote.
+__device__ __forceinline__ void copies_see_writes() {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+}
 /// A box of a tensor to shared memory; its bytes count on `b`.
 __device__ __forceinline__ void copy_box2(void* to, const void* map, uint64_t* b, int c0, int c1) {
   asm volatile(

@@ -46,6 +46,18 @@ TEST_F(Cuda, RowsOfAStepHaveTheBitsThatTheyHaveAlone) {
     s.heads = {5, 5, 96};
     expect_bits_of_rows_alone(s, std::string(weight_type_name(type)) + ", wide");
   }
+  // Float weights: rows in one, two and four parts, the last step not full.
+  for (WeightType type : {kF16, kBF16, kF32})
+    for (auto [width, ffn] : {std::pair{256, 512}, {1000, 2500}, {4096, 512}, {512, 11008}}) {
+      DecoderShape s;
+      s.layers = 1;
+      s.width = width;
+      s.ffn = ffn;
+      s.heads = {5, 1, 64};
+      s.types = {type};
+      expect_bits_of_rows_alone(s, std::string(weight_type_name(type)) + ", " +
+                                       std::to_string(width) + " x " + std::to_string(ffn));
+    }
   // Two types in one launch, pairs; rows in four parts, pairs in two, more tiles than blocks; many
   // heads: two tiles of either type at a time.
   for (auto [a, b] : {std::pair{kQ4_K, kQ6_K}, {kQ5_K, kQ6_K}, {kQ3_K, kQ5_K}, {kQ5_0, kQ8_0}})
