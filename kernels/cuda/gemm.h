@@ -39,6 +39,11 @@ class Gemm {
 /// GELU (by erf) of x wᵀ + bias, of at least 2,048 rows with k = 384 on Hopper: 16 bits in and out.
 /// False, and nothing done, where the card, the sizes or the places are not for it.
 bool product_gelu(const GemmArgs& a, int multiprocessors, cudaStream_t stream);
+/// SiLU(gate) * up of x wᵀ's two parts, g.n outputs each, whose rows of w begin at gate_row and
+/// up_row: of at least kGatedRows rows on Hopper, likewise.
+inline constexpr int kGatedRows = 1024;
+bool product_gated(const GemmArgs& g, int gate_row, int up_row, int multiprocessors,
+                   const Launch& where);
 /// norm(n.x + x wᵀ + bias) likewise, of 384 outputs and any k, to n.half_out; a.out is not written.
 bool product_norm(const GemmArgs& a, const NormArgs& n, int multiprocessors, const Launch& where);
 

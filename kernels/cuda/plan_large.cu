@@ -25,6 +25,11 @@ struct Product {
   Rows rows = Rows::kTokens;
   int row_count = 0;  // of weights, all together
   bool gelu = false;  // behind it, in place
+  // Behind a product of gate and up: activation(gate) * up.
+  bool gated = false;
+  Activation activation = Activation::kSilu;
+  Matrix gate, up, result;
+  bool up_first = false;
 };
 
 /// The product as one, of weights that lie in 16 bits.
@@ -56,10 +61,20 @@ void run_product(const Product& p, const Step& s) {
   }
   const int out_size = p.out.half16 ? 2 : 4;
   auto finish = [&] {
+    if (p.gated)
+      activation(p.gate, p.up, p.result, p.activation, rows, p.row_count / 2, g.half16, s.where);
     if (p.gelu)
       activation(p.out, {}, p.out, Activation::kGeluErf, rows, p.row_count, g.half16, s.where);
   };
   if (p.half.data) {
+    if (p.gated && p.activation == Activation::kSilu) {
+      GemmArgs half = g;
+      half.n = p.row_count / 2;
+      half.out = p.result;
+      if (product_gated(half, p.up_first ? half.n : 0, p.up_first ? 0 : half.n,
+                        p.c->multiprocessors, s.where))
+        return;
+    }
     if (p.gelu && product_gelu(g, p.c->multiprocessors, s.where.stream)) return;
     p.c->gemm->run(g, s.where.stream);
     finish();
@@ -246,11 +261,31 @@ class LargeCompiler {
     const auto* after = next < static_cast<int>(program_.ops.size())
                             ? std::get_if<ActivationOp>(&program_.ops[next])
                             : nullptr;
+    if (g.ops.size() == 2 && joined && after && add_gated(g, *after, next)) return next + 1;
     if (g.ops.size() > 1 || !after || after->kind != Activation::kGeluErf || after->up != kNone ||
         after->gate != op.out || after->out != op.out || after->gate == program_.result)
       return next;
     products_.back()->gelu = true;
     return next + 1;
+  }
+
+  /// Makes the activation at `next` part of the product before it, which makes what it reads.
+  bool add_gated(const LinearGroup& g, const ActivationOp& act, int next) {
+    const ValueId a = std::get<LinearOp>(program_.ops[g.ops[0]]).out,
+                  b = std::get<LinearOp>(program_.ops[g.ops[1]]).out;
+    Product& p = *products_.back();
+    auto dead = [&](ValueId v) { return v == act.out || dead_after(program_, next, v); };
+    if (!((act.gate == a && act.up == b) || (act.gate == b && act.up == a)) || cols(a) != cols(b) ||
+        !at(act.out).half16 || !p.out.half16 || !dead(a) || !dead(b))
+      return false;
+    p.gated = true;
+    p.activation = act.kind;
+    p.gate = at(act.gate);
+    p.up = at(act.up);
+    p.result = at(act.out);
+    p.up_first = act.gate == b;
+    plan_.body.back().name = "product + activation";
+    return true;
   }
 
   void add_output_linear(const LinearOp& op, int group) {

@@ -60,6 +60,10 @@ __device__ __forceinline__ void pin(float (&c)[N]) {
   APUD_LIST64                                                         \
   ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79," \
   "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
+#define APUD_LIST128                                                                            \
+  APUD_LIST96                                                                                   \
+  ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114" \
+  ",%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 #define APUD_OPERANDS4(c, i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
 #define APUD_OPERANDS16(c, i)                                               \
   APUD_OPERANDS4(c, i), APUD_OPERANDS4(c, i + 4), APUD_OPERANDS4(c, i + 8), \
@@ -68,6 +72,7 @@ __device__ __forceinline__ void pin(float (&c)[N]) {
 #define APUD_OPERANDS48(c, i) APUD_OPERANDS32(c, i), APUD_OPERANDS16(c, i + 32)
 #define APUD_OPERANDS64(c, i) APUD_OPERANDS32(c, i), APUD_OPERANDS32(c, i + 32)
 #define APUD_OPERANDS96(c, i) APUD_OPERANDS64(c, i), APUD_OPERANDS32(c, i + 64)
+#define APUD_OPERANDS128(c, i) APUD_OPERANDS64(c, i), APUD_OPERANDS64(c, i + 64)
 /// `columns` is twice the accumulators of a thread.
 #define APUD_PRODUCT(before, columns, list, after, ...)                                         \
   if constexpr (std::is_same_v<H, __half>)                                                      \
@@ -92,6 +97,7 @@ __device__ __forceinline__ void pin(float (&c)[N]) {
 APUD_PRODUCT_SHARED(64, 32, 32, 33, 34)
 APUD_PRODUCT_SHARED(96, 48, 48, 49, 50)
 APUD_PRODUCT_SHARED(128, 64, 64, 65, 66)
+APUD_PRODUCT_SHARED(256, 128, 128, 129, 130)
 
 /// c (64 x columns) += a (registers) * b, whose columns run along rows, or where `turned` is 0, k.
 #define APUD_PRODUCT_REGISTERS(name, turned, columns, size, a_list, b_number)                     \
@@ -153,6 +159,15 @@ __device__ __forceinline__ void barrier_wait_at(uint32_t b, uint32_t parity) {
 __device__ __forceinline__ void barrier_arrive(uint64_t* b) {
   barrier_arrive_at(shared_address(b));
 }
+/// At the same barrier of block `rank` of the cluster.
+__device__ __forceinline__ void barrier_arrive_of(uint64_t* b, int rank) {
+  asm volatile(
+      "{ .reg .b32 a;\n"
+      "mapa.shared::cluster.u32 a, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [a]; }" ::"r"(shared_address(b)),
+      "r"(rank)
+      : "memory");
+}
 __device__ __forceinline__ void barrier_wait(uint64_t* b, int parity) {
   barrier_wait_at(shared_address(b), parity);
 }
@@ -166,6 +181,15 @@ __device__ __forceinline__ void copy_box2(void* to, const void* map, uint64_t* b
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%3, %4}], [%2];" ::"r"(shared_address(to)),
       "l"(map), "r"(shared_address(b)), "r"(c0), "r"(c1)
+      : "memory");
+}
+/// The same to the same place, and barrier, of every block of the cluster that `mask` names.
+__device__ __forceinline__ void copy_box2_to_cluster(void* to, const void* map, uint64_t* b, int c0,
+                                                     int c1, int mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(b)), "r"(c0), "r"(c1), "h"(static_cast<short>(mask))
       : "memory");
 }
 __device__ __forceinline__ void copy_box5(void* to, const void* map, uint64_t* b, int c0, int c1,

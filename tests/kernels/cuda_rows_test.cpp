@@ -78,5 +78,36 @@ TEST_F(Cuda, RowsOfAStepHaveTheBitsThatTheyHaveAlone) {
     }
 }
 
+/// A step of a thousand rows and more has gate, up and SiLU in one kernel on Hopper: against each
+/// sequence by itself, which has not. The last tiles of rows and of values are not full, a
+/// cluster's second block has no rows, clusters take several tiles.
+TEST_F(Cuda, GateAndUpInOneKernel) {
+  for (WeightType type : {WeightType::kF16, WeightType::kBF16})
+    for (auto [width, ffn, length] :
+         {std::array{256, 512, 150}, {1000, 5120, 130}, {640, 384, 257}}) {
+      DecoderShape s;
+      s.layers = 1;
+      s.width = width;
+      s.ffn = ffn;
+      s.heads = {4, 2, 64};
+      s.types = {type};
+      auto m = test::synthetic_decoder(s);
+      auto e = gpu(*m, false, 2560);
+      constexpr int kSequences = 8;
+      Runner together(*e, kSequences, 512, e->default_kv_type()),
+          alone(*e, kSequences, 512, e->default_kv_type());
+      Runner::Parts parts;
+      std::vector<float> want;
+      for (int i = 0; i < kSequences; ++i) {
+        parts.push_back({i, test::ids(length + i, width + i)});
+        const std::vector<float> one = alone.step({parts.back()});
+        want.insert(want.end(), one.begin(), one.end());
+      }
+      EXPECT_LT(test::relative_error(together.step(parts), want),
+                type == WeightType::kBF16 ? 2e-2 : 4e-3)
+          << weight_type_name(type) << ", " << width << " x " << ffn;
+    }
+}
+
 }  // namespace
 }  // namespace apud
