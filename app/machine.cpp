@@ -1,13 +1,16 @@
 #include "app/machine.h"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <memory>
+#include <new>
 
 #include "app/progress.h"
 #include "base/file.h"
@@ -62,18 +65,28 @@ MachineFacts machine_facts() {
 }
 
 double measure_read_bandwidth(int threads) {
-  constexpr size_t kBytes = 512u << 20;
-  auto buffer = std::make_unique<uint64_t[]>(kBytes / 8);  // zeroed: every page is touched
+  constexpr size_t kBytes = size_t{1} << 30, kHugePage = 2u << 20;
+  std::unique_ptr<void, decltype(&std::free)> buffer(std::aligned_alloc(kHugePage, kBytes),
+                                                     &std::free);
+  if (buffer == nullptr) throw std::bad_alloc();
+  madvise(buffer.get(), kBytes, MADV_HUGEPAGE);  // as weights lie; a wish: refusal is fine
   ThreadPool pool(threads);
   std::vector<double> rates;
   std::atomic<uint64_t> sink{0};
+  const size_t words = kBytes / 8 / static_cast<size_t>(threads) / 8 * 8;
+  auto part = [&](int worker) {
+    return static_cast<uint64_t*>(buffer.get()) + words * static_cast<size_t>(worker);
+  };
+  pool.run([&](int worker) { std::memset(part(worker), 1, words * 8); });  // every page is touched
   for (int pass = 0; pass < 3; ++pass) {
     auto start = std::chrono::steady_clock::now();
     pool.run([&](int worker) {
-      size_t words = kBytes / 8 / static_cast<size_t>(threads);
-      const uint64_t* data = buffer.get() + words * static_cast<size_t>(worker);
+      const uint64_t* data = part(worker);
       uint64_t sums[8] = {};
-      for (size_t i = 0; i + 8 <= words; i += 8) {
+      for (size_t i = 0; i < words; i += 8) {
+        // As far ahead as the kernels do: a core's own prefetcher has a fifth less.
+        __builtin_prefetch(data + i + 1024 / 8, 0, 3);
+        __builtin_prefetch(data + i + 4096 / 8, 0, 2);
         for (size_t j = 0; j < 8; ++j) sums[j] += data[i + j];
       }
       uint64_t sum = 0;
@@ -82,7 +95,7 @@ double measure_read_bandwidth(int threads) {
     });
     double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    rates.push_back(static_cast<double>(kBytes) / seconds);
+    rates.push_back(static_cast<double>(words * 8) * threads / seconds);
   }
   return *std::max_element(rates.begin(), rates.end());  // other work only ever slows a pass
 }

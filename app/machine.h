@@ -19,8 +19,8 @@ struct MachineFacts {
 };
 MachineFacts machine_facts();
 
-/// Bytes per second that `threads` threads read from memory (buffer larger than the caches), the
-/// best of three passes; takes about a quarter of a second.
+/// Bytes per second that `threads` threads read from memory, 1 GiB in huge pages where the kernel
+/// has them, as weights lie; the best of three passes, half a second in all.
 double measure_read_bandwidth(int threads);
 
 /// A model chosen for a machine, with the reason in words.
