@@ -26,7 +26,7 @@ using Json = nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
 std::string DiskCacheKey::hash() const {
-  std::string text = "apud kv 4";  // rises with the format, and when an executor's sums change
+  std::string text = "apud kv 5";  // rises with the format, and when an executor's sums change
   for (const std::string* part : {&model, &fingerprint, &layout, &program, &executor}) {
     text += '\0';
     text += *part;
