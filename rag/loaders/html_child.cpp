@@ -51,6 +51,20 @@ class Extractor {
     return false;
   }
 
+  // navbar, nav-links, docnav, … of a part of the page; a whole one says that it has some.
+  static bool is_named_nav(const GumboElement& element) {
+    if (element.tag == GUMBO_TAG_HTML || element.tag == GUMBO_TAG_BODY ||
+        element.tag == GUMBO_TAG_MAIN || element.tag == GUMBO_TAG_ARTICLE)
+      return false;
+    std::string_view all = attribute(element, "class");
+    while (!all.empty()) {
+      std::string_view name = all.substr(0, all.find_first_of(" \t\n"));
+      if (name.starts_with("nav") || name.ends_with("nav")) return true;
+      all.remove_prefix(std::min(all.size(), name.size() + 1));
+    }
+    return false;
+  }
+
   // Elements a reader of the page cannot see.
   static bool is_hidden(const GumboElement& element) {
     if (gumbo_get_attribute(&element.attributes, "hidden")) return true;
@@ -88,13 +102,17 @@ class Extractor {
       weigh(static_cast<const GumboNode*>(children.data[i]), link, depth + 1, weight);
   }
 
-  // An aside may be the page's menu or a box of the text (books set notes and tips so): menus are
-  // short or mostly links.
+  // What stands beside the text may be the page's menu or a box (books set notes and tips so), what
+  // is called navigation may be around the text, too: menus are mostly links, or short.
   static bool is_menu(const GumboNode* node) {
     constexpr size_t kBoxBytes = 120;
+    const GumboElement& element = node->v.element;
+    const bool beside =
+        element.tag == GUMBO_TAG_ASIDE || has_class(element, {"sidebar", "related"});
+    if (!beside && !is_named_nav(element)) return false;
     Weight weight;
     weigh(node, false, 0, weight);
-    return weight.text < kBoxBytes || weight.links * 2 > weight.text;
+    return weight.links * 2 > weight.text || (beside && weight.text < kBoxBytes);
   }
 
   // Parts of a page that are not its content.
@@ -122,8 +140,7 @@ class Extractor {
     if (has_class(element, {"headerlink", "anchorjs-link", "sphinxsidebar", "navheader",
                             "navfooter", "breadcrumb", "breadcrumbs", "wy-nav-side", "toc"}))
       return true;
-    bool beside = element.tag == GUMBO_TAG_ASIDE || has_class(element, {"sidebar", "related"});
-    return beside && is_menu(node);
+    return is_menu(node);
   }
 
   void find_title(const GumboNode* node, int depth) {

@@ -71,6 +71,25 @@ TEST(LoadHtml, AsidesOfTextStayAndMenusLeave) {
   }
 }
 
+// The titles of the pages before and after this one would find this one.
+TEST(LoadHtml, LinksCalledNavigationLeaveAndTextAroundThemStays) {
+  const std::string links =
+      "<li><a href='a'>Before: setting up a mirror</a></li><li><a href='b'>Up</a></li>"
+      "<li><a href='c'>Next: repairing a boot loader</a></li>";
+  for (const char* name : {"docnav", "docnav top", "navbar", "page nav-links"}) {
+    Document d = load_bytes(
+        "x.html", "<body class=has-nav><p>Text.</p><ul class='" + std::string(name) + "'>" + links +
+                      "</ul><div class='nav-wrap'><p>Words that nobody clicks, " +
+                      "<a href='d'>a link</a>.</p></div></body>");
+    EXPECT_EQ(d.text.find("mirror"), std::string::npos) << name << ": " << d.text;
+    EXPECT_NE(d.text.find("Text."), std::string::npos) << name;
+    EXPECT_NE(d.text.find("nobody clicks, a link."), std::string::npos) << name << ": " << d.text;
+  }
+  // A page of links says that it has navigation; it stays.
+  Document index = load_bytes("x.html", "<body class='has-nav'><ul>" + links + "</ul></body>");
+  EXPECT_NE(index.text.find("boot loader"), std::string::npos) << index.text;
+}
+
 TEST(LoadHtml, Charsets) {
   const char* body = "</head><body><p>\xD6\xD0\xCE\xC4\xC4\xDA\xC8\xDD</p>";
   EXPECT_EQ(load_bytes("x.html", std::string("<html><head><meta charset=gb2312>") + body).text,
