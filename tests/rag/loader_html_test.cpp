@@ -108,7 +108,7 @@ TEST(LoadHtml, Charsets) {
             "café crème");
   EXPECT_EQ(load_bytes("x.html", "<meta charset=utf-16><p>plain</p>").text, "plain");
   EXPECT_EQ(load_bytes("x.html", "<meta charset=shift_jis><p>\x93\xFA\x96\x7B</p>").text, "日本");
-  EXPECT_EQ(load_bytes("noext", "  <!doctype HTML><p>sniffed</p>").loader, "html/2");
+  EXPECT_EQ(load_bytes("noext", "  <!doctype HTML><p>sniffed</p>").loader, "html/3");
 }
 
 // D4 of the corpus. The pre-scan keeps deep nesting away from gumbo, which is quadratic on it.
