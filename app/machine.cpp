@@ -65,15 +65,17 @@ MachineFacts machine_facts() {
 }
 
 double measure_read_bandwidth(int threads) {
-  constexpr size_t kBytes = size_t{1} << 30, kHugePage = 2u << 20;
-  std::unique_ptr<void, decltype(&std::free)> buffer(std::aligned_alloc(kHugePage, kBytes),
+  constexpr uint64_t kMost = uint64_t{1} << 30, kLeast = 64u << 20, kHugePage = 2u << 20;
+  const size_t bytes =
+      std::clamp(machine_facts().available_bytes / 4, kLeast, kMost) / kHugePage * kHugePage;
+  std::unique_ptr<void, decltype(&std::free)> buffer(std::aligned_alloc(kHugePage, bytes),
                                                      &std::free);
   if (buffer == nullptr) throw std::bad_alloc();
-  madvise(buffer.get(), kBytes, MADV_HUGEPAGE);  // as weights lie; a wish: refusal is fine
+  madvise(buffer.get(), bytes, MADV_HUGEPAGE);  // as weights lie; a wish: refusal is fine
   ThreadPool pool(threads);
   std::vector<double> rates;
   std::atomic<uint64_t> sink{0};
-  const size_t words = kBytes / 8 / static_cast<size_t>(threads) / 8 * 8;
+  const size_t words = bytes / 8 / static_cast<size_t>(threads) / 8 * 8;
   auto part = [&](int worker) {
     return static_cast<uint64_t*>(buffer.get()) + words * static_cast<size_t>(worker);
   };

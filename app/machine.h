@@ -19,8 +19,9 @@ struct MachineFacts {
 };
 MachineFacts machine_facts();
 
-/// Bytes per second that `threads` threads read from memory, 1 GiB in huge pages where the kernel
-/// has them, as weights lie; the best of three passes, half a second in all.
+/// Bytes per second that `threads` threads read from memory, 1 GiB (a quarter of what is available,
+/// where that is less) in huge pages where the kernel has them, as weights lie; the best of three
+/// passes, half a second in all.
 double measure_read_bandwidth(int threads);
 
 /// A model chosen for a machine, with the reason in words.
