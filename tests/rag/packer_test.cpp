@@ -430,5 +430,23 @@ TEST_F(PackerTest, ALowChunksSentenceComesInByItsOwnVector) {
   EXPECT_NE(packed.evidence.find("Lamps copper bridge."), std::string::npos) << packed.evidence;
 }
 
+// A short heading says little alone; of a long one every passage would pay for the rest.
+TEST(RenderEvidence, AShortHeadingKeepsWhatItStandsUnder) {
+  auto shown = [](const char* headings) {
+    Passage p;
+    p.id = 3;
+    p.path = "manuals/pump.md";
+    p.heading_path = headings;
+    p.text = "Text.";
+    return render_evidence(std::span(&p, 1));
+  };
+  EXPECT_EQ(shown(""), "[3] pump.md\nText.\n");
+  EXPECT_EQ(shown("Manual > P-200 > Limits"), "[3] pump.md · Manual > P-200 > Limits\nText.\n");
+  EXPECT_EQ(shown("Manual of all our pumps > P-200 > Limits"),
+            "[3] pump.md · P-200 > Limits\nText.\n");
+  EXPECT_EQ(shown("P-200 > Pressures and temperatures it bears"),
+            "[3] pump.md · Pressures and temperatures it bears\nText.\n");
+}
+
 }  // namespace
 }  // namespace apud
