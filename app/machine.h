@@ -30,7 +30,7 @@ struct Recommendation {
   std::string reason;
 };
 /// The largest chat model that fits `memory_bytes` with room for KV and decodes at 6 tok/s or more
-/// when weights are read at 70% of `read_bandwidth`; among those that `reachable` (the hub, the
+/// when weights are read at half of `read_bandwidth`; among those that `reachable` (the hub, the
 /// registry) has and whose licence needs no acceptance. A pure function of its arguments.
 Recommendation recommend_model(const std::vector<CatalogueEntry>& entries, uint64_t memory_bytes,
                                double read_bandwidth, bool hub_reachable);
