@@ -285,14 +285,15 @@ void append_page(const HtmlPage& page, std::string_view member, int page_number,
 }
 
 Document load_html(std::string_view bytes, const LoadOptions& options) {
+  constexpr const char* kLoader = "html/3";  // rises when the text taken from a page changes
   bool binary = false;
   std::vector<std::string> pages = {decode_html(bytes, &binary)};
-  if (binary) return skipped_document("html/3", LoadStatus::kBinary, "binary content");
+  if (binary) return skipped_document(kLoader, LoadStatus::kBinary, "binary content");
   CleanText clean = clean_utf8(bytes);  // for the counts: hidden marks are gone before parsing
   HtmlPage page = std::move(parse_html(pages, options)[0]);
   if (options.cancel && options.cancel->raised())
-    return skipped_document("html/3", LoadStatus::kLimit, "cancelled");
-  DocumentBuilder builder("html/3");
+    return skipped_document(kLoader, LoadStatus::kLimit, "cancelled");
+  DocumentBuilder builder(kLoader);
   if (detect_encoding(bytes) == "UTF-8") {
     builder.hidden(clean.hidden);
     builder.document().replaced = clean.replaced;

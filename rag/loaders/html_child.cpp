@@ -39,16 +39,23 @@ class Extractor {
     return a ? std::string_view(a->value) : std::string_view{};
   }
 
-  static bool has_class(const GumboElement& element,
-                        std::initializer_list<std::string_view> names) {
+  // Whether a name among the element's classes passes `test`.
+  template <class Test>
+  static bool any_class(const GumboElement& element, Test test) {
     std::string_view all = attribute(element, "class");
     while (!all.empty()) {
-      size_t end = all.find_first_of(" \t\n");
-      if (std::find(names.begin(), names.end(), all.substr(0, end)) != names.end()) return true;
-      if (end == std::string_view::npos) break;
-      all.remove_prefix(end + 1);
+      std::string_view name = all.substr(0, all.find_first_of(" \t\n"));
+      if (test(name)) return true;
+      all.remove_prefix(std::min(all.size(), name.size() + 1));
     }
     return false;
+  }
+
+  static bool has_class(const GumboElement& element,
+                        std::initializer_list<std::string_view> names) {
+    return any_class(element, [&](std::string_view name) {
+      return std::find(names.begin(), names.end(), name) != names.end();
+    });
   }
 
   // navbar, nav-links, docnav, … of a part of the page; a whole one says that it has some.
@@ -56,13 +63,9 @@ class Extractor {
     if (element.tag == GUMBO_TAG_HTML || element.tag == GUMBO_TAG_BODY ||
         element.tag == GUMBO_TAG_MAIN || element.tag == GUMBO_TAG_ARTICLE)
       return false;
-    std::string_view all = attribute(element, "class");
-    while (!all.empty()) {
-      std::string_view name = all.substr(0, all.find_first_of(" \t\n"));
-      if (name.starts_with("nav") || name.ends_with("nav")) return true;
-      all.remove_prefix(std::min(all.size(), name.size() + 1));
-    }
-    return false;
+    return any_class(element, [](std::string_view name) {
+      return name.starts_with("nav") || name.ends_with("nav");
+    });
   }
 
   // Elements a reader of the page cannot see.
