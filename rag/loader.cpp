@@ -186,6 +186,13 @@ bool binary_head(std::string_view head) {
 
 }  // namespace
 
+bool outdated_loader(std::string_view loader) {
+  std::string_view name = loader.substr(0, loader.find('/'));
+  return std::any_of(kLoaders.begin(), kLoaders.end(), [&](std::string_view now) {
+    return now.substr(0, now.find('/')) == name && now != loader;
+  });
+}
+
 Document skipped_document(std::string loader, LoadStatus status, std::string reason) {
   Document document;
   document.loader = std::move(loader);

@@ -30,6 +30,10 @@ struct LoadedFile {
   int64_t mtime_ns = 0;
 };
 
+/// Did an earlier version of a loader make a document ("docx/1"), from which today's takes another
+/// text?
+bool outdated_loader(std::string_view loader);
+
 /// Loads a regular file. A file that changes while being read is read again, twice, then skipped as
 /// kChanging. A raised cancel flag gives status kLimit with the reason "cancelled".
 LoadedFile load_file(const Path& path, const LoadOptions& options = {});

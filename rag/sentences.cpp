@@ -41,6 +41,15 @@ bool list_marker(std::string_view rest) {
          rest[digits + 1] == ' ';
 }
 
+// "Article: P-17; Stock: 4; Supplier: Marlow": a row of a table that carries its columns' names
+// (RowWriter). It says its own, however it is punctuated, and nothing of the rows around it.
+bool named_row(std::string_view line) {
+  constexpr size_t kLongestName = 82;
+  size_t name = line.substr(0, kLongestName).find(": ");
+  size_t next = name == std::string_view::npos ? name : line.find("; ", name);
+  return next != std::string_view::npos && line.find(": ", next) != std::string_view::npos;
+}
+
 constexpr size_t kSentenceBytes = 1500;  // a longer "sentence" is a list or a table gone wrong
 constexpr int kShortLine = 40;  // columns: a line that ends before that was ended on purpose
 
@@ -58,6 +67,16 @@ std::vector<Sentence> split_sentences(std::string_view text) {
     begin = end;
   };
   for (size_t i = 0; i < text.size();) {
+    if (i == 0 || text[i - 1] == '\n') {
+      size_t end = std::min(text.find('\n', i), text.size());
+      if (named_row(text.substr(i, end - i))) {
+        emit(i);
+        emit(end);
+        i = word = end;
+        columns = 0;
+        if (end == text.size()) break;
+      }
+    }
     Utf8Char c = utf8_decode(text, i);
     size_t next = i + c.size;
     if (c.code == '\n') {
@@ -116,14 +135,16 @@ std::vector<std::pair<size_t, size_t>> sentence_ranges(std::string_view text, si
   for (const Sentence& s : split_sentences(text)) {
     size_t begin = s.begin;
     while (s.end - begin > kSentenceBytes) {
-      size_t cut = text.rfind(' ', begin + kSentenceBytes);
+      size_t cut = text.rfind('\n', begin + kSentenceBytes);
+      if (cut == std::string_view::npos || cut <= begin + kSentenceBytes / 2)
+        cut = text.rfind(' ', begin + kSentenceBytes);
       if (cut == std::string_view::npos || cut <= begin) {
         cut = begin + kSentenceBytes;
         while (cut > begin + 1 && (static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) --cut;
       }
       ranges.emplace_back(base + begin, base + cut);
       begin = cut;
-      while (begin < s.end && text[begin] == ' ') ++begin;
+      while (begin < s.end && space(text[begin])) ++begin;
     }
     if (begin < s.end) ranges.emplace_back(base + begin, base + s.end);
   }

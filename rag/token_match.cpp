@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <string>
 
 #include "base/error.h"
@@ -46,10 +47,15 @@ std::vector<std::optional<TokenMatch>> match_chunks(Store& store,
 std::vector<SentenceMatch> sentence_matches(const TokenMatch& match, std::string_view text,
                                             size_t begin) {
   std::vector<std::pair<size_t, size_t>> ranges = sentence_ranges(text, begin);
-  if (match.parts.size() != ranges.size() + 1) return {};  // the heading is the first part
+  // The heading is the first part. Codes that an earlier version made of other sentences say how
+  // near the nearest is, not which: words decide among them.
+  const bool same = match.parts.size() == ranges.size() + 1;
+  const float nearest = match.parts.size() > 1
+                            ? *std::max_element(match.parts.begin() + 1, match.parts.end())
+                            : kUnread;
   std::vector<SentenceMatch> out;
   for (size_t i = 0; i < ranges.size(); ++i) {
-    const float part = match.parts[i + 1];
+    const float part = same ? match.parts[i + 1] : nearest;
     if (part > kUnread) out.push_back({ranges[i].first, ranges[i].second, part});
   }
   return out;

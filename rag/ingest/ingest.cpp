@@ -176,10 +176,12 @@ class Run {
       if (d->chunks > 0) missing_by_size.emplace(d->size, d);
     }
 
-    // A stat is enough where size and time agree; duplicates also need their original.
+    // A stat is enough where size and time agree and the loader is today's; duplicates also need
+    // their original.
     std::unordered_set<int64_t> kept;
     auto same_stat = [](const DocumentInfo& d, const WalkEntry& e) {
-      return d.size == static_cast<int64_t>(e.size) && d.mtime_ns == e.mtime_ns;
+      return d.size == static_cast<int64_t>(e.size) && d.mtime_ns == e.mtime_ns &&
+             !outdated_loader(d.loader);
     };
     std::unordered_set<int64_t> missing_ids;
     for (DocumentInfo* d : missing) missing_ids.insert(d->id);

@@ -318,6 +318,8 @@ class Pipeline {
     event.chunks = static_cast<int64_t>(job.chunks.size());
     for (const NewChunk& c : job.chunks) event.tokens += c.tokens;
     bool replaced = known && known->chunks > 0;
+    if (replaced && event.reason.empty() && known->content_hash == info.content_hash)
+      event.reason.append("the same file, read anew by ").append(info.loader);
     event.outcome = job.chunks.empty() ? FileOutcome::kEmpty
                     : replaced         ? FileOutcome::kReplaced
                                        : FileOutcome::kIndexed;

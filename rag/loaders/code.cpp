@@ -8,11 +8,15 @@
 
 namespace apud {
 
+namespace {
+constexpr const char* kLoader = loader_version("code");
+}  // namespace
+
 Document load_code(std::string_view bytes) {
   DecodedText decoded = decode_text(bytes);
-  if (decoded.binary) return skipped_document("code/1", LoadStatus::kBinary, "binary content");
+  if (decoded.binary) return skipped_document(kLoader, LoadStatus::kBinary, "binary content");
   Document document;
-  document.loader = "code/1";
+  document.loader = kLoader;
   document.text = std::move(decoded.clean.text);
   document.replaced = decoded.clean.replaced;
   document.hidden_removed = decoded.clean.hidden;

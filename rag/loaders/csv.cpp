@@ -10,6 +10,7 @@ namespace apud {
 
 namespace {
 
+constexpr const char* kLoader = loader_version("csv");
 constexpr size_t kMaxCells = 4096;
 
 // The delimiter that divides the first lines into the same number of cells most often.
@@ -43,10 +44,10 @@ char guess_delimiter(std::string_view text) {
 
 Document load_csv(std::string_view bytes, std::string_view extension) {
   DecodedText decoded = decode_text(bytes);
-  if (decoded.binary) return skipped_document("csv/1", LoadStatus::kBinary, "binary content");
+  if (decoded.binary) return skipped_document(kLoader, LoadStatus::kBinary, "binary content");
   std::string_view text = decoded.clean.text;
   const char delimiter = extension == "tsv" || extension == "tab" ? '\t' : guess_delimiter(text);
-  DocumentBuilder builder("csv/1");
+  DocumentBuilder builder(kLoader);
   builder.hidden(decoded.clean.hidden);
   RowWriter rows(builder);
   std::vector<std::string> cells;
@@ -78,7 +79,7 @@ Document load_csv(std::string_view bytes, std::string_view extension) {
       if (end < text.size() && text[end] == '\n') ++line;
       i = end + 1;
     }
-    rows.row(cells, row_line);
+    rows.row(cells, {0, row_line, 0, {}});
   }
   Document document = builder.finish();
   document.replaced = decoded.clean.replaced;

@@ -1,15 +1,19 @@
 // DOCX: word/document.xml with its styles and footnotes. Source: ECMA-376 part 1, WordprocessingML.
+#include <algorithm>
+#include <charconv>
 #include <map>
 
 #include "rag/loaders/archive.h"
 #include "rag/loaders/builder.h"
 #include "rag/loaders/formats.h"
+#include "rag/loaders/rows.h"
 
 namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = "docx/1";
+constexpr const char* kLoader = loader_version("docx");
+constexpr size_t kMaxCells = 1024;  // of a row
 
 class Word {
  public:
@@ -109,18 +113,28 @@ class Word {
   }
 
   void table(const pugi::xml_node& node) {
+    RowWriter rows(builder_, kLeastNames);
+    std::vector<std::string> above;
     for (const pugi::xml_node& row : node.children()) {
       if (local_name(row.name()) != "tr") continue;
-      std::string line;
-      bool first = true;
+      std::vector<std::string> cells;
       for (const pugi::xml_node& cell : row.children()) {
-        if (local_name(cell.name()) != "tc") continue;
-        if (!first) line += " | ";
-        first = false;
-        cell_text(cell, line);
+        if (local_name(cell.name()) != "tc" || cells.size() >= kMaxCells) continue;
+        pugi::xml_node properties = local_child(cell, "tcPr");
+        std::string content;
+        cell_text(cell, content);
+        // One that goes on from the row above says the same.
+        pugi::xml_node merged = local_child(properties, "vMerge");
+        if (merged && local_attribute(merged, "val") != "restart" && cells.size() < above.size())
+          content = above[cells.size()];
+        cells.push_back(std::move(content));
+        std::string_view span = local_attribute(local_child(properties, "gridSpan"), "val");
+        size_t columns = 1;
+        std::from_chars(span.data(), span.data() + span.size(), columns);
+        cells.resize(std::max(cells.size(), std::min(cells.size() + columns - 1, kMaxCells)));
       }
-      builder_.place(0, breaks_ ? page_ : 0);
-      builder_.block(BlockKind::kTableRow, line);
+      rows.row(cells, {0, 0, breaks_ ? page_ : 0, {}});
+      above = std::move(cells);
     }
   }
 
@@ -149,7 +163,8 @@ Document load_docx(std::string_view bytes, const LoadOptions& options) {
       bytes,
       [](std::string_view name) {
         return name == "word/document.xml" || name == "word/styles.xml" ||
-               name == "word/footnotes.xml" || name == "docProps/core.xml";
+               name == "word/footnotes.xml" || name == "word/endnotes.xml" ||
+               name == "docProps/core.xml";
       },
       options);
   if (parts.status != LoadStatus::kOk) return skipped_document(kLoader, parts.status, parts.reason);
@@ -162,8 +177,9 @@ Document load_docx(std::string_view bytes, const LoadOptions& options) {
   Word word(builder);
   word.styles(parts.find("word/styles.xml"));
   word.body(local_child(document.document_element(), "body"));
-  if (parse_xml(parts.find("word/footnotes.xml"), notes, reason))
-    word.body(notes.document_element());
+  for (const char* part : {"word/footnotes.xml", "word/endnotes.xml"}) {
+    if (parse_xml(parts.find(part), notes, reason)) word.body(notes.document_element());
+  }
   if (parse_xml(parts.find("docProps/core.xml"), core, reason)) {
     builder.document().title = one_line(local_child(core.document_element(), "title").text().get());
   }

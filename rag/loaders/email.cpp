@@ -15,7 +15,7 @@ namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = "email/1";
+constexpr const char* kLoader = loader_version("email");
 constexpr int kMaxParts = 200;   // of one message
 constexpr int kMaxNesting = 16;  // of multiparts
 

@@ -10,7 +10,7 @@
 namespace apud {
 
 namespace {
-constexpr const char* kLoader = "epub/1";
+constexpr const char* kLoader = loader_version("epub");
 constexpr size_t kMaxChapters = 10000;
 
 bool ends_with(std::string_view name, std::string_view end) {

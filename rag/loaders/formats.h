@@ -4,11 +4,27 @@
 // Threads: re-entrant.
 #pragma once
 
+#include <array>
 #include <string_view>
 
 #include "rag/loader.h"
 
 namespace apud {
+
+/// Every loader by name and version. A version rises when the text or the structure taken from a
+/// file changes: ingest reads its documents again then.
+inline constexpr std::array<const char*, 16> kLoaders = {
+    "code/1", "csv/2",      "docx/2", "email/1", "epub/1",    "html/3", "json/2", "markdown/1",
+    "odf/2",  "notebook/2", "pdf/1",  "pptx/2",  "session/1", "svg/1",  "text/1", "xlsx/2"};
+
+/// Its entry of that table.
+consteval const char* loader_version(std::string_view name) {
+  for (const char* loader : kLoaders) {
+    std::string_view entry = loader;
+    if (entry.substr(0, entry.find('/')) == name) return loader;
+  }
+  throw "no loader of this name";
+}
 
 Document load_text(std::string_view bytes, std::string_view extension);
 Document load_markdown(std::string_view bytes);

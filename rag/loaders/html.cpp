@@ -285,7 +285,7 @@ void append_page(const HtmlPage& page, std::string_view member, int page_number,
 }
 
 Document load_html(std::string_view bytes, const LoadOptions& options) {
-  constexpr const char* kLoader = "html/3";  // rises when the text taken from a page changes
+  constexpr const char* kLoader = loader_version("html");
   bool binary = false;
   std::vector<std::string> pages = {decode_html(bytes, &binary)};
   if (binary) return skipped_document(kLoader, LoadStatus::kBinary, "binary content");

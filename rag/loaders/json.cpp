@@ -14,6 +14,7 @@ namespace apud {
 
 namespace {
 
+constexpr const char* kLoader = loader_version("json");
 constexpr size_t kMaxDepth = 256;
 constexpr size_t kBlockBytes = 2048;  // a record longer than this continues in another block
 
@@ -195,9 +196,9 @@ class Scanner {
 
 Document load_json(std::string_view bytes, std::string_view extension) {
   DecodedText decoded = decode_text(bytes);
-  if (decoded.binary) return skipped_document("json/2", LoadStatus::kBinary, "binary content");
+  if (decoded.binary) return skipped_document(kLoader, LoadStatus::kBinary, "binary content");
   bool lines = extension == "jsonl" || extension == "ndjson" || extension == "jsonlines";
-  DocumentBuilder builder("json/2");
+  DocumentBuilder builder(kLoader);
   if (!Scanner(decoded.clean.text, builder).run(lines)) return load_text(bytes, extension);
   builder.hidden(decoded.clean.hidden);
   Document document = builder.finish();

@@ -10,7 +10,7 @@ namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = "notebook/2";
+constexpr const char* kLoader = loader_version("notebook");
 constexpr size_t kMaxBytes = 128u << 20;  // the parsed form takes several times that
 constexpr size_t kMaxOutput = 2000;       // of one cell, characters kept
 constexpr int kMaxDepth = 128;

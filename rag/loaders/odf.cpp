@@ -10,7 +10,7 @@ namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = "odf/1";
+constexpr const char* kLoader = loader_version("odf");
 constexpr int kMaxRepeat = 64;  // repeated cells and spaces that are written out
 
 int repeat_of(std::string_view text) {
@@ -103,7 +103,7 @@ class OpenDocument {
         for (int i = 0; i < repeat && cells.size() < 4096; ++i) cells.push_back(content);
       }
       while (!cells.empty() && cells.back().empty()) cells.pop_back();
-      writer.row(cells, member_.empty() ? 0 : line, member_);
+      writer.row(cells, {0, member_.empty() ? 0 : line, page_, member_});
       int skipped = 0;
       std::string_view repeated = local_attribute(row, "number-rows-repeated");
       std::from_chars(repeated.data(), repeated.data() + repeated.size(), skipped);
@@ -119,7 +119,7 @@ class OpenDocument {
       place();
       builder_.heading(1, member_);
     }
-    RowWriter writer(builder_);
+    RowWriter writer(builder_, sheet ? 2 : kLeastNames);
     int line = 0;
     rows(node, writer, line);
     member_.clear();

@@ -34,7 +34,7 @@ std::string first_line(std::string_view text) {
 }  // namespace
 
 Document load_pdf(std::string_view bytes, const LoadOptions& options) {
-  const char* kLoader = "pdf/1";
+  constexpr const char* kLoader = loader_version("pdf");
   std::optional<Path> program = find_program("pdftotext");
   if (!program) {
     return skipped_document(kLoader, LoadStatus::kUnsupported,

@@ -3,12 +3,14 @@
 #include "rag/loaders/archive.h"
 #include "rag/loaders/builder.h"
 #include "rag/loaders/formats.h"
+#include "rag/loaders/rows.h"
 
 namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = "pptx/1";
+constexpr const char* kLoader = loader_version("pptx");
+constexpr std::string_view kNotes = "ppt/notesSlides/";
 
 void paragraph_text(const pugi::xml_node& node, std::string& out) {
   for (const pugi::xml_node& child : node.children()) {
@@ -23,10 +25,25 @@ void paragraph_text(const pugi::xml_node& node, std::string& out) {
   }
 }
 
+std::string_view placeholder(const pugi::xml_node& shape) {
+  return local_attribute(local_child(local_child(local_child(shape, "nvSpPr"), "nvPr"), "ph"),
+                         "type");
+}
 bool is_title(const pugi::xml_node& shape) {
-  std::string_view type =
-      local_attribute(local_child(local_child(local_child(shape, "nvSpPr"), "nvPr"), "ph"), "type");
+  std::string_view type = placeholder(shape);
   return type == "title" || type == "ctrTitle";
+}
+
+void table(const pugi::xml_node& node, int slide, DocumentBuilder& builder) {
+  RowWriter rows(builder, kLeastNames);
+  for (const pugi::xml_node& row : node.children()) {
+    if (local_name(row.name()) != "tr") continue;
+    std::vector<std::string> cells;
+    for (const pugi::xml_node& cell : row.children()) {
+      if (local_name(cell.name()) == "tc") paragraph_text(cell, cells.emplace_back());
+    }
+    rows.row(cells, {0, 0, slide, {}});
+  }
 }
 
 void shapes(const pugi::xml_node& node, int slide, bool title, DocumentBuilder& builder) {
@@ -34,15 +51,8 @@ void shapes(const pugi::xml_node& node, int slide, bool title, DocumentBuilder& 
     std::string_view name = local_name(child.name());
     if (name == "sp") {
       shapes(child, slide, is_title(child), builder);
-    } else if (name == "tr") {
-      std::string row;
-      for (const pugi::xml_node& cell : child.children()) {
-        if (local_name(cell.name()) != "tc") continue;
-        if (!row.empty()) row += " | ";
-        paragraph_text(cell, row);
-      }
-      builder.place(0, slide);
-      builder.block(BlockKind::kTableRow, row);
+    } else if (name == "tbl") {
+      table(child, slide, builder);
     } else if (name == "p") {
       std::string text;
       paragraph_text(child, text);
@@ -58,14 +68,29 @@ void shapes(const pugi::xml_node& node, int slide, bool title, DocumentBuilder& 
   }
 }
 
+// What the speaker says: the body of the slide's notes page, whose other shapes repeat the slide.
+void notes(const Parts& parts, const std::string& slide_part, int slide, DocumentBuilder& builder) {
+  constexpr std::string_view kFolder = "ppt/slides/";
+  std::string rels = std::string(kFolder) + "_rels/" +
+                     slide_part.substr(std::min(kFolder.size(), slide_part.size())) + ".rels";
+  for (const auto& [id, target] : relationships(parts.find(rels), kFolder)) {
+    pugi::xml_document page;
+    std::string ignored;
+    if (target.rfind(kNotes, 0) != 0 || !parse_xml(parts.find(target), page, ignored)) continue;
+    pugi::xml_node tree = local_child(local_child(page.document_element(), "cSld"), "spTree");
+    for (const pugi::xml_node& shape : tree.children()) {
+      if (placeholder(shape) == "body") shapes(shape, slide, false, builder);
+    }
+  }
+}
+
 }  // namespace
 
 Document load_pptx(std::string_view bytes, const LoadOptions& options) {
   Parts parts = read_parts(
       bytes,
       [](std::string_view name) {
-        bool slide = name.rfind("ppt/slides/slide", 0) == 0 && name.size() > 4 &&
-                     name.substr(name.size() - 4) == ".xml";
+        bool slide = name.rfind("ppt/slides/", 0) == 0 || name.rfind(kNotes, 0) == 0;
         return slide || name == "ppt/presentation.xml" || name == "ppt/_rels/presentation.xml.rels";
       },
       options);
@@ -99,6 +124,7 @@ Document load_pptx(std::string_view bytes, const LoadOptions& options) {
       shape = next;
     }
     shapes(tree, number, false, builder);
+    notes(parts, target->second, number, builder);
   }
   Document document = builder.finish();
   if (broken > 0) {

@@ -12,7 +12,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kLoader = "session/1";
+constexpr const char* kLoader = loader_version("session");
 constexpr int kMaxDepth = 64;
 constexpr size_t kHeadingBytes = 300;  // a longer question is text, too
 

@@ -10,7 +10,7 @@ namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = "svg/1";
+constexpr const char* kLoader = loader_version("svg");
 
 class Drawing {
  public:

@@ -1,8 +1,9 @@
 // XLSX: sheets in order, each row with its column names; dates as dates. Source: ECMA-376 part 1,
 // SpreadsheetML.
+#include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <set>
+#include <map>
 
 #include "rag/loaders/archive.h"
 #include "rag/loaders/builder.h"
@@ -13,7 +14,7 @@ namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = "xlsx/1";
+constexpr const char* kLoader = loader_version("xlsx");
 constexpr size_t kMaxColumns = 4096;
 
 void all_text(const pugi::xml_node& node, std::string& out) {
@@ -33,28 +34,50 @@ int number_of(std::string_view text) {
   return value;
 }
 
-// Formats of the cells that show numbers as dates: built-in numbers 14-22 and 45-47, and own
-// formats with a year, month or day outside of quotes and brackets.
-std::vector<bool> date_styles(const std::string* xml) {
-  std::vector<bool> out;
+enum class Shown : uint8_t { kNumber, kDate, kPercent };
+
+// What the cells' styles make of a number: built-in formats 14-22 and 45-47 show dates and times,
+// as own formats with a year, month or day outside of quotes and brackets do; 9, 10 and own ones
+// with a percent sign show hundredths.
+std::vector<Shown> cell_styles(const std::string* xml) {
+  std::vector<Shown> out;
   pugi::xml_document document;
   std::string ignored;
   if (!parse_xml(xml, document, ignored)) return out;
-  std::set<int> dates;
-  for (int i = 14; i <= 22; ++i) dates.insert(i);
+  std::map<int, Shown> formats = {{9, Shown::kPercent}, {10, Shown::kPercent}};
+  for (int i = 14; i <= 22; ++i) formats[i] = Shown::kDate;
   for (const pugi::xml_node& format :
        local_child(document.document_element(), "numFmts").children()) {
-    bool quoted = false, date = false;
+    bool quoted = false, date = false, percent = false;
     for (char c : local_attribute(format, "formatCode")) {
       if (c == '"' || c == '[' || c == ']') quoted = c == '"' ? !quoted : c == '[';
-      if (!quoted && (c == 'y' || c == 'd' || c == 'Y' || c == 'D')) date = true;
+      if (quoted) continue;
+      date |= std::string_view("ydhYDH").find(c) != std::string_view::npos;
+      percent |= c == '%';
     }
-    if (date) dates.insert(number_of(local_attribute(format, "numFmtId")));
+    formats[number_of(local_attribute(format, "numFmtId"))] = date      ? Shown::kDate
+                                                              : percent ? Shown::kPercent
+                                                                        : Shown::kNumber;
   }
   for (const pugi::xml_node& xf : local_child(document.document_element(), "cellXfs").children()) {
-    out.push_back(dates.count(number_of(local_attribute(xf, "numFmtId"))) > 0);
+    auto known = formats.find(number_of(local_attribute(xf, "numFmtId")));
+    out.push_back(known == formats.end() ? Shown::kNumber : known->second);
   }
   return out;
+}
+
+// A sheet holds 38.3 as 38.299999999999997: fifteen digits, all that it ever shows, say what was
+// meant. Percentages are held as hundredths.
+std::string shown_number(const std::string& stored, bool percent) {
+  double value = 0;
+  auto result = std::from_chars(stored.data(), stored.data() + stored.size(), value);
+  if (result.ec != std::errc{} || result.ptr != stored.data() + stored.size()) return stored;
+  size_t digits = 0;
+  for (char c : stored) digits += c >= '0' && c <= '9';
+  if (!percent && digits <= 15) return stored;
+  char text[64];
+  std::snprintf(text, sizeof text, "%.15g", percent ? value * 100 : value);
+  return std::string(text) + (percent ? "%" : "");
 }
 
 // Serial day number (1900 system) as ISO date. Source: days-to-civil, H. Hinnant,
@@ -62,7 +85,13 @@ std::vector<bool> date_styles(const std::string* xml) {
 std::string iso_date(const std::string& serial) {
   double value = 0;
   auto result = std::from_chars(serial.data(), serial.data() + serial.size(), value);
-  if (result.ec != std::errc{} || !(value >= 1) || value > 2958465) return serial;
+  if (result.ec != std::errc{} || !(value >= 0) || value > 2958465) return serial;
+  if (value < 1) {  // a time of day
+    int minutes = static_cast<int>(std::lround(value * 1440)) % 1440;
+    char text[32];
+    std::snprintf(text, sizeof text, "%02d:%02d", minutes / 60, minutes % 60);
+    return text;
+  }
   long days = static_cast<long>(std::floor(value)) - 25569 + 719468;
   long era = days / 146097, doe = days - era * 146097;
   long yoe = (doe - doe / 1460 + doe / 36524 - doe / 146096) / 365;
@@ -117,7 +146,7 @@ Document load_xlsx(std::string_view bytes, const LoadOptions& options) {
       }
     }
   }
-  std::vector<bool> dates = date_styles(parts.find("xl/styles.xml"));
+  std::vector<Shown> styles = cell_styles(parts.find("xl/styles.xml"));
   auto targets = relationships(parts.find("xl/_rels/workbook.xml.rels"), "xl/");
   DocumentBuilder builder(kLoader);
   int broken = 0;
@@ -162,13 +191,14 @@ Document load_xlsx(std::string_view bytes, const LoadOptions& options) {
         } else if (type == "b") {
           value = value == "1" ? "true" : "false";
         } else if (type.empty() || type == "n") {
-          if (style >= 0 && static_cast<size_t>(style) < dates.size() &&
-              dates[static_cast<size_t>(style)])
-            value = iso_date(value);
+          size_t known = static_cast<size_t>(std::max(0, style));
+          Shown shown = known < styles.size() ? styles[known] : Shown::kNumber;
+          value = shown == Shown::kDate ? iso_date(value)
+                                        : shown_number(value, shown == Shown::kPercent);
         }
         cells[column] = std::move(value);
       }
-      rows.row(cells, line, name);
+      rows.row(cells, {0, line, 0, name});
     }
   }
   Document document = builder.finish();

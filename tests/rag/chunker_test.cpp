@@ -61,6 +61,22 @@ TEST(Sentences, Chinese) {
             (Strings{"这是第一句。", "这是第二句！", "“真的吗？”", "他问。", "没有句号"}));
 }
 
+TEST(Sentences, RowsOfATableAreOneEach) {
+  const std::string one = "Article: P-17; Description: Life jacket. For adults; Supplier: SafeSea",
+                    two = "Article: P-18; Description: Fender, sixty centimetres; Supplier: Brandt";
+  EXPECT_EQ(sentences("Before them a line. And another\n" + one + "\n" + two + "\n\nBehind."),
+            (Strings{"Before them a line.", "And another", one, two, "Behind."}));
+  // What has to be cut is cut between its lines.
+  std::string log;
+  for (int i = 10; i < 40; ++i)
+    log += "a line of some ninety columns, no end of a sentence in it, number " +
+           std::to_string(i) + ", and so on for a while\n";
+  for (auto [begin, end] : sentence_ranges(log, 0)) {
+    EXPECT_TRUE(begin == 0 || log[begin - 1] == '\n') << begin;
+    EXPECT_LE(end - begin, 1500u);
+  }
+}
+
 Document document(std::string_view markdown) { return load_bytes("x.md", markdown); }
 
 std::string prose(int count, const std::string& tag) {

@@ -119,6 +119,23 @@ TEST_F(IngestTest, RerunCostsAStatAndChangesReplace) {
   EXPECT_TRUE(store.check().empty());
 }
 
+// After an update of apud: the files are the same, what is taken from them is not.
+TEST_F(IngestTest, WhatAnEarlierLoaderMadeIsReadAgain) {
+  home.write("docs/a.csv", "Vessel,Built\nHeron,1998\n");
+  home.write("docs/b.txt", "one two\n");
+  run();
+  {
+    sqlite::Database db(store.path(), sqlite::Database::Open::kReadWrite);
+    db.exec("UPDATE documents SET loader = 'csv/1' WHERE loader LIKE 'csv/%'");
+  }
+  run();
+  EXPECT_EQ(outcome("a.csv"), FileOutcome::kReplaced);
+  EXPECT_EQ(events["a.csv"].reason.rfind("the same file, read anew by csv/", 0), 0u);
+  EXPECT_EQ(outcome("b.txt"), FileOutcome::kUnchanged);
+  run();
+  EXPECT_EQ(outcome("a.csv"), FileOutcome::kUnchanged);
+}
+
 TEST_F(IngestTest, MovedFilesKeepTheirVectorsAndDuplicatesAreIndexedOnce) {
   home.write("docs/old/a.txt", "the lighthouse keeper counts ships\n");
   home.write("docs/b.txt", "something else entirely here\n");

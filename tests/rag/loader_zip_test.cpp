@@ -72,6 +72,31 @@ TEST(LoadDocx, HeadingsListsTablesPages) {
   EXPECT_EQ(anchor_at(d, d.blocks[7].begin).page, 2);
 }
 
+TEST(LoadDocx, RowsOfTablesCarryTheirColumns) {
+  auto cell = [](const std::string& text, const std::string& properties = "") {
+    return "<w:tc><w:tcPr>" + properties + "</w:tcPr>" + para(text) + "</w:tc>";
+  };
+  auto row = [](const std::string& cells) { return "<w:tr>" + cells + "</w:tr>"; };
+  std::string fleet =
+      "<w:tbl>" + row(cell("Fleet", "<w:gridSpan w:val='3'/>")) +
+      row(cell("Vessel") + cell("Built") + cell("Cars")) +
+      row(cell("MV Heron", "<w:vMerge w:val='restart'/>") + cell("1998") + cell("48")) +
+      row(cell("", "<w:vMerge/>") + cell("rebuilt 2011") + cell("52")) + "</w:tbl>";
+  // Two columns are as often a form.
+  std::string form = "<w:tbl>" + row(cell("Name") + cell("Ingrid")) +
+                     row(cell("Town") + cell("Lund")) + "</w:tbl>";
+  Document d = load_bytes(
+      "x.docx",
+      make_zip({{"word/document.xml", word(fleet + form)},
+                {"word/endnotes.xml", "<w:endnotes xmlns:w='w'><w:endnote>" + para("At the end.") +
+                                          "</w:endnote></w:endnotes>"}}));
+  EXPECT_EQ(blocks(d),
+            (Strings{"Fleet", "Vessel | Built | Cars", "Vessel: MV Heron; Built: 1998; Cars: 48",
+                     "Vessel: MV Heron; Built: rebuilt 2011; Cars: 52", "Name | Ingrid",
+                     "Town | Lund", "At the end."}))
+      << d.reason;
+}
+
 TEST(LoadXlsx, RowsCarryTheirColumns) {
   ZipFiles files = {
       {"xl/workbook.xml",
@@ -101,6 +126,88 @@ TEST(LoadXlsx, RowsCarryTheirColumns) {
   EXPECT_EQ(a.line, 5);
   EXPECT_EQ(a.member, "Prices");
   EXPECT_EQ(d.hidden_removed, 1);
+}
+
+// A sheet with these rows of cells, in the styles General, 0.0% and hh:mm.
+Strings sheet_rows(const std::string& rows) {
+  ZipFiles files = {
+      {"xl/workbook.xml",
+       "<workbook xmlns:r='r'><sheets><sheet name='S' r:id='rId1'/></sheets></workbook>"},
+      {"xl/_rels/workbook.xml.rels",
+       "<R><Relationship Id='rId1' Target='worksheets/sheet1.xml'/></R>"},
+      {"xl/styles.xml",
+       "<styleSheet><numFmts><numFmt numFmtId='170' formatCode='0.0%'/><numFmt numFmtId='171' "
+       "formatCode='hh:mm'/></numFmts><cellXfs><xf numFmtId='0'/><xf numFmtId='170'/><xf "
+       "numFmtId='171'/></cellXfs></styleSheet>"},
+      {"xl/worksheets/sheet1.xml", "<worksheet><sheetData>" + rows + "</sheetData></worksheet>"}};
+  Strings all = blocks(load_bytes("x.xlsx", make_zip(files)));
+  all.erase(all.begin());  // the sheet's name
+  return all;
+}
+std::string sheet_text(const std::string& text) {
+  return "<c t='inlineStr'><is><t>" + text + "</t></is></c>";
+}
+
+TEST(LoadXlsx, NumbersAsTheSheetShowsThem) {
+  EXPECT_EQ(
+      sheet_rows("<row><c><v>38.299999999999997</v></c><c><v>0.1</v></c>"
+                 "<c s='1'><v>6.2E-2</v></c><c s='2'><v>0.78125</v></c><c><v>1234567890123456789"
+                 "</v></c><c><v>12</v></c></row>"),
+      (Strings{"38.3 | 0.1 | 6.2% | 18:45 | 1.23456789012346e+18 | 12"}));
+}
+
+TEST(LoadXlsx, NamesOfColumnsMayStandUnderATitleAndBesideYears) {
+  EXPECT_EQ(sheet_rows("<row>" + sheet_text("Ferries 2025") + "</row><row>" + sheet_text("Vessel") +
+                       sheet_text("") + sheet_text("Cars") + "</row><row>" + sheet_text("Heron") +
+                       sheet_text("x") + "<c><v>48</v></c></row>"),
+            (Strings{"Ferries 2025", "Vessel | | Cars", "Vessel: Heron; x; Cars: 48"}));
+  EXPECT_EQ(sheet_rows("<row>" + sheet_text("Vessel") +
+                       "<c><v>2024</v></c><c><v>2025</v></c>"
+                       "</row><row>" +
+                       sheet_text("Heron") + "<c><v>48</v></c><c><v>52</v></c></row>"),
+            (Strings{"Vessel | 2024 | 2025", "Vessel: Heron; 2024: 48; 2025: 52"}));
+  // Data, not names.
+  EXPECT_EQ(sheet_rows("<row>" + sheet_text("Heron") +
+                       "<c><v>48</v></c><c><v>2025</v></c></row>"
+                       "<row>" +
+                       sheet_text("Tern") + "<c><v>22</v></c><c><v>2007</v></c></row>"),
+            (Strings{"Heron | 48 | 2025", "Tern | 22 | 2007"}));
+}
+
+TEST(LoadPptx, NotesAndTablesBelongToTheirSlide) {
+  auto text = [](const std::string& s) { return "<a:p><a:r><a:t>" + s + "</a:t></a:r></a:p>"; };
+  auto cell = [&](const std::string& s) {
+    return "<a:tc><a:txBody>" + text(s) + "</a:txBody></a:tc>";
+  };
+  auto page = [](const std::string& tree) {
+    return "<p:sld xmlns:p='p' xmlns:a='a'><p:cSld><p:spTree>" + tree +
+           "</p:spTree></p:cSld></p:sld>";
+  };
+  auto shape = [&](const std::string& type, const std::string& s) {
+    return "<p:sp><p:nvSpPr><p:nvPr><p:ph type='" + type + "'/></p:nvPr></p:nvSpPr><p:txBody>" +
+           text(s) + "</p:txBody></p:sp>";
+  };
+  Document d = load_bytes(
+      "x.pptx",
+      make_zip(
+          {{"ppt/presentation.xml",
+            "<p:presentation xmlns:p='p' xmlns:r='r'><p:sldIdLst><p:sldId r:id='r1'/>"
+            "</p:sldIdLst></p:presentation>"},
+           {"ppt/_rels/presentation.xml.rels", "<R><x Id='r1' Target='slides/slide7.xml'/></R>"},
+           {"ppt/slides/slide7.xml",
+            page(shape("title", "Budget") + "<p:graphicFrame><a:tbl><a:tr>" + cell("Item") +
+                 cell("Euros") + cell("Share") + "</a:tr><a:tr>" + cell("Hull") + cell("5,200") +
+                 cell("47 %") + "</a:tr></a:tbl></p:graphicFrame>")},
+           {"ppt/slides/_rels/slide7.xml.rels",
+            "<R><x Id='n' Target='../notesSlides/notesSlide2.xml'/></R>"},
+           {"ppt/notesSlides/notesSlide2.xml",
+            page(shape("sldNum", "7") + shape("body", "The yard wants 10 % first."))}}));
+  EXPECT_EQ(blocks(d),
+            (Strings{"# Budget", "Item | Euros | Share", "Item: Hull; Euros: 5,200; Share: 47 %",
+                     "The yard wants 10 % first."}))
+      << d.reason;
+  EXPECT_EQ(anchor_at(d, d.blocks[2].begin).page, 1);
+  EXPECT_EQ(anchor_at(d, d.blocks[3].begin).page, 1);
 }
 
 TEST(LoadPptx, SlidesInOrder) {
