@@ -7,6 +7,7 @@
 
 #include "base/utf8.h"
 #include "rag/chunker.h"
+#include "rag/citation_mark.h"
 #include "rag/text/language.h"
 #include "rag/text/names.h"
 #include "rag/text/support.h"
@@ -14,56 +15,9 @@
 namespace apud {
 namespace {
 
-constexpr size_t kMaxMark = 48;   // bytes of "[12, 3, 45]"
 constexpr double kSupport = 0.5;  // share of a sentence's content words that its passage must hold
 constexpr size_t kQuoteBytes = 12;  // shorter quoted words are emphasis, not quotations
 constexpr size_t kQuoteHan = 4;     // the same for Han characters
-
-/// A mark at text[pos] == '[': its ids and the byte after ']'. No ids: not a mark.
-struct Mark {
-  std::vector<int> ids;
-  size_t end = 0;
-  bool open = false;  // the text ends inside what may become a mark
-};
-
-Mark read_mark(std::string_view text, size_t pos) {
-  Mark mark;
-  std::vector<int> ids;
-  int number = -1;
-  int range_from = -1;
-  auto finish_number = [&] {
-    if (number < 0) return;
-    if (range_from >= 0 && number > range_from && number - range_from <= 16) {
-      for (int i = range_from + 1; i < number; ++i) ids.push_back(i);
-    }
-    ids.push_back(number);
-    range_from = -1;
-    number = -1;
-  };
-  for (size_t i = pos + 1; i < text.size() && i - pos <= kMaxMark; ++i) {
-    char c = text[i];
-    if (c >= '0' && c <= '9') {
-      number = std::min(100000000, std::max(number, 0) * 10 + (c - '0'));
-    } else if (c == ',' || c == ';' || c == ' ') {
-      finish_number();
-    } else if (c == '-') {
-      int from = number;
-      finish_number();
-      range_from = from;
-    } else if (c == ']') {
-      finish_number();
-      if (!ids.empty()) {
-        mark.ids = std::move(ids);
-        mark.end = i + 1;
-      }
-      return mark;
-    } else {
-      return mark;
-    }
-  }
-  mark.open = text.size() - pos <= kMaxMark;
-  return mark;
-}
 
 /// Text folded for comparison with a map back: white space to one space, typographic quotes and
 /// full-width forms to ASCII, case folded for ASCII, round brackets for square ones (escape_marks).
@@ -221,258 +175,218 @@ bool hold_numbers(const std::vector<Judge>& judges, const std::vector<size_t>& c
   });
 }
 
-}  // namespace
-
-CheckedAnswer check_answer(std::string_view answer, std::span<const Passage> passages) {
-  CheckedAnswer out;
-  std::map<int, const Passage*> by_id;
-  for (const Passage& p : passages) by_id[p.id] = &p;
-
-  // Numbers first: the shown text, and where each mark stands in it.
-  struct Place {
-    size_t at;  // in out.text, of the mark's end
-    size_t citation;
-  };
-  std::vector<Place> places;
-  std::map<int, size_t> number_of;  // passage id -> index into citations
-  for (size_t pos = 0; pos < answer.size();) {
-    Mark mark = answer[pos] == '[' ? read_mark(answer, pos) : Mark{};
-    if (mark.ids.empty()) {
-      out.text += answer[pos++];
-      continue;
+std::string without_marks(std::string_view text) {
+  std::string bare;
+  for (size_t p = 0; p < text.size();) {
+    Mark mark = text[p] == '[' ? read_mark(text, p) : Mark{};
+    if (!mark.ids.empty()) {
+      p = mark.end;
+    } else {
+      bare += text[p++];
     }
-    pos = mark.end;
-    std::string shown;
-    std::vector<size_t> cited;
-    for (int id : mark.ids) {
-      auto known = by_id.find(id);
-      if (known == by_id.end()) {
-        ++out.invented;
+  }
+  return bare;
+}
+
+/// A question, or what ends in a colon.
+bool opens_what_follows(std::string_view sentence) {
+  return sentence.ends_with('?') || sentence.ends_with(':') || sentence.ends_with("：") ||
+         sentence.ends_with("？");
+}
+
+/// What is said of E33 is not borne by what says the same of E14, word by word as it may be.
+/// Numbers hold by their worth, as words do.
+std::vector<std::string> names_in(std::string_view sentence) {
+  std::vector<std::string> names = exact_names(sentence);
+  std::erase_if(names, [](const std::string& name) {
+    return name.find_first_not_of("0123456789-") == std::string::npos;
+  });
+  return names;
+}
+
+Judge judge_of(const Passage& p) {
+  const std::string headed = p.source_text + "\n" + p.heading_path + "\n" + p.title;
+  return {&p, headed + "\n" + p.path, fold(p.source_text), content_stems(headed),
+          language_of(p.source_text)};
+}
+
+/// Checks one answer: numbers its marks, then judges it sentence by sentence.
+class AnswerCheck {
+ public:
+  explicit AnswerCheck(std::span<const Passage> passages) {
+    for (const Passage& p : passages) by_id_[p.id] = &p;
+  }
+
+  CheckedAnswer run(std::string_view answer) {
+    number_marks(answer);
+    for (const Citation& c : out_.citations) judges_.push_back(judge_of(*by_id_[c.passage]));
+    supported_.resize(out_.citations.size());
+    failed_.resize(out_.citations.size());
+    const std::vector<Sentence> sentences = split_sentences(out_.text);
+    for (size_t s = 0; s < sentences.size(); ++s) {
+      const size_t next = s + 1 < sentences.size() ? sentences[s + 1].begin : out_.text.size();
+      judge(sentences[s], marks_of(sentences[s], next));
+    }
+    for (size_t c = 0; c < out_.citations.size(); ++c)
+      out_.citations[c].verified = supported_[c] > 0 && failed_[c] == 0;
+    return std::move(out_);
+  }
+
+ private:
+  struct Place {
+    size_t at;  // in out_.text, of the mark's end
+    size_t citation;
+    bool taken = false;  // by the sentence that it follows directly
+  };
+
+  /// The shown text, and where each mark stands in it.
+  void number_marks(std::string_view answer) {
+    for (size_t pos = 0; pos < answer.size();) {
+      Mark mark = answer[pos] == '[' ? read_mark(answer, pos) : Mark{};
+      if (mark.ids.empty()) {
+        out_.text += answer[pos++];
         continue;
       }
-      auto [at, fresh] = number_of.try_emplace(id, out.citations.size());
-      if (fresh) {
-        const Passage& p = *known->second;
-        Citation c;
-        c.number = static_cast<int>(out.citations.size()) + 1;
-        c.passage = id;
-        c.document = p.document;
-        c.path = p.path;
-        c.page = p.from.page;
-        c.page_end = p.to.page;
-        c.line = p.from.line;
-        c.line_end = p.to.line;
-        c.member = p.from.member;
-        c.start = p.begin;
-        c.end = p.end;
-        out.citations.push_back(std::move(c));
+      pos = mark.end;
+      std::string shown;
+      std::vector<size_t> cited;
+      for (int id : mark.ids) {
+        auto known = by_id_.find(id);
+        if (known == by_id_.end()) {
+          ++out_.invented;
+          continue;
+        }
+        auto [at, fresh] = number_of_.try_emplace(id, out_.citations.size());
+        if (fresh) cite(*known->second);
+        if (std::find(cited.begin(), cited.end(), at->second) != cited.end()) continue;
+        cited.push_back(at->second);
+        shown += "[" + std::to_string(out_.citations[at->second].number) + "]";
       }
-      if (std::find(cited.begin(), cited.end(), at->second) != cited.end()) continue;
-      cited.push_back(at->second);
-      shown += "[" + std::to_string(out.citations[at->second].number) + "]";
+      if (shown.empty() && out_.text.ends_with(' ') &&
+          (pos == answer.size() ||
+           std::string_view(" .,;:!?\n").find(answer[pos]) != std::string_view::npos)) {
+        out_.text.pop_back();  // no gap where an invented mark stood
+      }
+      out_.text += shown;
+      for (size_t c : cited) places_.push_back({out_.text.size(), c});
     }
-    if (shown.empty() && !out.text.empty() && out.text.back() == ' ' &&
-        (pos == answer.size() ||
-         std::string_view(" .,;:!?\n").find(answer[pos]) != std::string_view::npos)) {
-      out.text.pop_back();  // no gap where an invented mark stood
-    }
-    out.text += shown;
-    for (size_t c : cited) places.push_back({out.text.size(), c});
   }
 
-  // Then sentence by sentence: which marks it carries, whether they bear it.
-  std::vector<Judge> judges;
-  for (const Citation& c : out.citations) {
-    const Passage* p = by_id[c.passage];
-    std::string text = p->source_text + "\n" + p->heading_path + "\n" + p->title + "\n" + p->path;
-    std::set<std::string> stems =
-        content_stems(p->source_text + "\n" + p->heading_path + "\n" + p->title);
-    judges.push_back(
-        {p, std::move(text), fold(p->source_text), std::move(stems), language_of(p->source_text)});
+  void cite(const Passage& p) {
+    Citation c;
+    c.number = static_cast<int>(out_.citations.size()) + 1;
+    c.passage = p.id;
+    c.document = p.document;
+    c.path = p.path;
+    c.page = p.from.page;
+    c.page_end = p.to.page;
+    c.line = p.from.line;
+    c.line_end = p.to.line;
+    c.member = p.from.member;
+    c.start = p.begin;
+    c.end = p.end;
+    out_.citations.push_back(std::move(c));
   }
-  std::vector<int> supported(out.citations.size(), 0), failed(out.citations.size(), 0);
-  std::vector<Sentence> sentences = split_sentences(out.text);
-  // Marks behind a full stop, which open the next sentence's range: that one's own only where it
-  // has no other.
-  std::set<size_t> taken;
-  for (size_t s = 0; s < sentences.size(); ++s) {
-    size_t begin = sentences[s].begin;
-    // A mark after the full stop belongs to the sentence before it.
-    size_t limit = s + 1 < sentences.size() ? sentences[s + 1].begin : out.text.size();
-    size_t end = sentences[s].end;
+
+  /// The citations that a sentence carries; `next`: where the one after it begins. Marks behind a
+  /// full stop, which open the next sentence's range, are that one's own only where it has no
+  /// other.
+  std::vector<size_t> marks_of(const Sentence& sentence, size_t next) {
     std::vector<size_t> cited, before;
-    for (size_t i = 0; i < places.size(); ++i) {
-      const Place& p = places[i];
+    for (Place& p : places_) {
       bool trailing = false;
-      if (p.at > end && p.at > limit) {
+      if (p.at > sentence.end && p.at > next) {
         // "… sentence. [1] Next": the mark opens the next range but follows this one directly.
-        size_t width = 2 + std::to_string(out.citations[p.citation].number).size();
-        std::string_view between = std::string_view(out.text).substr(end, p.at - width - end);
+        const size_t width = 2 + std::to_string(out_.citations[p.citation].number).size();
+        const std::string_view between =
+            std::string_view(out_.text).substr(sentence.end, p.at - width - sentence.end);
         trailing = between.find_first_not_of(" []0123456789") == std::string_view::npos;
       }
       if (trailing) {
         cited.push_back(p.citation);
-        taken.insert(i);
-      } else if (p.at > begin && p.at <= limit) {
-        (taken.contains(i) ? before : cited).push_back(p.citation);
+        p.taken = true;
+      } else if (p.at > sentence.begin && p.at <= next) {
+        (p.taken ? before : cited).push_back(p.citation);
       }
     }
-    if (cited.empty()) cited = before;
-    std::string_view whole = std::string_view(out.text).substr(begin, end - begin);
-    std::string bare;
-    for (size_t p = 0; p < whole.size();) {
-      Mark mark = whole[p] == '[' ? read_mark(whole, p) : Mark{};
-      if (!mark.ids.empty()) {
-        p = mark.end;
-      } else {
-        bare += whole[p++];
-      }
-    }
-    std::set<std::string> words = content_terms(bare);
-    if (words.size() < 3 && cited.empty()) continue;  // "Yes.", a list's label
+    return cited.empty() ? before : cited;
+  }
+
+  /// Whether what a sentence cites bears it.
+  void judge(const Sentence& sentence, const std::vector<size_t>& cited) {
+    const size_t begin = sentence.begin, end = sentence.end;
+    const std::string bare = without_marks(std::string_view(out_.text).substr(begin, end - begin));
+    const std::set<std::string> words = content_terms(bare);
     if (cited.empty()) {
-      if (!bare.empty() && (bare.back() == '?' || bare.back() == ':' || bare.ends_with("：") ||
-                            bare.ends_with("？"))) {
-        continue;
-      }
-      out.unsupported.push_back({begin, end, "no citation"});
-      continue;
+      if (words.size() < 3 || opens_what_follows(bare)) return;  // "Yes.", a list's label
+      out_.unsupported.push_back({begin, end, "no citation"});
+      return;
     }
-    // What is said of E33 is not borne by what says the same of E14, word by word as it may be.
-    std::vector<std::string> names = exact_names(bare);
-    std::erase_if(names, [](const std::string& name) {  // numbers hold by their worth, as words do
-      return name.find_first_not_of("0123456789-") == std::string::npos;
-    });
+    const std::vector<std::string> names = names_in(bare);
     auto holds_names = [&](size_t c) {
-      return std::all_of(names.begin(), names.end(),
-                         [&](const std::string& name) { return holds_name(judges[c].text, name); });
+      return std::all_of(names.begin(), names.end(), [&](const std::string& name) {
+        return holds_name(judges_[c].text, name);
+      });
     };
-    const bool counted = hold_numbers(judges, cited, words);
+    const bool counted = hold_numbers(judges_, cited, words);
     const bool named = counted && std::any_of(cited.begin(), cited.end(), holds_names);
-    std::vector<std::string> quotes = quotes_in(bare);
-    out.quotes += static_cast<int>(quotes.size());
     const Language language = language_of(bare);
+    const std::vector<std::string> quotes = quotes_in(bare);
     bool borne = false;
     for (size_t c : cited) {
-      bool words_hold = counted && bears(judges[c], words, language) && holds_names(c);
+      bool words_hold = counted && bears(judges_[c], words, language) && holds_names(c);
       borne = borne || words_hold;
-      if (quotes.empty()) (words_hold ? supported : failed)[c]++;
+      if (quotes.empty()) (words_hold ? supported_ : failed_)[c]++;
     }
+    bool all_found = true;
     for (const std::string& quote : quotes) {
-      bool found = false;
-      for (size_t c : cited) {
-        auto at = find_quote(judges[c].folded, quote);
-        if (!at) continue;
-        found = true;
-        borne = true;
-        supported[c]++;
-        if (out.citations[c].quote.empty()) {
-          const Passage& p = *judges[c].passage;
-          out.citations[c].quote = p.source_text.substr(at->begin, at->end - at->begin);
-          out.citations[c].start = p.begin + at->begin;
-          out.citations[c].end = p.begin + at->end;
-        }
-        break;
-      }
-      if (!found) {
-        ++out.quotes_failed;
-        for (size_t c : cited) failed[c]++;
-        out.unsupported.push_back({begin, end, "quote not found"});
-      }
+      if (holds_quote(quote, cited)) continue;
+      all_found = false;
+      out_.unsupported.push_back({begin, end, "quote not found"});
     }
     if (!named && !quotes.empty()) {
-      for (size_t c : cited) failed[c]++;
+      for (size_t c : cited) failed_[c]++;
     }
-    const bool told = !out.unsupported.empty() && out.unsupported.back().begin == begin;
-    if (!told && ((!borne && quotes.empty()) || !named)) {
+    if (all_found && ((!borne && quotes.empty()) || !named)) {
       std::string reason = "words not in";
-      for (size_t c : cited) reason += " [" + std::to_string(out.citations[c].number) + "]";
-      out.unsupported.push_back({begin, end, reason});
+      for (size_t c : cited) reason += " [" + std::to_string(out_.citations[c].number) + "]";
+      out_.unsupported.push_back({begin, end, reason});
     }
   }
-  for (size_t c = 0; c < out.citations.size(); ++c)
-    out.citations[c].verified = supported[c] > 0 && failed[c] == 0;
-  return out;
-}
 
-CitationStream::CitationStream(std::span<const Passage> passages) {
-  for (const Passage& p : passages) known_.push_back(p.id);
-}
-
-int CitationStream::shown_number(int passage) {
-  if (std::find(known_.begin(), known_.end(), passage) == known_.end()) return 0;
-  auto at = std::find(shown_.begin(), shown_.end(), passage);
-  if (at == shown_.end()) at = shown_.insert(shown_.end(), passage);
-  return static_cast<int>(at - shown_.begin()) + 1;
-}
-
-std::string CitationStream::push(std::string_view text) {
-  pending_ += text;
-  std::string out;
-  size_t pos = 0;
-  while (pos < pending_.size()) {
-    if (pending_[pos] != '[') {
-      // A space is held while it may stand before an invented mark.
-      bool edge = pending_[pos] == ' ' && pos + 1 == pending_.size();
-      if (edge && !finishing_) break;
-      bool before_mark =
-          pending_[pos] == ' ' && pos + 1 < pending_.size() && pending_[pos + 1] == '[';
-      if (before_mark) {
-        Mark mark = read_mark(pending_, pos + 1);
-        if (mark.open && !finishing_) break;
-        bool any = mark.ids.empty();
-        for (int id : mark.ids)
-          any = any || std::find(known_.begin(), known_.end(), id) != known_.end();
-        if (!any) {
-          // What follows decides whether the space goes with the mark.
-          if (mark.end == pending_.size() && !finishing_) break;
-          bool drop =
-              mark.end == pending_.size() ||
-              std::string_view(" .,;:!?\n").find(pending_[mark.end]) != std::string_view::npos;
-          if (!drop) out += ' ';
-          pos = mark.end;
-          continue;
-        }
+  /// Looks a quotation up in the passages cited for it; the first that holds it keeps its place.
+  bool holds_quote(const std::string& quote, const std::vector<size_t>& cited) {
+    ++out_.quotes;
+    for (size_t c : cited) {
+      auto at = find_quote(judges_[c].folded, quote);
+      if (!at) continue;
+      supported_[c]++;
+      Citation& citation = out_.citations[c];
+      if (citation.quote.empty()) {
+        const Passage& p = *judges_[c].passage;
+        citation.quote = p.source_text.substr(at->begin, at->end - at->begin);
+        citation.start = p.begin + at->begin;
+        citation.end = p.begin + at->end;
       }
-      out += pending_[pos++];
-      continue;
+      return true;
     }
-    Mark mark = read_mark(pending_, pos);
-    if (mark.open && !finishing_) break;
-    if (mark.ids.empty()) {
-      out += pending_[pos++];
-      continue;
-    }
-    std::vector<int> seen;
-    for (int id : mark.ids) {
-      int number = shown_number(id);
-      if (number == 0 || std::find(seen.begin(), seen.end(), number) != seen.end()) continue;
-      seen.push_back(number);
-      out += "[" + std::to_string(number) + "]";
-    }
-    pos = mark.end;
+    ++out_.quotes_failed;
+    for (size_t c : cited) failed_[c]++;
+    return false;
   }
-  pending_.erase(0, pos);
-  return out;
-}
 
-std::string CitationStream::finish() {
-  finishing_ = true;
-  return push("");
-}
+  std::map<int, const Passage*> by_id_;
+  std::map<int, size_t> number_of_;  // passage id -> index into citations
+  std::vector<Place> places_;
+  std::vector<Judge> judges_;            // (citations)
+  std::vector<int> supported_, failed_;  // (citations) sentences
+  CheckedAnswer out_;
+};
 
-std::string legend_line(const Citation& c) {
-  std::string line = "[" + std::to_string(c.number) + "] " + c.path;
-  if (!c.member.empty()) line += " › " + c.member;
-  if (c.page > 0) {
-    line += c.page_end > c.page
-                ? " pp. " + std::to_string(c.page) + "-" + std::to_string(c.page_end)
-                : " p. " + std::to_string(c.page);
-  } else if (c.line > 0) {
-    line += ":" + std::to_string(c.line);
-    if (c.line_end > c.line) line += "-" + std::to_string(c.line_end);
-  }
-  return line;
+}  // namespace
+
+CheckedAnswer check_answer(std::string_view answer, std::span<const Passage> passages) {
+  return AnswerCheck(passages).run(answer);
 }
 
 }  // namespace apud
