@@ -454,11 +454,7 @@ std::unique_ptr<Executor> make_cpu_executor(const Program& program, const Weight
                 std::string("this machine has no CPU path ") + cpu_isa_name(isa),
                 "choose one of: " + names);
   }
-  const cpu::Kernels& kernels = isa == CpuIsa::kAvx2     ? cpu::avx2_kernels()
-                                : isa == CpuIsa::kAvx512 ? cpu::avx512_kernels()
-                                : isa == CpuIsa::kVnni   ? cpu::vnni_kernels()
-                                                         : cpu::amx_kernels();
-  return std::make_unique<cpu::CpuExecutor>(program, weights, kernels, options);
+  return std::make_unique<cpu::CpuExecutor>(program, weights, cpu::kernels_of(isa), options);
 }
 
 }  // namespace apud

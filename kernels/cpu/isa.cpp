@@ -53,6 +53,19 @@ const CpuFeatures& cpu_features() {
   return features;
 }
 
+const Kernels& kernels_of(CpuIsa isa) {
+  switch (isa) {
+    case CpuIsa::kAvx512:
+      return avx512_kernels();
+    case CpuIsa::kVnni:
+      return vnni_kernels();
+    case CpuIsa::kAmx:
+      return amx_kernels();
+    default:
+      return avx2_kernels();
+  }
+}
+
 }  // namespace cpu
 
 std::vector<CpuIsa> available_cpu_isas() {

@@ -121,6 +121,8 @@ const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
 const Kernels& vnni_kernels();
 const Kernels& amx_kernels();
+/// REQUIRES: `isa` is of available_cpu_isas.
+const Kernels& kernels_of(CpuIsa isa);
 /// Asks the system for the tile registers and checks one product of tiles. REQUIRES: AMX is listed.
 bool amx_works();
 /// Rows of quantised activations that kernels may read (not use) behind the last one.

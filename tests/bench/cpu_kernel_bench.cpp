@@ -11,6 +11,7 @@
 #include <string>
 
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/memory.h"
 #include "tests/kernels/synthetic.h"
 
 namespace {
@@ -30,11 +31,11 @@ double best_seconds(double budget, const std::function<void()>& work) {
   return best;
 }
 
+// In huge pages, as the executor's.
 template <class T>
-T* aligned(std::vector<T>& v, size_t count) {
-  v.resize(count + 64 / sizeof(T));
-  auto p = reinterpret_cast<uintptr_t>(v.data());
-  return reinterpret_cast<T*>((p + 63) / 64 * 64);
+T* in_arena(cpu::Arena& arena, size_t count) {
+  arena = cpu::Arena(count * sizeof(T), "the bench");
+  return reinterpret_cast<T*>(arena.data());
 }
 
 void bench_linear(const cpu::Kernels& kernels, WeightType type, cpu::Packing packing, int rows,
@@ -43,12 +44,12 @@ void bench_linear(const cpu::Kernels& kernels, WeightType type, cpu::Packing pac
   WeightId id = made.weight("w", n, k, type);
   const WeightView& view = made.weights[static_cast<size_t>(id)];
   cpu::PackedMatrix packed = cpu::packed_layout(type, packing, n, k);
-  std::vector<uint8_t> packed_bytes, act_bytes, scratch_bytes;
-  packed.data = aligned(packed_bytes, packed.bytes());
+  cpu::Arena packed_bytes, act_bytes, scratch_bytes, outputs;
+  packed.data = in_arena<uint8_t>(packed_bytes, packed.bytes());
   cpu::pack_strips(view, packed, 0, packed.strips());
-  std::vector<float> x(static_cast<size_t>(rows) * static_cast<size_t>(k)), outputs;
+  std::vector<float> x(static_cast<size_t>(rows) * static_cast<size_t>(k));
   const int64_t stride = cpu::row_stride(n);
-  float* out = aligned(outputs, static_cast<size_t>(rows) * static_cast<size_t>(stride));
+  float* out = in_arena<float>(outputs, static_cast<size_t>(rows) * static_cast<size_t>(stride));
   std::normal_distribution<float> normal;
   for (float& v : x) v = normal(made.generator());
   cpu::LinearArgs args;
@@ -61,8 +62,8 @@ void bench_linear(const cpu::Kernels& kernels, WeightType type, cpu::Packing pac
   if (cpu::takes_acts(type, packing)) {
     args.act_layout = cpu::act_layout(cpu::act_kind(type, packing), k);
     args.act_layout.group = cpu::act_group(cpu::act_kind(type, packing), rows);
-    uint8_t* acts =
-        aligned(act_bytes, static_cast<size_t>(rows + cpu::kActSlackRows) * args.act_layout.stride);
+    uint8_t* acts = in_arena<uint8_t>(
+        act_bytes, static_cast<size_t>(rows + cpu::kActSlackRows) * args.act_layout.stride);
     args.acts = acts;
     for (int r = 0; r < rows; ++r) {
       kernels.quantize(cpu::act_kind(type, packing),
@@ -70,7 +71,7 @@ void bench_linear(const cpu::Kernels& kernels, WeightType type, cpu::Packing pac
                        acts + args.act_layout.at(r));
     }
   }
-  uint8_t* scratch = aligned(scratch_bytes, cpu::linear_scratch_bytes(k, kernels.tiles));
+  uint8_t* scratch = in_arena<uint8_t>(scratch_bytes, cpu::linear_scratch_bytes(k, kernels.tiles));
   int step = packing == cpu::Packing::kTiles ? 16 : 8;  // strips a call, as the executor does
   double t = best_seconds(0.2, [&] {
     for (int s = 0; s < packed.strips(); s += step)
@@ -87,8 +88,8 @@ void bench_linear(const cpu::Kernels& kernels, WeightType type, cpu::Packing pac
 void bench_attention(const cpu::Kernels& kernels, int rows, int keys, int dim) {
   cpu::KvHeadLayout layout = cpu::kv_head_layout(KvType::kF16, dim);
   int blocks = keys / kKvPageTokens;
-  std::vector<std::byte> kv;
-  std::byte* base = aligned(kv, layout.bytes * static_cast<size_t>(blocks));
+  cpu::Arena kv;
+  auto* base = in_arena<std::byte>(kv, layout.bytes * static_cast<size_t>(blocks));
   std::mt19937 g(3);
   std::normal_distribution<float> normal;
   auto d = static_cast<size_t>(dim);
@@ -150,10 +151,7 @@ int main(int argc, char** argv) {
         !(isa == "auto" && each == available_cpu_isas().back())) {
       continue;
     }
-    const cpu::Kernels& kernels = each == CpuIsa::kAvx2     ? cpu::avx2_kernels()
-                                  : each == CpuIsa::kAvx512 ? cpu::avx512_kernels()
-                                  : each == CpuIsa::kVnni   ? cpu::vnni_kernels()
-                                                            : cpu::amx_kernels();
+    const cpu::Kernels& kernels = cpu::kernels_of(each);
     for (int i = 0; i <= static_cast<int>(WeightType::kQ6_K); ++i) {
       auto type = static_cast<WeightType>(i);
       if (std::find(types.begin(), types.end(), weight_type_name(type)) == types.end()) continue;

@@ -14,19 +14,6 @@ namespace {
 
 constexpr int kDim = 64, kRows = 37, kKeys = 5 * kKvPageTokens + 20;
 
-const cpu::Kernels& kernels_of(CpuIsa isa) {
-  switch (isa) {
-    case CpuIsa::kAvx2:
-      return cpu::avx2_kernels();
-    case CpuIsa::kAvx512:
-      return cpu::avx512_kernels();
-    case CpuIsa::kVnni:
-      return cpu::vnni_kernels();
-    default:
-      return cpu::amx_kernels();
-  }
-}
-
 using Matrix = std::vector<std::vector<float>>;
 
 Matrix random_rows(std::mt19937& g, int rows) {
@@ -65,7 +52,7 @@ std::vector<float> expected(const std::vector<float>& q, const Matrix& keys, con
 class CpuAttention : public ::testing::TestWithParam<CpuIsa> {};
 
 TEST_P(CpuAttention, RowsWhoseMaximumRisesFromBlockToBlock) {
-  const cpu::Kernels& kernels = kernels_of(GetParam());
+  const cpu::Kernels& kernels = cpu::kernels_of(GetParam());
   std::mt19937 g(5);
   Matrix q = random_rows(g, kRows), keys = random_rows(g, kKeys), values = random_rows(g, kKeys);
   // Later keys lie nearer to the first query and its like, so that scores there rise by 3 or by 30

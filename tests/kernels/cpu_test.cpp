@@ -198,10 +198,7 @@ TEST_P(CpuPath, ARowsResultDoesNotDependOnTheRowsBesideIt) {
 
 // A page that cannot be read follows the packed weights.
 TEST_P(CpuPath, ProductsReadNothingBehindTheWeights) {
-  const cpu::Kernels& kernels = GetParam() == CpuIsa::kAvx2     ? cpu::avx2_kernels()
-                                : GetParam() == CpuIsa::kAvx512 ? cpu::avx512_kernels()
-                                : GetParam() == CpuIsa::kVnni   ? cpu::vnni_kernels()
-                                                                : cpu::amx_kernels();
+  const cpu::Kernels& kernels = cpu::kernels_of(GetParam());
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   for (WeightType type : kAllTypes) {
     for (int blocks : {1, 2, 3, 5, 9}) {
