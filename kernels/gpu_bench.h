@@ -49,7 +49,8 @@ struct GpuBenchOptions {
   const Weights* weights = nullptr;
   std::string name;
   std::vector<std::string> works = {"decode", "prefill"};   // also: attention, embed, load
-  std::vector<int> contexts = {512};                        // of decode and attention
+  std::vector<int> contexts = {512};                        // of decode and attention,
+  std::vector<int> attention_contexts;                      // or of attention, where there are any
   std::vector<std::pair<int, int>> prefills = {{2048, 0}};  // new tokens, cached tokens
   int decode_tokens = 64;
   int sequences = 1;    // that decode side by side; tok/s are of all of them

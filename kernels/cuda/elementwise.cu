@@ -256,14 +256,6 @@ __global__ void add_kernel(const float* x, int64_t x_ld, float* out, int64_t out
   out[r * out_ld + c] += x[r * x_ld + c];
 }
 
-template <typename H>
-__global__ void add_bias_kernel(Matrix out, const float* bias, int rows, int cols) {
-  int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i >= int64_t{rows} * cols) return;
-  int64_t r = i / cols, c = i % cols;
-  set_matrix<H>(out, r * out.ld + c, matrix_at<H>(out, r * out.ld + c) + bias[c]);
-}
-
 __global__ void select_kernel(const float* x, int64_t x_ld, float* out, int64_t out_ld, int first,
                               int cols, BatchView batch) {
   grid_dependency_trigger();
@@ -403,16 +395,6 @@ void add(const float* x, int64_t x_ld, float* out, int64_t out_ld, int rows, int
          const Launch& where) {
   launch(where, add_kernel, dim3(blocks(int64_t{rows} * cols)), dim3(256), 0, x, x_ld, out, out_ld,
          rows, cols);
-}
-
-void add_bias(Matrix out, const float* bias, int rows, int cols, Half16 half16,
-              const Launch& where) {
-  int n = blocks(int64_t{rows} * cols);
-  if (half16 == Half16::kFp16)
-    add_bias_kernel<__half><<<n, 256, 0, where.stream>>>(out, bias, rows, cols);
-  else
-    add_bias_kernel<__nv_bfloat16><<<n, 256, 0, where.stream>>>(out, bias, rows, cols);
-  check_launch("add_bias");
 }
 
 void select_rows(const float* x, int64_t x_ld, float* out, int64_t out_ld, int first, int rows,

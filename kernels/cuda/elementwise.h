@@ -60,9 +60,6 @@ void widen(const void* x, int64_t x_ld, float* out, int64_t out_ld, int rows, in
 /// out += x.
 void add(const float* x, int64_t x_ld, float* out, int64_t out_ld, int rows, int cols,
          const Launch& where);
-/// out += bias on every row.
-void add_bias(Matrix out, const float* bias, int rows, int cols, Half16 half16,
-              const Launch& where);
 /// Rows batch.output_rows[first ..] of x.
 void select_rows(const float* x, int64_t x_ld, float* out, int64_t out_ld, int first, int rows,
                  int cols, const BatchView& batch, const Launch& where);

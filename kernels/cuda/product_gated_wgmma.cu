@@ -172,12 +172,9 @@ void run(const GatedParams& p, int multiprocessors, const Launch& where) {
 
 bool product_gated(const GemmArgs& g, int gate_row, int up_row, int multiprocessors,
                    const Launch& where) {
-  auto aligned = [](const void* data, int64_t ld) {
-    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && ld % 8 == 0;
-  };
   if (!tensor_copies() || g.rows < kGatedRows || g.accumulate || g.bias || !g.out.half16 ||
-      g.n % kColumns != 0 || g.k % 8 != 0 || multiprocessors < kCluster || !aligned(g.x, g.x_ld) ||
-      !aligned(g.w, g.w_ld) || !aligned(g.out.data, g.out.ld))
+      g.n % kColumns != 0 || g.k % 8 != 0 || multiprocessors < kCluster ||
+      !copies_take(g.x, g.x_ld) || !copies_take(g.w, g.w_ld) || !copies_take(g.out.data, g.out.ld))
     return false;
   const bool bf16 = g.half16 == Half16::kBf16;
   GatedParams p = {};

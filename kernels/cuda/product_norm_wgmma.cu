@@ -256,17 +256,13 @@ void run(const ProductNormParams& p, int multiprocessors, const Launch& where) {
   launch(Launch{where.stream, true}, kernel, dim3(blocks), dim3(kThreads), kShared, p);
 }
 
-bool aligned(const void* data, int64_t ld) {
-  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && ld % 8 == 0;
-}
-
 }  // namespace
 
 bool product_norm(const GemmArgs& g, const NormArgs& n, int multiprocessors, const Launch& where) {
   if (!tensor_copies() || g.rows < kFewRows || g.accumulate || g.n != kWidth || g.k % 8 != 0 ||
       n.kind != NormKind::kLayer || n.offset != 0 || !n.x.half16 || n.out || n.add_to ||
-      !aligned(g.x, g.x_ld) || !aligned(g.w, g.w_ld) || !aligned(n.x.data, n.x.ld) ||
-      !aligned(n.half_out, n.half_ld))
+      !copies_take(g.x, g.x_ld) || !copies_take(g.w, g.w_ld) || !copies_take(n.x.data, n.x.ld) ||
+      !copies_take(n.half_out, n.half_ld))
     return false;
   const bool bf16 = g.half16 == Half16::kBf16;
   const Matrix x = {const_cast<void*>(g.x), g.x_ld, true},

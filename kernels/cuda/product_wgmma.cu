@@ -192,12 +192,9 @@ void run(const RowsParams& p, int multiprocessors, cudaStream_t stream) {
 }  // namespace
 
 bool product_gelu(const GemmArgs& g, int multiprocessors, cudaStream_t stream) {
-  auto aligned = [](const void* data, int64_t ld) {
-    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && ld % 8 == 0;
-  };
   if (!tensor_copies() || g.rows < kFewRows || g.accumulate || !g.out.half16 || g.k % kDepth != 0 ||
       g.k > kBoxes * kDepth || g.n % kColumns != 0 || g.n / kColumns > multiprocessors ||
-      !aligned(g.x, g.x_ld) || !aligned(g.w, g.w_ld) || !aligned(g.out.data, g.out.ld))
+      !copies_take(g.x, g.x_ld) || !copies_take(g.w, g.w_ld) || !copies_take(g.out.data, g.out.ld))
     return false;
   const bool bf16 = g.half16 == Half16::kBf16;
   RowsParams p = {};

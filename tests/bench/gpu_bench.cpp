@@ -66,12 +66,14 @@ int main(int argc, char** argv) {
         c.device.c_str(), c.read / 1e9, c.copy / 1e9, c.host_link / 1e9, c.gemm_2048 / 1e12,
         c.gemm_8192 / 1e12);
     auto run = [&](std::vector<std::string> names, std::vector<std::string> works,
-                   std::vector<int> contexts, std::vector<std::pair<int, int>> prefills) {
+                   std::vector<int> contexts, std::vector<std::pair<int, int>> prefills,
+                   std::vector<int> attended = {}) {
       apud::GpuBenchOptions o;
       o.models = models.empty() ? std::move(names) : models;
       o.works = std::move(works);
       o.contexts = std::move(contexts);
       o.prefills = std::move(prefills);
+      o.attention_contexts = std::move(attended);
       o.stages = stages;
       o.sequences = sequences;
       apud::gpu_bench(o, c, print);
@@ -83,13 +85,14 @@ int main(int argc, char** argv) {
       run({"qwen2.5-1.5b:q4_k_m"}, {"load", "decode"}, {512}, {});
       run({"e5-small:f16"}, {"embed"}, {}, {});
     } else {
-      run({"llama-7b:f16", "llama-7b:bf16"}, {"load", "decode", "prefill"}, {512}, {{2048, 0}});
-      run({"llama-7b:q8_0"}, {"load", "decode"}, {512}, {});
-      run({"llama-7b:q4_k_m"}, {"load", "decode", "prefill", "attention"}, {512, 16384},
-          {{2048, 0}, {512, 4096}, {16384, 0}});
-      run({"llama-3-8b:q4_k_m"}, {"load", "decode", "prefill", "attention"}, {4096, 16384},
-          {{2048, 0}});
-      run({"qwen2.5-1.5b:q4_k_m"}, {"load", "decode", "prefill"}, {512}, {{2048, 0}});
+      const std::vector<int> contexts = {512, 4096, 16384}, attended = {16384, 32768, 65536};
+      const std::vector<std::string> works = {"load", "decode", "prefill", "attention"};
+      // First what the card's power limits, before anything has made it hot.
+      run({"llama-7b:f16", "llama-7b:q4_k_m", "llama-7b:bf16"}, {"prefill"}, {512}, {{2048, 0}});
+      run({"llama-7b:q4_k_m"}, works, contexts, {{512, 4096}, {16384, 0}}, attended);
+      run({"llama-7b:f16", "llama-7b:bf16", "llama-7b:q8_0"}, {"load", "decode"}, contexts, {});
+      run({"llama-3-8b:q4_k_m"}, works, contexts, {{2048, 0}}, attended);
+      run({"qwen2.5-1.5b:q4_k_m"}, {"load", "decode", "prefill"}, {512, 2000}, {{2048, 0}});
       run({"e5-small:f16"}, {"embed"}, {}, {});
     }
   } catch (const apud::Error& e) {

@@ -13,6 +13,7 @@ using test::DecoderShape;
 using test::gpu;
 using test::ids;
 using test::Runner;
+using test::small;
 
 TEST_F(Cuda, DecodingAheadGivesWhatItsCallerAsksFor) {
   DecoderShape s;
@@ -34,7 +35,7 @@ TEST_F(Cuda, DecodingAheadGivesWhatItsCallerAsksFor) {
     }
   };
   both({{0, ids(20, 1)}, {1, ids(50, 2)}});
-  for (int t = 0; t < 150; ++t) {
+  for (int t = 0; t < 150; t += small() ? 10 : 1) {
     if (t == 40 || t == 41 || t == 90) next[0] = (next[0] + 7) % s.vocab;  // not what was drawn
     if (t == 60) both({{0, ids(9, 3)}});                                   // a chunk in between
     if (t >= 70 && t < 80)
@@ -66,10 +67,12 @@ TEST_F(Cuda, PagesCopyExportAndImport) {
   }
 }
 
+/// Lists of pages go out while a step follows at once, and come in while steps of both kinds use
+/// them.
 TEST_F(Cuda, ListsOfPagesMoveBesideSteps) {
   DecoderShape s;
-  s.layers = 11;  // no multiple of the parts that layers move in
-  s.window = 90;  // two KV groups
+  s.layers = small() ? 5 : 11;  // no multiple of the parts that layers move in
+  s.window = 90;                // two KV groups
   s.types = {WeightType::kF16};
   auto m = test::synthetic_decoder(s);
   auto e = gpu(*m);
@@ -108,7 +111,7 @@ TEST_F(Cuda, ListsOfPagesMoveBesideSteps) {
 
 TEST_F(Cuda, PagesAreReadInByThreads) {
   DecoderShape s;
-  s.layers = 11;
+  s.layers = small() ? 5 : 11;
   s.window = 90;  // two KV groups
   s.types = {WeightType::kF16};
   auto m = test::synthetic_decoder(s);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -16,6 +17,10 @@
 #include "tests/kernels/synthetic.h"
 
 namespace apud::test {
+
+/// Every kernel at the smallest shapes that reach it: compute-sanitizer's tools, which make a
+/// kernel a hundred times slower, are to end (scripts/gpu-sanitize).
+inline bool small() { return std::getenv("APUD_TEST_SMALL") != nullptr; }
 
 class Cuda : public ::testing::Test {
  protected:
