@@ -182,6 +182,10 @@ Report bench_cpu(Runtime& runtime) {
   Subject subject;
   double open_seconds = seconds_of([&] { subject = open_subject(runtime); });
   report.name = subject.name;
+  if (subject.program().is_encoder())
+    throw Error(ErrorKind::kUsage,
+                subject.name + " is an embedding model: on the CPU bench measures chat models",
+                "choose a chat model (apud model list)");
   std::unique_ptr<Executor> executor;
   double prepare_seconds = seconds_of(
       [&] { executor = runtime.make_executor(subject.program(), subject.weights(), 0); });

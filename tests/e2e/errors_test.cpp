@@ -61,6 +61,10 @@ TEST_F(Errors, AnEmptyQuestion) {
   refused({"ask", "-"}, 2, {"empty"}, " \n\n");
 }
 
+TEST_F(Errors, AnEmbeddingModelHasNoBenchOnTheCpu) {
+  refused({"bench", "--device", "cpu", "--shape", "e5-small:q4_0"}, 2, {"is an embedding model"});
+}
+
 TEST_F(Errors, NoModelYet) {
   no_models();
   refused({"ask", "--no-docs", "Hello?"}, 69, {"no chat model", "apud model pull"});
