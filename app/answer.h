@@ -22,7 +22,7 @@ namespace apud {
 /// A text given with -f (or on stdin).
 struct NamedText {
   std::string name;
-  std::string text;
+  std::shared_ptr<const DocumentText> text;  // with the pages or lines of the file
 };
 
 /// What reading every document came to (app/over_all.h).

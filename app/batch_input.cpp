@@ -149,6 +149,8 @@ void parse_batch_line(const std::string& raw, int64_t index, BatchItem& item) {
   item.index = index;
   std::string line = raw;
   if (!line.empty() && line.back() == '\r') line.pop_back();
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  if (index == 0 && line.starts_with(kByteOrderMark)) line.erase(0, kByteOrderMark.size());
   size_t start = line.find_first_not_of(" \t");
   if (start != std::string::npos && line[start] == '{') {
     parse_object(line, index + 1, item);

@@ -254,7 +254,7 @@ struct Table {
     ingest->add_flag("--wait", i.wait, "wait for another ingest instead of exit 75");
     ingest
         ->add_option("--fail-on", i.fail_on,
-                     "exit 65 when a file ends so: no-text, bad-encoding, malformed, …")
+                     "exit 65 when a file ends so: no_text, bad_encoding, malformed, …")
         ->delimiter(',');
     ingest->add_option("--jobs", i.jobs, "parser threads (0: one per CPU)")
         ->check(CLI::Range(0, 256));

@@ -23,6 +23,14 @@ std::string system_prompt(const Options& options, const std::string& asked, bool
 
 Opening make_opening(Runtime& runtime, const std::string& system,
                      const std::vector<std::string>& collections, int answer_tokens) {
+  if (answer_tokens >= runtime.context()) {
+    throw Error(
+        ErrorKind::kUsage,
+        fmt::format("an answer of up to {} tokens leaves no room for a question in a window "
+                    "of {}",
+                    answer_tokens, runtime.context()),
+        "lower --max-tokens (batch: max_tokens) or raise --ctx");
+  }
   Opening opening;
   opening.system = system;
   std::vector<std::pair<int64_t, std::string>> documents;  // and their collection

@@ -48,7 +48,7 @@ class BatchRun {
   Runtime::EngineWish wish(int jobs) const {
     return {jobs, options_.settings.beams, kMaxBeams, !options_.batch.no_save};
   }
-  void open_output();
+  void open_output(int input);
   std::map<std::string, int64_t> answered();
   void drop_failures(off_t whole);
   void start(Slot& slot);
@@ -73,9 +73,15 @@ std::string item_key(const ordered_json& id, int64_t index) {
   return id.is_null() ? fmt::format("#{}", index) : dump_json(id);
 }
 
-void BatchRun::open_output() {
+void BatchRun::open_output(int input) {
   const std::string& path = options_.batch.output;
   if (path == "-") return;
+  struct stat from {
+  }, to{};
+  if (::fstat(input, &from) == 0 && ::stat(path.c_str(), &to) == 0 && S_ISREG(from.st_mode) &&
+      from.st_dev == to.st_dev && from.st_ino == to.st_ino) {
+    throw Error(ErrorKind::kUsage, path + " is the file of the questions", "choose another -o");
+  }
   int flags = O_WRONLY | O_CREAT | O_CLOEXEC | (options_.batch.resume ? 0 : O_TRUNC);
   output_ = FileDescriptor(::open(path.c_str(), flags, 0600));
   if (!output_.valid()) throw io_error("cannot write", path, errno);
@@ -285,7 +291,7 @@ int BatchRun::run() {
   runtime_.chat_model();
   if (jobs == 0)
     jobs = runtime_.more_are_free(wish(kAutoJobs), wish(kAutoJobsGpu)) ? kAutoJobsGpu : kAutoJobs;
-  open_output();
+  open_output(fd);
   std::map<std::string, int64_t> have = answered();
   runtime_.want_engine(wish(jobs));
   runtime_.preload_engine();
@@ -308,6 +314,10 @@ int BatchRun::run() {
         break;
       }
       ++index;
+      if (index == 0 && (line->starts_with("\xFF\xFE") || line->starts_with("\xFE\xFF"))) {
+        throw Error(ErrorKind::kBadData, "the questions are in UTF-16, expected UTF-8",
+                    "iconv -f UTF-16 -t UTF-8 makes it of them");
+      }
       if (line->find_first_not_of(" \t\r") == std::string::npos) continue;
       Slot slot;
       slot.item.index = index;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <functional>
 
 #include "app/chat_turn.h"
@@ -23,6 +24,12 @@ namespace {
 
 /// Pages go to disk while the user reads; a prompt typed at once waits no longer than this.
 constexpr int kSaveBetweenTurnsMs = 100;
+
+/// What a shell would make of "~/talk.md".
+Path home_expanded(const std::string& path) {
+  const char* home = std::getenv("HOME");
+  return path.starts_with("~/") && home && *home ? Path(home) / path.substr(2) : Path(path);
+}
 
 class Chat {
  public:
@@ -265,7 +272,8 @@ std::vector<Chat::Command> Chat::commands() {
        [this](const std::string& rest) {
          if (rest.empty()) return terminal_.note("/export FILE.md or FILE.json");
          session_.save();
-         write_file_atomic(rest, session_.export_text(Path(rest).extension() == ".json"));
+         write_file_atomic(home_expanded(rest),
+                           session_.export_text(Path(rest).extension() == ".json"));
          terminal_.note("written: " + rest);
        }},
       {"exit", "leave", [this](const std::string&) { leave_ = true; }},

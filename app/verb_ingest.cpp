@@ -15,7 +15,8 @@ namespace apud {
 
 namespace {
 
-LoadStatus parse_load_status(const std::string& name) {
+LoadStatus parse_load_status(std::string name) {
+  std::replace(name.begin(), name.end(), '-', '_');  // who types no-text means that
   std::vector<std::string> names;
   for (int i = 0; i <= static_cast<int>(LoadStatus::kSecret); ++i) {
     auto status = static_cast<LoadStatus>(i);
@@ -42,6 +43,17 @@ const char* shown_outcome(FileOutcome outcome, bool dry_run) {
   if (dry_run && outcome == FileOutcome::kIndexed) return "new";
   if (dry_run && outcome == FileOutcome::kReplaced) return "changed";
   return file_outcome_name(outcome);
+}
+
+/// A folder of scans would else be silently empty: why nothing of them is found is said here.
+std::string scans_warning(const std::vector<std::string>& scans) {
+  constexpr size_t kNamed = 3;
+  std::string names;
+  for (size_t i = 0; i < std::min(kNamed, scans.size()); ++i)
+    names += (i > 0 ? ", " : "") + printable(Path(scans[i]).filename().string(), true);
+  if (scans.size() > kNamed) names += ", …";
+  return fmt::format("no text on any page, nothing to find in {}: {} (scans? ocrmypdf adds text)",
+                     scans.size() == 1 ? "one file" : with_commas(scans.size()) + " files", names);
 }
 
 std::string time_left(double seconds) {
@@ -79,12 +91,14 @@ int verb_ingest(Runtime& runtime) {
                                  : runtime.embedder(o.settings.embedder);
   if (!known) ingest_options.chunking = chunk_options_for(embedder.max_tokens(), o.settings.chunk);
   std::vector<std::string> taken;  // paths, for --pin
+  std::vector<std::string> scans;
   IngestReport report = ingest(
       store, embedder, paths, ingest_options,
       [&](const IngestProgress& progress) {
         if (progress.event) {
           const FileEvent& event = *progress.event;
           if (event.status == LoadStatus::kOk) taken.push_back(event.path);
+          if (event.status == LoadStatus::kNoText && event.chunks == 0) scans.push_back(event.path);
           if (o.ingest.jsonl) {
             terminal.out(event_json(event) + "\n");
             terminal.flush();
@@ -151,6 +165,7 @@ int verb_ingest(Runtime& runtime) {
   if (report.count(FileOutcome::kVanished) > 0) {
     terminal.note("vanished files are no longer found and kept; --prune removes them");
   }
+  if (!scans.empty()) terminal.warn(scans_warning(scans));
   for (const std::string& warning : report.warnings) terminal.warn(warning);
   terminal.flush();
   if (o.ingest.pin && !o.ingest.dry_run && !report.cancelled)

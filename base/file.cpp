@@ -117,7 +117,7 @@ AtomicFileWriter::AtomicFileWriter(const Path& path, unsigned mode) : path_(path
   temporary_ = path.parent_path() / ("." + path.filename().string() + ".tmp" +
                                      std::to_string(::getpid()) + "." + std::to_string(counter++));
   fd_ = FileDescriptor(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));
-  if (!fd_.valid()) throw io_error("cannot create", temporary_.string(), errno);
+  if (!fd_.valid()) throw io_error("cannot create", path.string(), errno);
 }
 
 AtomicFileWriter::~AtomicFileWriter() {
@@ -128,15 +128,15 @@ void AtomicFileWriter::write(std::string_view data) {
   while (!data.empty()) {
     ssize_t n = ::write(fd_.get(), data.data(), data.size());
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw io_error("cannot write", temporary_.string(), errno);
+    if (n < 0) throw io_error("cannot write", path_.string(), errno);
     data.remove_prefix(static_cast<size_t>(n));
   }
 }
 
 void AtomicFileWriter::commit() {
   // After a failed fsync the kernel may have dropped the pages: the file counts as lost, no retry.
-  if (::fsync(fd_.get()) != 0) throw io_error("cannot sync", temporary_.string(), errno);
-  if (::close(fd_.release()) != 0) throw io_error("cannot close", temporary_.string(), errno);
+  if (::fsync(fd_.get()) != 0) throw io_error("cannot sync", path_.string(), errno);
+  if (::close(fd_.release()) != 0) throw io_error("cannot close", path_.string(), errno);
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
     throw io_error("cannot rename to", path_.string(), errno);
   }

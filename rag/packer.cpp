@@ -366,12 +366,12 @@ Packed Packer::pack(std::span<const Hit> hits, std::string_view question,
   return select_sentences(input, counter, options);
 }
 
-Packed Packer::pack_text(std::string_view name, std::string_view text, std::string_view question,
-                         const TokenCounter& counter, const PackOptions& options) {
+Packed Packer::pack_text(std::string_view name, std::shared_ptr<const DocumentText> source,
+                         std::string_view question, const TokenCounter& counter,
+                         const PackOptions& options) {
   PackInput input;
-  input.sources.push_back({0, "", std::string(name), "",
-                           std::make_shared<const DocumentText>(
-                               DocumentText{std::string(text), {Anchor{0, 1, 0, ""}}})});
+  const std::string_view text = source->text;
+  input.sources.push_back({0, "", std::string(name), "", std::move(source)});
   std::vector<std::pair<size_t, size_t>> ranges = sentence_ranges(text, 0);
   for (size_t i = 0; i < ranges.size(); ++i) {
     if (i % kTextRegionSentences == 0) input.regions.push_back({0, "", 0, 0});
@@ -381,8 +381,8 @@ Packed Packer::pack_text(std::string_view name, std::string_view text, std::stri
   if (input.sentences.empty() || options.budget <= 0) return {};
   Passage all;
   all.id = options.first_id;
-  all.path = std::string(name);
-  all.text = std::string(text);
+  all.path = name;
+  all.text = text;
   bool fits = text.size() / 16 <= static_cast<size_t>(options.budget) &&
               counter.count(render_evidence(std::span(&all, 1))) <= options.budget;
   if (fits) {

@@ -105,8 +105,9 @@ class Packer {
   Packed pack(std::span<const Hit> hits, std::string_view question, const TokenCounter& counter,
               const PackOptions& options = {});
   /// Evidence that is in no store (`-f`, stdin): whole when it fits, else its best sentences.
-  Packed pack_text(std::string_view name, std::string_view text, std::string_view question,
-                   const TokenCounter& counter, const PackOptions& options = {});
+  Packed pack_text(std::string_view name, std::shared_ptr<const DocumentText> source,
+                   std::string_view question, const TokenCounter& counter,
+                   const PackOptions& options = {});
 
  private:
   struct Impl;

@@ -63,6 +63,7 @@ class Pipeline {
     {
       std::lock_guard hold(mutex_);
       embedding_done_ = true;
+      stop_ = true;  // a cancel ended it: parsers that wait for a place in the window get none
     }
     changed_.notify_all();
     for (std::thread& t : parsers) t.join();

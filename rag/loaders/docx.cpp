@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <charconv>
 #include <map>
+#include <set>
 
 #include "rag/loaders/archive.h"
 #include "rag/loaders/builder.h"
@@ -32,11 +33,16 @@ class Word {
       int level = 0;
       if (name.rfind("heading ", 0) == 0 && name.size() == 9) level = name[8] - '0';
       if (name == "title") level = 1;
+      std::string id(local_attribute(style, "styleId"));
+      if (name.rfind("toc ", 0) == 0) contents_.insert(id);
       std::string_view outline =
           local_attribute(local_child(local_child(style, "pPr"), "outlineLvl"), "val");
       if (level == 0 && outline.size() == 1 && outline[0] >= '0' && outline[0] <= '8')
         level = outline[0] - '0' + 1;
-      if (level >= 1 && level <= 9) levels_[std::string(local_attribute(style, "styleId"))] = level;
+      if (level >= 1 && level <= 9) levels_[id] = level;
+      bool numbered = local_child(local_child(style, "pPr"), "numPr");
+      if (numbered || name.rfind("list bullet", 0) == 0 || name.rfind("list number", 0) == 0)
+        lists_.insert(id);
     }
   }
 
@@ -99,13 +105,16 @@ class Word {
     std::string content;
     text(node, content);
     pugi::xml_node properties = local_child(node, "pPr");
-    auto style = levels_.find(local_attribute(local_child(properties, "pStyle"), "val"));
+    std::string_view style_id = local_attribute(local_child(properties, "pStyle"), "val");
+    auto style = levels_.find(style_id);
     // A break before the first text starts the page of this paragraph.
     if (page_ > page && local_child(node, "r")) page = page_;
     builder_.place(0, breaks_ ? page : 0);
     if (style != levels_.end()) {
       builder_.heading(style->second, content);
-    } else if (local_child(properties, "numPr")) {
+    } else if (contents_.contains(style_id)) {
+      // repeats the headings
+    } else if (local_child(properties, "numPr") || lists_.contains(style_id)) {
       builder_.block(BlockKind::kListItem, content.empty() ? content : "- " + content);
     } else {
       builder_.block(BlockKind::kParagraph, content);
@@ -152,6 +161,8 @@ class Word {
 
   DocumentBuilder& builder_;
   std::map<std::string, int, std::less<>> levels_;
+  std::set<std::string, std::less<>> lists_,
+      contents_;  // styles of list items, of tables of contents
   int page_ = 1;
   bool breaks_ = false;  // the file says where its pages begin
 };

@@ -15,7 +15,7 @@ namespace apud {
 /// file changes: ingest reads its documents again then.
 inline constexpr std::array<const char*, 16> kLoaders = {
     "code/1", "csv/2",      "docx/2", "email/1", "epub/1",    "html/3", "json/2", "markdown/1",
-    "odf/2",  "notebook/2", "pdf/1",  "pptx/2",  "session/1", "svg/1",  "text/1", "xlsx/2"};
+    "odf/2",  "notebook/2", "pdf/2",  "pptx/2",  "session/1", "svg/1",  "text/1", "xlsx/2"};
 
 /// Its entry of that table.
 consteval const char* loader_version(std::string_view name) {

@@ -8,6 +8,7 @@
 #include "base/utf8.h"
 #include "rag/loaders/builder.h"
 #include "rag/loaders/encoding.h"
+#include "rag/loaders/pdf_contents.h"
 
 namespace apud {
 
@@ -156,7 +157,14 @@ std::string shrink_leaders(const std::string& text) {
   std::string out;
   for (size_t i = 0; i < text.size();) {
     size_t end = i, dots = 0;
-    while (end < text.size() && (text[end] == '.' || text[end] == ' ')) dots += text[end++] == '.';
+    for (size_t width = 1; end < text.size() && width > 0; end += width) {
+      std::string_view rest = std::string_view(text).substr(end);
+      width = text[end] == '.' || text[end] == ' ' ? 1
+              : rest.starts_with("·")              ? 2
+              : rest.starts_with("…")              ? 3
+                                                   : 0;
+      dots += width == 3 ? 3 : width > 0 && text[end] != ' ';
+    }
     if (dots >= 5) {
       out += " … ";
       i = end;
@@ -177,6 +185,11 @@ bool ends_with_any(std::string_view text, std::initializer_list<std::string_view
   });
 }
 
+bool is_full(const Line& line) { return line.width * 4 >= line.page_width * 3; }
+bool ends_sentence(std::string_view text) {
+  return ends_with_any(text, {".", "!", "?", ":", "。", "！", "？", "："});
+}
+
 // Bullets, dashes and numbers that begin a list item, and shell prompts.
 bool starts_item(std::string_view line) {
   if (starts_with_any(
@@ -189,8 +202,9 @@ bool starts_item(std::string_view line) {
 }
 
 // Level of a heading by its number ("2.3.1 Title", "Chapter 4", "第 3 章", "A.2 Title"); 0: none.
-// Single numbers count only when they go on from the last one: lists and tables begin so, too.
-int heading_level(const Line& line, const Line* next, int& last_chapter) {
+// Single numbers count only when they go on from the last one: lists and tables begin so, too. A
+// number at the start of a line may also be one of the sentence that `before` began.
+int heading_level(const Line* before, const Line& line, const Line* next, int& last_chapter) {
   std::string_view text = line.text;
   if (line.width > 100 || text.size() < 3 || text.find("…") != std::string_view::npos) return 0;
   if (ends_with_any(text, {".", ",", ";", ":", "。", "，", "；", "：", "、", "-", "）"}) &&
@@ -226,13 +240,18 @@ int heading_level(const Line& line, const Line* next, int& last_chapter) {
   std::string_view title = text.substr(text.find_first_not_of(' ', i) == std::string_view::npos
                                            ? i
                                            : text.find_first_not_of(' ', i));
-  if (title.empty() || !letter(static_cast<unsigned char>(title[0]))) return 0;
-  if (dots > 0) return dots + 1;
+  // "3.4. /bin: essential commands" is one, too.
+  if (title.empty() || (!letter(static_cast<unsigned char>(title[0])) && title[0] != '/')) return 0;
+  bool lower = title[0] >= 'a' && title[0] <= 'z';
+  if (dots > 0) {
+    bool in_sentence = before && before->page == line.page && is_full(*before) &&
+                       !ends_sentence(before->text) && (lower || is_full(line));
+    return in_sentence || text.starts_with("0.") ? 0 : dots + 1;
+  }
   int number = 0;
   // Capped: a row of digits is no chapter, and must not overflow.
   for (size_t k = 0; k < i && digit(text[k]); ++k)
     number = std::min(number * 10 + (text[k] - '0'), 100'000);
-  bool lower = title[0] >= 'a' && title[0] <= 'z';
   bool list = next && !next->text.empty() && (digit(next->text[0]) || starts_item(next->text));
   if (lower || list || line.width > 60 || (number != last_chapter + 1)) return 0;
   last_chapter = number;
@@ -347,13 +366,26 @@ bool continues(const Line& before, const Line& line) {
     return true;
   if (ends_with_any(before.text, {"、", "，", "（", "“", "《", "「", "-", "\xE2\x80\x90"}))
     return true;
-  bool full = before.width * 4 >= before.page_width * 3;
-  bool ended = ends_with_any(before.text, {".", "!", "?", ":", "。", "！", "？", "："});
+  bool full = is_full(before);
+  bool ended = ends_sentence(before.text);
   if (full && !ended) return true;
   // A full line that ends a sentence goes on unless it is notably short of the margin.
   if (full) return before.width * 20 >= before.page_width * 19;
   bool lower = line.text[0] >= 'a' && line.text[0] <= 'z';
   return lower && !ended && before.width * 2 >= before.page_width && before.text[0] != '$';
+}
+
+void drop_contents(std::vector<Line>& lines) {
+  std::vector<std::string> texts;
+  for (const Line& line : lines) texts.push_back(line.text);
+  std::vector<bool> contents = contents_lines(texts);
+  size_t kept = 0;
+  for (size_t i = 0; i < lines.size(); ++i) {
+    if (contents[i]) continue;
+    if (kept != i) lines[kept] = std::move(lines[i]);
+    ++kept;
+  }
+  lines.resize(kept);
 }
 
 std::string page_list(const std::vector<int>& pages) {
@@ -420,13 +452,15 @@ Document pdf_document(const std::vector<std::string_view>& pages) {
     for (size_t i = begin_line; i < lines.size(); ++i) lines[i].page_width = widths[rank];
   }
 
+  drop_contents(lines);
   Joiner joiner(lines);
   std::string& text = document.text;
   int page = 0, last_chapter = 0;
   BlockKind kind = BlockKind::kParagraph;
   for (size_t i = 0; i < lines.size(); ++i) {
     const Line& line = lines[i];
-    int level = heading_level(line, i + 1 < lines.size() ? &lines[i + 1] : nullptr, last_chapter);
+    int level = heading_level(i > 0 ? &lines[i - 1] : nullptr, line,
+                              i + 1 < lines.size() ? &lines[i + 1] : nullptr, last_chapter);
     bool go_on =
         i > 0 && level == 0 && kind != BlockKind::kHeading && continues(lines[i - 1], line);
     if (!text.empty() && !go_on) {

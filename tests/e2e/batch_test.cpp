@@ -133,6 +133,23 @@ TEST_F(Batch, ExitCodesAndJobs) {
   EXPECT_EQ(run({"batch", "--jobs", "0"}, "x\n").code, 2);
 }
 
+TEST_F(Batch, InputsOfOtherSystemsAndMistakes) {
+  RunResult marked = run({"batch", "--no-docs", "--max-tokens", "2"},
+                         "\xEF\xBB\xBF{\"id\": \"first\", \"question\": \"Hello?\"}\r\n");
+  EXPECT_EQ(marked.code, 0) << marked;
+  EXPECT_EQ(json_lines(marked.out).at(0)["id"], "first");
+  RunResult wide = run({"batch", "--no-docs"}, std::string("\xFF\xFEH\0i\0\n\0", 8));
+  EXPECT_EQ(wide.code, 65) << wide;
+  EXPECT_TRUE(has(wide.err, "UTF-16")) << wide;
+  home().write("questions", "Hello?\n");
+  RunResult same = run({"batch", "--no-docs", "-i", (home().path() / "questions").string(), "-o",
+                        (home().path() / "questions").string()});
+  EXPECT_EQ(same.code, 2) << same;
+  EXPECT_EQ(home().shell("cat questions").out, "Hello?\n");
+  RunResult long_answer = run({"batch", "--no-docs", "--max-tokens", "5000"}, "Hello?\n");
+  EXPECT_TRUE(has(long_answer.out, "an answer of up to 5000 tokens leaves no room")) << long_answer;
+}
+
 TEST_F(Batch, ResumesAfterATornLine) {
   home().write("questions.jsonl", small_questions(6));
   RunResult whole = run(

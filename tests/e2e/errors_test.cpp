@@ -235,6 +235,21 @@ TEST_F(LibraryErrors, HostileFileNamesAreShownNotObeyed) {
   }
 }
 
+TEST_F(LibraryErrors, AScanIsNamed) {
+  if (home().shell("command -v pdftotext").code != 0) GTEST_SKIP() << "no pdftotext here";
+  Home home;
+  home.write("docs/plain.md", "# Fruit\n\nThe quince is yellow.\n");
+  home.write("docs/scan.pdf",
+             "%PDF-1.1\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n"
+             "2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
+             "3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 99 99]>>endobj\n"
+             "trailer<</Root 1 0 R>>\n");
+  RunResult r = home.run({"ingest", "docs"});
+  EXPECT_EQ(r.code, 0) << r;
+  EXPECT_TRUE(has(r.err, "no text on any page, nothing to find in one file: scan.pdf")) << r;
+  EXPECT_EQ(home.run({"ingest", "docs", "--fail-on", "no-text"}).code, 65);
+}
+
 /// A mount that ends with the scope. Permissions do not hold root back, so a folder that cannot be
 /// written is one that is mounted so.
 class Mounted {

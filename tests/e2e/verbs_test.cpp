@@ -219,9 +219,12 @@ TEST_F(Verbs, TheCommandsOfAChat) {
   ASSERT_EQ(turns.size(), 2u) << session;
   EXPECT_EQ(turns[0], "user: Name a fish.");
   EXPECT_EQ(session["conversation"]["system"], "Be brief.");
-  RunResult export_failed = run({"chat", "-s", "named"}, "/export /no/such/folder/x.md\n/stats\n");
+  RunResult export_failed =
+      run({"chat", "-s", "named"}, "/export ~/talk.md\n/export /no/such/folder/x.md\n/stats\n");
   EXPECT_EQ(export_failed.code, 0) << "an error of a command does not end the chat";
-  EXPECT_TRUE(has(export_failed.err, "error: cannot create /no/such/folder/")) << export_failed;
+  EXPECT_TRUE(has(export_failed.err, "error: cannot create /no/such/folder/x.md: "))
+      << export_failed;
+  EXPECT_TRUE(has(home_.shell("cat talk.md").out, "Name a fish.")) << export_failed;
   EXPECT_TRUE(has(export_failed.err, "no answer yet")) << export_failed;
 }
 

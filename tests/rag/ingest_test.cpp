@@ -3,8 +3,12 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <cstdlib>
+#include <future>
 #include <map>
 #include <random>
+#include <thread>
 
 #include "base/error.h"
 #include "base/utf8.h"
@@ -280,6 +284,33 @@ TEST_F(IngestTest, CancelKeepsWhatIsDoneAndARerunCompletes) {
   EXPECT_EQ(second.count(FileOutcome::kUnchanged), have);
   EXPECT_EQ(store.collection("default").documents, 400);
   EXPECT_TRUE(store.check().empty());
+}
+
+/// Raises the flag in its first call, long enough after it that the parsers are far ahead.
+struct CancellingEmbedder : FakeEmbedder {
+  CancelFlag* flag = nullptr;
+  void embed(std::span<const std::string> texts, EmbedKind kind, std::span<float> out) override {
+    if (!flag->raised()) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    flag->raise();
+    FakeEmbedder::embed(texts, kind, out);
+  }
+};
+
+// Parsers wait for a place behind what is embedded: a cancel between two of its calls wakes them.
+TEST_F(IngestTest, CancelEndsParsersThatWait) {
+  for (int i = 0; i < 200; ++i)
+    home.write("docs/" + std::to_string(1000 + i) + ".txt", "text " + std::to_string(i) + "\n");
+  CancelFlag cancel;
+  CancellingEmbedder slow;
+  slow.flag = &cancel;
+  Path root = home / "docs";
+  IngestOptions options;
+  options.jobs = 2;
+  auto report = std::async(std::launch::async, [&] {
+    return ingest(store, slow, std::span(&root, 1), options, {}, &cancel);
+  });
+  if (report.wait_for(std::chrono::seconds(60)) != std::future_status::ready) std::abort();
+  EXPECT_TRUE(report.get().cancelled);
 }
 
 TEST_F(IngestTest, SameTextIsEmbeddedOnce) {

@@ -134,6 +134,47 @@ TEST(LoadPdf, TextRules) {
   EXPECT_FALSE(first_is_heading("4294967297 Title\n\nand text" + filler + "\f"));
 }
 
+TEST(LoadPdf, NumbersInSentencesAreNoHeadings) {
+  auto headings = [](const std::string& text) {
+    std::vector<std::string> out;
+    Document d = pdf_document(split_pages(text));
+    for (const Block& block : d.blocks) {
+      if (block.kind == BlockKind::kHeading)
+        out.push_back(d.text.substr(block.begin, block.end - block.begin));
+    }
+    return out;
+  };
+  using Strings = std::vector<std::string>;
+  EXPECT_EQ(headings("3.4. /bin: commands for all\nA sentence whose line is full, with a depth of\n"
+                     "0.3 m on most days and more of it in spring\nand a third one that measures "
+                     "no less than\n2.5 m where the current is strongest of all.\nAs Section tells "
+                     "of it, in the chapter before:\n3.4.1 Purpose\nText of the section that "
+                     "follows it at once.\n\f"),
+            (Strings{"3.4. /bin: commands for all", "3.4.1 Purpose"}));
+}
+
+TEST(LoadPdf, TheTableOfContentsIsLeftOut) {
+  auto build = [](const std::string& text) { return pdf_document(split_pages(text)).text; };
+  std::string body;
+  for (int i = 0; i < 8; ++i)
+    body += "Sentence number " + std::to_string(i) + " of the text that this book is about.\n";
+  const std::string dots = " . . . . . . . . . ";
+  std::string contents = "Contents\nForeword" + dots + "ix\n1 Boats" + dots +
+                         "1\n1.1 A title that is much longer than\nthe line it began on" + dots +
+                         "1\n1.2 Oars" + dots + "3\n2 Nets" + dots + "14\n";
+  EXPECT_EQ(build(contents + "\f" + body + "\f"), build("\f" + body + "\f"));
+  EXPECT_EQ(build("目录\n第一章 船…………1\n第二章 桨…………3\n第三章 网…………7\n第四章 帆…………9\n第五章 "
+                  "锚…………12\n\f" +
+                  body + "\f"),
+            build("\f" + body + "\f"));
+  // What a menu costs goes up and down.
+  std::string menu = "Tea" + dots + "4\nCoffee" + dots + "3\nCake" + dots + "6\nPie" + dots +
+                     "5\nSoup" + dots + "8\nBread" + dots + "2\n";
+  EXPECT_NE(build(menu + body + "\f").find("Pie … 5"), std::string::npos);
+  // A document of nothing else keeps it.
+  EXPECT_NE(build(contents + "\f").find("Nets … 14"), std::string::npos);
+}
+
 TEST(LoadPdf, PagesWithoutTextAreNamed) {
   REQUIRE_PDFTOTEXT();
   std::vector<std::string> full = {

@@ -72,6 +72,18 @@ TEST(LoadDocx, HeadingsListsTablesPages) {
   EXPECT_EQ(anchor_at(d, d.blocks[7].begin).page, 2);
 }
 
+TEST(LoadDocx, ListsAndContentsByTheirStyles) {
+  std::string styles =
+      "<w:styles xmlns:w='w'><w:style w:styleId='L'><w:name w:val='List Number'/></w:style>"
+      "<w:style w:styleId='P'><w:name w:val='Own'/><w:pPr><w:numPr/></w:pPr></w:style>"
+      "<w:style w:styleId='V1'><w:name w:val='toc 1'/></w:style></w:styles>";
+  Document d = load_bytes(
+      "x.docx", make_zip({{"word/document.xml", word(para("Boats 1", "V1") + para("one", "L") +
+                                                     para("two", "P") + para("plain"))},
+                          {"word/styles.xml", styles}}));
+  EXPECT_EQ(blocks(d), (Strings{"- one", "- two", "plain"})) << d.reason;
+}
+
 TEST(LoadDocx, RowsOfTablesCarryTheirColumns) {
   auto cell = [](const std::string& text, const std::string& properties = "") {
     return "<w:tc><w:tcPr>" + properties + "</w:tcPr>" + para(text) + "</w:tc>";

@@ -16,6 +16,10 @@ using test::FakeCounter;
 using test::FakeEmbedder;
 using test::TempHome;
 
+std::shared_ptr<const DocumentText> plain(std::string text) {
+  return std::make_shared<const DocumentText>(DocumentText{std::move(text), {{0, 1, 0, {}}}});
+}
+
 class PackerTest : public testing::Test {
  protected:
   void ingest_docs() {
@@ -330,7 +334,7 @@ TEST_F(PackerTest, WhoAsksForACodeGetsTheLineThatHoldsIt) {
   EXPECT_NE(alone.evidence.find("F157 the pump number 57"), std::string::npos);
   EXPECT_EQ(alone.evidence.find("should one do"), std::string::npos) << alone.evidence;
   options.budget = 40;
-  EXPECT_NE(packer.pack_text("codes", codes, question, counter, options)
+  EXPECT_NE(packer.pack_text("codes", plain(codes), question, counter, options)
                 .evidence.find("F157 the pump number 57"),
             std::string::npos);
   std::vector<std::string> names = {"default"};
@@ -360,16 +364,24 @@ TEST_F(PackerTest, TextFromOutsideTheStore) {
   std::string text = long_document(7, 10);
   PackOptions options;
   options.budget = 150;
-  Packed some = packer.pack_text("notes.txt", text, "which hides fact7x6", counter, options);
+  Packed some = packer.pack_text("notes.txt", plain(text), "which hides fact7x6", counter, options);
   EXPECT_LE(some.tokens, 150);
   EXPECT_NE(some.evidence.find("fact7x6"), std::string::npos);
   EXPECT_FALSE(some.left_out.empty());
-  Packed whole =
-      packer.pack_text("notes.txt", "One line.\n\nAnother line.", "anything", counter, options);
+  Packed whole = packer.pack_text("notes.txt", plain("One line.\n\nAnother line."), "anything",
+                                  counter, options);
   ASSERT_EQ(whole.passages.size(), 1u);
   EXPECT_EQ(whole.passages[0].text, "One line.\n\nAnother line.");
   EXPECT_TRUE(whole.left_out.empty());
-  EXPECT_TRUE(packer.pack_text("empty", " \n ", "anything", counter, options).passages.empty());
+  auto pages = std::make_shared<const DocumentText>(
+      DocumentText{"One page.\n\nAnother page.", {{0, 0, 1, {}}, {11, 0, 2, {}}}});
+  Packed book = packer.pack_text("book.pdf", pages, "anything", counter, options);
+  ASSERT_EQ(book.passages.size(), 1u);
+  EXPECT_EQ(book.passages[0].from.page, 1);
+  EXPECT_EQ(book.passages[0].to.page, 2);
+  EXPECT_EQ(book.passages[0].from.line, 0);
+  EXPECT_TRUE(
+      packer.pack_text("empty", plain(" \n "), "anything", counter, options).passages.empty());
 }
 
 TEST_F(PackerTest, SentenceVectorsSharpenWithinTheirLimit) {
