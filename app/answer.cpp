@@ -488,9 +488,9 @@ std::vector<NamedText> read_named_texts(const std::vector<std::string>& files) {
                       ? "apud ingest takes folders in, -f takes files"
                       : "");
     }
-    DocumentText text{std::move(document.text), std::move(document.anchors)};
-    out.push_back(
-        {file == "-" ? "stdin" : file, std::make_shared<const DocumentText>(std::move(text))});
+    auto text = std::make_shared<const DocumentText>(
+        DocumentText{std::move(document.text), std::move(document.anchors)});
+    out.push_back({file == "-" ? "stdin" : file, std::move(text)});
   }
   return out;
 }
