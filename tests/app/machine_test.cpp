@@ -68,6 +68,12 @@ TEST(RecommendModel, OnlyWhatCanBeReachedAndNeedsNoConsent) {
       << "a general model before a coder of its size; gated, base and embedders never";
 }
 
+TEST(RecommendModel, ASlowMachineIsNotPromisedNothing) {
+  const std::string reason = recommend_model(entries(), 64 * kGiB, 1e9, false).reason;
+  EXPECT_EQ(reason.find("about 0 tok/s"), std::string::npos) << reason;
+  EXPECT_NE(reason.find("about 0."), std::string::npos) << reason;
+}
+
 TEST(RecommendModel, TheOrderOfTheCatalogueDoesNotMatter) {
   for (double bandwidth : {5e9, 20e9, 60e9, 200e9}) {
     for (uint64_t memory : {kGiB + 500'000'000, 3 * kGiB, 64 * kGiB}) {

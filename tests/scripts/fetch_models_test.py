@@ -23,6 +23,8 @@ with open(shelf / "calls", "a") as calls:
     calls.write(requirement + "\\n")
 wheel = shelf / (requirement.replace("==", "-") + "-py3-none-any.whl")
 if requirement in os.environ.get("FAKE_FAIL", "").split() or not wheel.exists():
+    if "FAKE_BROKEN" in os.environ:
+        print(f"WARNING: Retrying after connection broken by '{os.environ['FAKE_BROKEN']}': /simple/", file=sys.stderr)
     sys.exit("ERROR: Could not find a version that satisfies " + requirement)
 shutil.copy(wheel, dest)
 """
@@ -161,6 +163,13 @@ payload_bytes = 5000
         self.assertEqual(self.run_script("one"), 0)
         self.assertEqual(self.calls(), ["pkg3==1.0"])
         self.assertEqual((self.dest / "one.gguf").read_bytes(), self.whole)
+
+    def test_why_the_index_is_not_reached_is_said(self):
+        os.environ["FAKE_BROKEN"] = "SSLError(SSLCertVerificationError(1, 'certificate verify failed'))"
+        self.addCleanup(os.environ.pop, "FAKE_BROKEN")
+        self.assertEqual(self.run_script("one", fail="pkg3==1.0"), 74)
+        self.assertIn("satisfies pkg3==1.0 (the index is not reached: SSLError: ", self.message)
+        self.assertIn("certificate verify failed", self.message)
 
     def test_wrong_part_never_gets_the_name_and_is_fetched_again(self):
         wrong = bytes([self.parts[1][0] ^ 1]) + self.parts[1][1:]
