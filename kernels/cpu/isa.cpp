@@ -4,6 +4,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/prefetch.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -46,6 +47,17 @@ CpuFeatures probe() {
 CpuFeatures probe() { return {}; }
 #endif
 
+// Intel's second cache waits for three times as many lines as the first, so it is asked early. Of
+// an AMD (Zen 3) the two must be asked almost together: where the line has come to the second cache
+// long before the first one asks, two cores read 21 GB/s of 28.
+PrefetchDistance distance() {
+#if defined(__x86_64__)
+  unsigned a, b, c, d;
+  if (__get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx) return {2048, 2560};
+#endif
+  return {1024, 4096};
+}
+
 }  // namespace
 
 const CpuFeatures& cpu_features() {
@@ -67,6 +79,8 @@ const Kernels& kernels_of(CpuIsa isa) {
 }
 
 }  // namespace cpu
+
+const PrefetchDistance prefetch_distance = cpu::distance();
 
 std::vector<CpuIsa> available_cpu_isas() {
   const cpu::CpuFeatures& f = cpu::cpu_features();

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "kernels/cpu/kernels.h"
+#include "kernels/prefetch.h"
 #ifdef APUD_EMULATE_AMX
 #include <cstring>
 

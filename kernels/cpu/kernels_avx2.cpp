@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kernels/cpu/kernels.h"
+#include "kernels/prefetch.h"
 
 namespace apud::cpu {
 namespace {

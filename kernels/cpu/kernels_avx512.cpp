@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kernels/cpu/kernels.h"
+#include "kernels/prefetch.h"
 
 #define APUD_CPU_VNNI 0
 namespace apud::cpu {
