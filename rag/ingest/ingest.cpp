@@ -165,15 +165,15 @@ class Run {
     for (const WalkEntry& e : entries_) present.insert(e.path.string());
 
     // Files that are no longer there. Still there but not selected this time is not gone.
+    // One that is gone from another root only counts where it turns up here: a folder renamed.
     std::vector<DocumentInfo*> missing;
+    std::unordered_multimap<int64_t, DocumentInfo*> missing_by_size;
     for (DocumentInfo& d : known_) {
+      if (present.count(d.path) || !gone(d.path)) continue;
       bool ours = std::any_of(roots_.begin(), roots_.end(),
                               [&](const Path& r) { return beneath(d.path, r.string()); });
-      if (ours && !present.count(d.path) && gone(d.path)) missing.push_back(&d);
-    }
-    std::unordered_multimap<int64_t, DocumentInfo*> missing_by_size;
-    for (DocumentInfo* d : missing) {
-      if (d->chunks > 0) missing_by_size.emplace(d->size, d);
+      if (ours) missing.push_back(&d);
+      if (d.chunks > 0) missing_by_size.emplace(d.size, &d);
     }
 
     // A stat is enough where size and time agree and the loader is today's; duplicates also need

@@ -375,6 +375,15 @@ bool continues(const Line& before, const Line& line) {
   return lower && !ended && before.width * 2 >= before.page_width && before.text[0] != '$';
 }
 
+/// A heading that is longer than its line: the next begins with a small letter.
+bool heading_continues(const Line& before, const Line& line) {
+  bool open = std::count(before.text.begin(), before.text.end(), '(') >
+              std::count(before.text.begin(), before.text.end(), ')');
+  bool lower = line.text[0] >= 'a' && line.text[0] <= 'z';
+  return lower && before.page == line.page && (open || before.width * 2 >= before.page_width) &&
+         line.width < before.width;
+}
+
 void drop_contents(std::vector<Line>& lines) {
   std::vector<std::string> texts;
   for (const Line& line : lines) texts.push_back(line.text);
@@ -461,8 +470,9 @@ Document pdf_document(const std::vector<std::string_view>& pages) {
     const Line& line = lines[i];
     int level = heading_level(i > 0 ? &lines[i - 1] : nullptr, line,
                               i + 1 < lines.size() ? &lines[i + 1] : nullptr, last_chapter);
-    bool go_on =
-        i > 0 && level == 0 && kind != BlockKind::kHeading && continues(lines[i - 1], line);
+    bool go_on = i > 0 && level == 0 &&
+                 (kind == BlockKind::kHeading ? heading_continues(lines[i - 1], line)
+                                              : continues(lines[i - 1], line));
     if (!text.empty() && !go_on) {
       // Short lines under each other are rows of a table or code: one block, a line each.
       bool row = level == 0 && kind == BlockKind::kParagraph && !starts_item(line.text) &&

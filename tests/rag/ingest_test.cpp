@@ -168,6 +168,22 @@ TEST_F(IngestTest, MovedFilesKeepTheirVectorsAndDuplicatesAreIndexedOnce) {
   EXPECT_TRUE(store.check().empty());
 }
 
+// `mv docs papers`: the documents are at their new places, not copies of ones that are gone.
+TEST_F(IngestTest, ARenamedRootMovesItsDocuments) {
+  home.write("docs/a.txt", "alpha beta gamma\n");
+  home.write("docs/b.txt", "delta epsilon zeta\n");
+  run();
+  int before = embedder.embedded;
+  std::filesystem::rename(home / "docs", home / "papers");
+  Path root = home / "papers";
+  IngestReport report = ingest(store, embedder, std::span(&root, 1), {}, {});
+  EXPECT_EQ(report.count(FileOutcome::kMoved), 2);
+  EXPECT_EQ(embedder.embedded, before);
+  EXPECT_EQ(search("alpha beta gamma").at(0).path, (root / "a.txt").string());
+  EXPECT_EQ(store.collection("default").documents, 2);
+  EXPECT_TRUE(store.check().empty());
+}
+
 TEST_F(IngestTest, VanishedAreNotRetrievedKeptAndPruned) {
   home.write("docs/a.txt", "walrus ivory carving\n");
   home.write("docs/b.txt", "penguin colony census\n");

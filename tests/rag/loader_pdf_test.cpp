@@ -153,6 +153,15 @@ TEST(LoadPdf, NumbersInSentencesAreNoHeadings) {
             (Strings{"3.4. /bin: commands for all", "3.4.1 Purpose"}));
 }
 
+TEST(LoadPdf, AHeadingOfTwoLinesIsOne) {
+  Document d = pdf_document(split_pages(
+      "3.4 Essential commands of the system (for\nuse by all users)\nThe text of the section is as "
+      "wide as the page that it stands on.\nand goes on.\n\f"));
+  ASSERT_EQ(d.blocks.size(), 2u) << d.text;
+  EXPECT_EQ(d.text.substr(0, d.blocks[0].end),
+            "3.4 Essential commands of the system (for use by all users)");
+}
+
 TEST(LoadPdf, TheTableOfContentsIsLeftOut) {
   auto build = [](const std::string& text) { return pdf_document(split_pages(text)).text; };
   std::string body;
