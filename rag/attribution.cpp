@@ -137,7 +137,8 @@ void AttributionStream::begin_sentence() {
 void AttributionStream::release_end(bool followed_by_mark, std::string& out) {
   char32_t code = utf8_decode(end_, 0).code;
   size_t width = utf8_decode(end_, 0).size;
-  std::string mark = followed_by_mark ? "" : missing_mark();
+  const bool asks = code == '?' || code == 0xFF1F;  // states nothing that a passage could bear
+  std::string mark = followed_by_mark || asks ? "" : missing_mark();
   cited_ = cited_ || !mark.empty();
   if (code == '\n') {
     out += (mark.empty() ? "" : " ") + mark + end_;

@@ -188,10 +188,13 @@ std::string without_marks(std::string_view text) {
   return bare;
 }
 
-/// A question, or what ends in a colon.
-bool opens_what_follows(std::string_view sentence) {
-  return sentence.ends_with('?') || sentence.ends_with(':') || sentence.ends_with("：") ||
-         sentence.ends_with("？");
+bool asks(std::string_view sentence) {
+  sentence = sentence.substr(0, sentence.find_last_not_of(' ') + 1);  // where a mark stood
+  return sentence.ends_with('?') || sentence.ends_with("？");
+}
+
+bool opens_a_list(std::string_view sentence) {
+  return sentence.ends_with(':') || sentence.ends_with("：");
 }
 
 /// What is said of E33 is not borne by what says the same of E14, word by word as it may be.
@@ -316,9 +319,11 @@ class AnswerCheck {
   void judge(const Sentence& sentence, const std::vector<size_t>& cited) {
     const size_t begin = sentence.begin, end = sentence.end;
     const std::string bare = without_marks(std::string_view(out_.text).substr(begin, end - begin));
+    // Marks alone, and the question said again, state nothing.
+    if (bare.find_first_not_of(' ') == std::string::npos || asks(bare)) return;
     const std::set<std::string> words = content_terms(bare);
     if (cited.empty()) {
-      if (words.size() < 3 || opens_what_follows(bare)) return;  // "Yes.", a list's label
+      if (words.size() < 3 || opens_a_list(bare)) return;  // "Yes.", a list's label
       out_.unsupported.push_back({begin, end, "no citation"});
       return;
     }

@@ -28,6 +28,13 @@ TEST(Attribution, AddsTheMarkThatTheModelForgot) {
             "- telescope kept three weeks [1]\n- optician Marta Lindqvist [2]\n");
 }
 
+TEST(Attribution, AQuestionGetsNoMark) {
+  EXPECT_EQ(attribute("How long may a borrowed telescope be kept? Three weeks.", passages()),
+            "How long may a borrowed telescope be kept? Three weeks. [1]");
+  EXPECT_EQ(attribute("自习室有多少座位，需要提前预约吗？", passages()),
+            "自习室有多少座位，需要提前预约吗？");
+}
+
 TEST(Attribution, PutsAWrongMarkRight) {
   EXPECT_EQ(attribute("Marta Lindqvist the optician. [1]", passages()),
             "Marta Lindqvist the optician. [2]");

@@ -222,6 +222,21 @@ TEST(Citations, AMarkBehindAFullStopIsNotTheNextSentencesToo) {
   EXPECT_TRUE(checked.unsupported.empty());
 }
 
+TEST(Citations, AQuestionSaidAgainFailsNoCitation) {
+  const std::vector<Passage> all = {
+      passage(1, "/docs/bridge.md", "石门古桥的修缮花了八十七万元，其中县里出六十万元。")};
+  for (const char* answer :
+       {"石门古桥的修缮花了八十七万元。[1]工期多长？[1]",
+        "How long did the works take? [1] 石门古桥的修缮花了八十七万元。[1]"}) {
+    const CheckedAnswer checked = check_answer(answer, all);
+    ASSERT_EQ(checked.citations.size(), 1u);
+    EXPECT_TRUE(checked.citations[0].verified) << answer;
+    EXPECT_TRUE(checked.unsupported.empty()) << answer;
+  }
+  // It bears nothing either.
+  EXPECT_FALSE(check_answer("石门古桥的修缮花了多少钱？[1]", all).citations[0].verified);
+}
+
 TEST(Citations, AcrossLanguagesNamesAndNumbersHold) {
   const std::vector<Passage> all = {
       passage(1, "/docs/formats.md",
