@@ -107,8 +107,10 @@ int tightest(const std::string& mount, std::string path, int (*read)(const std::
   return limit;
 }
 
-int cgroup_cpus() {
-  std::ifstream file("/proc/self/cgroup");
+}  // namespace
+
+int cgroup_cpus(const std::string& own, const std::string& mounts) {
+  std::ifstream file(own);
   std::string line;
   int limit = 0;
   while (std::getline(file, line)) {
@@ -118,20 +120,18 @@ int cgroup_cpus() {
     std::string controllers = line.substr(first + 1, second - first - 1),
                 path = line.substr(second + 1);
     if (controllers.empty()) {
-      limit = smallest(limit, tightest("/sys/fs/cgroup", path, read_cpu_max));
+      limit = smallest(limit, tightest(mounts, path, read_cpu_max));
       continue;
     }
     std::stringstream names(controllers);
     for (std::string name; std::getline(names, name, ',');) {
       if (name != "cpu") continue;
-      limit = smallest(limit, tightest("/sys/fs/cgroup/cpu", path, read_cfs));
-      limit = smallest(limit, tightest("/sys/fs/cgroup/" + controllers, path, read_cfs));
+      limit = smallest(limit, tightest(mounts + "/cpu", path, read_cfs));
+      limit = smallest(limit, tightest(mounts + "/" + controllers, path, read_cfs));
     }
   }
   return limit;
 }
-
-}  // namespace
 
 int usable_cpus() {
   int count = static_cast<int>(std::thread::hardware_concurrency());

@@ -7,12 +7,17 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 namespace apud {
 
 /// Number of CPUs this process may really use: affinity mask and cgroup quota (v1 and v2)
 /// respected, at least 1.
 int usable_cpus();
+/// The tightest quota of the process's cgroups (v1 and v2) in CPUs, rounded up; 0: no limit. `own`
+/// lists the groups, `mounts` holds their folders; others than the kernel's are for tests.
+int cgroup_cpus(const std::string& own = "/proc/self/cgroup",
+                const std::string& mounts = "/sys/fs/cgroup");
 
 class ThreadPool {
  public:

@@ -9,6 +9,8 @@
 #include <thread>
 #include <vector>
 
+#include "tests/support/temp_dir.h"
+
 namespace apud {
 namespace {
 
@@ -90,6 +92,30 @@ TEST(UsableCpus, RespectsTheAffinityMask) {
     ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
     EXPECT_EQ(usable_cpus(), 1);
   }).join();
+}
+
+TEST(UsableCpus, TheTightestQuotaOfTheGroupsAboveCounts) {
+  test::TempDir dir;
+  auto cpus = [&](const std::string& own) {
+    return cgroup_cpus(dir.write("own", own).string(), dir.path().string());
+  };
+  EXPECT_EQ(cpus("0::/\n"), 0) << "no file, no limit";
+  dir.write("cpu.max", "max 100000\n");
+  EXPECT_EQ(cpus("0::/\n"), 0);
+  dir.write("a/cpu.max", "250000 100000\n");
+  dir.write("a/b/cpu.max", "max 100000\n");
+  EXPECT_EQ(cpus("0::/a/b\n"), 3) << "of its parent, two and a half rounded up";
+  dir.write("a/b/cpu.max", "20000 100000\n");
+  EXPECT_EQ(cpus("0::/a/b\n"), 1) << "a fifth is one";
+  EXPECT_EQ(cpus("0::/not/mounted\n"), 0);
+  dir.write("cpu.max", "400000 100000\n");
+  EXPECT_EQ(cpus("0::/not/mounted\n"), 4) << "in a container only the mount's root is ours";
+  // v1: the controller's own mount, whatever else the process is in.
+  dir.write("cpu,cpuacct/x/cpu.cfs_quota_us", "150000\n");
+  dir.write("cpu,cpuacct/x/cpu.cfs_period_us", "100000\n");
+  EXPECT_EQ(cpus("5:memory:/x\n4:cpu,cpuacct:/x\n"), 2);
+  dir.write("cpu,cpuacct/x/cpu.cfs_quota_us", "-1\n");
+  EXPECT_EQ(cpus("4:cpu,cpuacct:/x\n"), 0);
 }
 
 }  // namespace
