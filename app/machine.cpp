@@ -135,8 +135,7 @@ Recommendation recommend_model(const std::vector<CatalogueEntry>& entries, uint6
   if (best.entry) {
     best.reason = fmt::format(
         "{} ({}): the largest that fits {} of free memory and writes about {:.{}f} tok/s or more "
-        "at "
-        "{:.0f} GB/s{}",
+        "at {:.0f} GB/s{}",
         best.entry->id, human_bytes(best.entry->bytes()), human_bytes(memory_bytes), best_speed,
         best_speed < 10 ? 1 : 0, read_bandwidth / 1e9,
         hub_reachable ? "" : "; the model hub is not reached from here");
