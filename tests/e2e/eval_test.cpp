@@ -143,7 +143,8 @@ TEST_F(EvalVerb, TheChatModelJudgesPassages) {
   ASSERT_EQ(plain.code, 0) << plain;
   EXPECT_FALSE(has(plain.err, "rerank")) << plain;
   // Time enough for a machine that does other things.
-  home_.write(".config/apud/config.toml", "rerank_ms = 600000\n");
+  const std::string patient = "rerank_ms = 600000\n";
+  home_.write(".config/apud/config.toml", patient);
   RunResult asked = home_.run(
       {"ask", "Who made the anchor?", "--rerank", "--max-tokens", "32", "--json", "-m", model});
   ASSERT_EQ(asked.code, 0) << asked;
@@ -189,7 +190,7 @@ TEST_F(EvalVerb, TheChatModelJudgesPassages) {
         home_.run({"ask", "Who made the anchor?", "--max-tokens", "2", "--json", "-m", model});
     return json_of(r)["retrieval"].contains("reranked");
   };
-  home_.write(".config/apud/config.toml", "");
+  home_.write(".config/apud/config.toml", patient);
   EXPECT_TRUE(reranked_with(record));
   EXPECT_TRUE(has(home_.run({"coll", "info", "default"}).out, "yes with m: MRR 0.500"));
   record["helps"] = false;
@@ -203,7 +204,7 @@ TEST_F(EvalVerb, TheChatModelJudgesPassages) {
   home_.write(".cache/apud/rerank.json", "{}");
   // Eight headings are too few for a test; `coll info` says that there was none.
   EXPECT_TRUE(has(home_.run({"coll", "info", "default"}).out, "not tested"));
-  home_.write(".config/apud/config.toml", "");
+  home_.write(".config/apud/config.toml", patient);
   EXPECT_EQ(home_.run({"coll", "selftest", "default", "-m", model}).code, 65);
 }
 
