@@ -76,8 +76,7 @@ std::string item_key(const ordered_json& id, int64_t index) {
 void BatchRun::open_output(int input) {
   const std::string& path = options_.batch.output;
   if (path == "-") return;
-  struct stat from {
-  }, to{};
+  struct stat from = {}, to = {};
   if (::fstat(input, &from) == 0 && ::stat(path.c_str(), &to) == 0 && S_ISREG(from.st_mode) &&
       from.st_dev == to.st_dev && from.st_ino == to.st_ino) {
     throw Error(ErrorKind::kUsage, path + " is the file of the questions", "choose another -o");

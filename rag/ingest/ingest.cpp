@@ -162,16 +162,22 @@ class Run {
     std::unordered_map<std::string, DocumentInfo*> by_path;
     for (DocumentInfo& d : known_) by_path[d.path] = &d;
     std::unordered_set<std::string> present;
-    for (const WalkEntry& e : entries_) present.insert(e.path.string());
+    std::unordered_set<int64_t> sizes;
+    for (const WalkEntry& e : entries_) {
+      present.insert(e.path.string());
+      sizes.insert(static_cast<int64_t>(e.size));
+    }
 
     // Files that are no longer there. Still there but not selected this time is not gone.
     // One that is gone from another root only counts where it turns up here: a folder renamed.
     std::vector<DocumentInfo*> missing;
     std::unordered_multimap<int64_t, DocumentInfo*> missing_by_size;
     for (DocumentInfo& d : known_) {
-      if (present.count(d.path) || !gone(d.path)) continue;
+      if (present.count(d.path)) continue;
       bool ours = std::any_of(roots_.begin(), roots_.end(),
                               [&](const Path& r) { return beneath(d.path, r.string()); });
+      // Documents elsewhere cost a stat only where a file here may be theirs.
+      if ((!ours && !sizes.count(d.size)) || !gone(d.path)) continue;
       if (ours) missing.push_back(&d);
       if (d.chunks > 0) missing_by_size.emplace(d.size, &d);
     }

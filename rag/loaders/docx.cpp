@@ -161,8 +161,8 @@ class Word {
 
   DocumentBuilder& builder_;
   std::map<std::string, int, std::less<>> levels_;
-  std::set<std::string, std::less<>> lists_,
-      contents_;  // styles of list items, of tables of contents
+  std::set<std::string, std::less<>> lists_;     // styles of list items
+  std::set<std::string, std::less<>> contents_;  // styles of tables of contents
   int page_ = 1;
   bool breaks_ = false;  // the file says where its pages begin
 };
