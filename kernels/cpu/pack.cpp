@@ -8,8 +8,6 @@
 #include "kernels/cpu/packed.h"
 #include "kernels/quant.h"
 
-// Repacking is bound by memory; plain loops over 16 rows are enough (the compiler vectorises them).
-
 namespace apud::cpu {
 namespace {
 
@@ -20,20 +18,6 @@ uint32_t load32(const uint8_t* p) {
   std::memcpy(&v, p, 4);
   return v;
 }
-
-// Spreads 8 bits b7..b0 (two groups of four values) to bit 0 (b0..b3) and bit 1 (b4..b7) of the
-// four bytes of a dword.
-struct SpreadTable {
-  uint32_t of[256];
-  constexpr SpreadTable() : of() {
-    for (uint32_t b = 0; b < 256; ++b) {
-      uint32_t v = 0;
-      for (uint32_t c = 0; c < 4; ++c) v |= ((b >> c & 1) | (b >> (4 + c) & 1) << 1) << (8 * c);
-      of[b] = v;
-    }
-  }
-};
-constexpr SpreadTable kSpread;
 
 // All of these read one 32-value block (index `b` within the row) as unsigned bytes, group by
 // group: q[g] = values 4g..4g+3. Offsets and structure: GGML's block definitions (GGUF
@@ -46,11 +30,19 @@ void nibbles_simple(const uint8_t* qs, uint32_t q[8]) {  // lo = first 16 values
   }
 }
 
-void add_high_bits(uint32_t bits, uint32_t q[8]) {  // bit k belongs to value k; goes to bit 4
-  for (int i = 0; i < 4; ++i) {
-    uint32_t s = kSpread.of[bits >> (8 * i) & 255];
-    q[2 * i] |= (s & 0x01010101u) << 4;
-    q[2 * i + 1] |= (s & 0x02020202u) << 3;
+// Bit k belongs to value k and goes to bit 4 of its byte.
+void add_high_bits(uint32_t bits, uint32_t q[8]) {
+  using V = uint64_t __attribute__((vector_size(16)));
+  constexpr uint64_t kEach = 0x0101010101010101u;
+  for (int i = 0; i < 2; ++i) {
+    // A byte in all eight places; bit k of it is left in the k-th, and what is not zero carries up.
+    V x = {(bits >> (16 * i) & 255) * kEach, (bits >> (16 * i + 8) & 255) * kEach};
+    x &= 0x8040201008040201u;
+    x = (((x & 0x7f * kEach) + 0x7f * kEach) | x) & 0x80 * kEach;
+    V sum;
+    std::memcpy(&sum, q + 4 * i, 16);
+    sum |= x >> 3;
+    std::memcpy(q + 4 * i, &sum, 16);
   }
 }
 
@@ -115,6 +107,27 @@ inline void read_block(const uint8_t* row, int64_t b, uint32_t q[8]) {
     }
     default:
       APUD_CHECK(false, "quantised format");
+  }
+}
+
+// Eight groups of rows r .. r + 3, group by group.
+inline void transpose(const uint32_t (&four)[4][8], int r, Dwords q[8]) {
+  using V = uint32_t __attribute__((vector_size(16)));
+  for (int g = 0; g < 8; g += 4) {
+    V a, b, c, d;
+    std::memcpy(&a, &four[0][g], 16);
+    std::memcpy(&b, &four[1][g], 16);
+    std::memcpy(&c, &four[2][g], 16);
+    std::memcpy(&d, &four[3][g], 16);
+    const V low_ab = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+            low_cd = __builtin_shufflevector(c, d, 0, 4, 1, 5),
+            high_ab = __builtin_shufflevector(a, b, 2, 6, 3, 7),
+            high_cd = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    const V columns[4] = {__builtin_shufflevector(low_ab, low_cd, 0, 1, 4, 5),
+                          __builtin_shufflevector(low_ab, low_cd, 2, 3, 6, 7),
+                          __builtin_shufflevector(high_ab, high_cd, 0, 1, 4, 5),
+                          __builtin_shufflevector(high_ab, high_cd, 2, 3, 6, 7)};
+    for (int i = 0; i < 4; ++i) std::memcpy(&q[g + i][r], &columns[i], 16);
   }
 }
 
@@ -226,6 +239,30 @@ inline void write_scales(const uint8_t* row, int64_t b, int r, uint8_t* out) {
   }
 }
 
+// The next strip's rows in the file, asked for a part at a time while a strip is packed: 16 rows
+// read side by side are more streams than a processor follows by itself.
+class NextStrip {
+ public:
+  NextStrip(const WeightView& w, int strip) {
+    const int64_t first = static_cast<int64_t>(strip + 1) * kStripRows;
+    if (first >= w.rows || w.order != RowOrder::kPlain) return;  // else not one run of bytes
+    from_ = w.row(first);
+    lines_ = std::min<int64_t>(kStripRows, w.rows - first) *
+             static_cast<int64_t>(row_bytes(w.type, w.cols)) / kLine;
+  }
+  /// Part `i` of `parts`.
+  void fetch(int64_t i, int64_t parts) const {
+    for (int64_t n = lines_ * i / parts; n < lines_ * (i + 1) / parts; ++n) {
+      __builtin_prefetch(from_ + n * kLine);
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  const std::byte* from_ = nullptr;
+  int64_t lines_ = 0;
+};
+
 template <WeightType type>
 void pack_quantised(const WeightView& w, const PackedMatrix& m, int strip) {
   constexpr FormatTraits f = format_traits(type);
@@ -236,18 +273,21 @@ void pack_quantised(const WeightView& w, const PackedMatrix& m, int strip) {
     rows[count] = reinterpret_cast<const uint8_t*>(w.row(strip * kStripRows + count));
   }
   if (count < kStripRows) std::memset(out, 0, m.strip_bytes);
-  int64_t scale_blocks = w.cols / (f.super ? 256 : 32);
-  for (int64_t b = 0; b < scale_blocks; ++b) {
-    for (int r = 0; r < count; ++r) {
-      write_scales<type>(rows[r], b, r, out + scales_at(f, f.super ? b * kChunkBlocks : b));
-    }
-  }
+  constexpr int64_t kPerScale = f.super ? kChunkBlocks : 1;
+  const NextStrip next(w, strip);
   alignas(64) Dwords q[8] = {};
-  for (int64_t b = 0; b < w.cols / 32; ++b) {
-    for (int r = 0; r < count; ++r) {
-      uint32_t one[8];
-      read_block<type>(rows[r], b, one);
-      for (int g = 0; g < 8; ++g) q[g][r] = one[g];
+  const int64_t blocks = w.cols / 32;
+  for (int64_t b = 0; b < blocks; ++b) {
+    next.fetch(b, blocks);
+    if (b % kPerScale == 0) {
+      for (int r = 0; r < count; ++r) {
+        write_scales<type>(rows[r], b / kPerScale, r, out + scales_at(f, b));
+      }
+    }
+    for (int r = 0; r < count; r += 4) {
+      uint32_t four[4][8] = {};
+      for (int i = 0; i < 4 && r + i < count; ++i) read_block<type>(rows[r + i], b, four[i]);
+      transpose(four, r, q);
     }
     write_planes<type>(q, out + quants_at(f, b));
   }
