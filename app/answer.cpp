@@ -1,10 +1,8 @@
 #include "app/answer.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -17,7 +15,6 @@
 #include "app/reword.h"
 #include "app/signals.h"
 #include "base/utf8.h"
-#include "rag/loader.h"
 
 namespace apud {
 
@@ -452,47 +449,6 @@ std::vector<std::string> evidence_tags(std::span<const Passage> passages) {
     if (passage.document > 0) tags.insert(fmt::format("doc:{}", passage.document));
   }
   return {tags.begin(), tags.end()};
-}
-
-std::string read_stdin() {
-  constexpr size_t kMost = 64u << 20;
-  std::string out;
-  char buffer[1 << 16];
-  for (;;) {
-    if (!wait_readable(STDIN_FILENO)) throw Interrupted();
-    ssize_t n = ::read(STDIN_FILENO, buffer, sizeof buffer);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw io_error("cannot read", "standard input", errno);
-    if (n == 0) break;
-    out.append(buffer, static_cast<size_t>(n));
-    if (out.size() > kMost)
-      throw Error(ErrorKind::kBadData, "standard input: more than 64 MiB",
-                  "ingest large texts first");
-  }
-  return out;
-}
-
-std::vector<NamedText> read_named_texts(const std::vector<std::string>& files) {
-  std::vector<NamedText> out;
-  for (const std::string& file : files) {
-    // A pipe may bring anything that a file may hold: a PDF, a page, text in GB18030.
-    Document document = file == "-" ? load_bytes("stdin", read_stdin()) : load_file(file).document;
-    if (document.skipped() || document.text.empty()) {
-      bool unreadable = document.status == LoadStatus::kUnreadable;
-      std::string why =
-          document.reason.empty() ? load_status_name(document.status) : document.reason;
-      std::error_code ignored;
-      throw Error(unreadable ? ErrorKind::kNoInput : ErrorKind::kBadData,
-                  unreadable ? why : (file == "-" ? "standard input" : file) + ": " + why,
-                  std::filesystem::is_directory(file, ignored)
-                      ? "apud ingest takes folders in, -f takes files"
-                      : "");
-    }
-    auto text = std::make_shared<const DocumentText>(
-        DocumentText{std::move(document.text), std::move(document.anchors)});
-    out.push_back({file == "-" ? "stdin" : file, std::move(text)});
-  }
-  return out;
 }
 
 }  // namespace apud

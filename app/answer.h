@@ -11,6 +11,7 @@
 
 #include "app/runtime.h"
 #include "engine/conversation.h"
+#include "app/named_texts.h"
 #include "rag/attribution.h"
 #include "rag/citations.h"
 #include "rag/ledger.h"
@@ -18,12 +19,6 @@
 #include "rag/retriever.h"
 
 namespace apud {
-
-/// A text given with -f (or on stdin).
-struct NamedText {
-  std::string name;
-  std::shared_ptr<const DocumentText> text;  // with the pages or lines of the file
-};
 
 /// What reading every document came to (app/over_all.h).
 struct OverAllSummary {
@@ -144,10 +139,5 @@ std::string keep_answer(Runtime& runtime, Finished& finished, const std::string&
                         const std::string& prompt_text);
 /// Tags of the pages made from this evidence, for removal with their documents.
 std::vector<std::string> evidence_tags(std::span<const Passage> passages);
-
-/// Reads -f files (and stdin for "-").
-std::vector<NamedText> read_named_texts(const std::vector<std::string>& files);
-/// All of stdin, at most 64 MiB, as it comes.
-std::string read_stdin();
 
 }  // namespace apud

@@ -1,13 +1,16 @@
 #include "app/batch_input.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <poll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <set>
+#include <utility>
 
 #include "app/signals.h"
 #include "base/error.h"
@@ -101,6 +104,15 @@ void parse_object(const std::string& text, int64_t line, BatchItem& item) {
 }  // namespace
 
 std::optional<std::string> LineReader::next() {
+  return ahead_ ? std::exchange(ahead_, std::nullopt) : take();
+}
+
+const std::optional<std::string>& LineReader::peek() {
+  if (!ahead_) ahead_ = take();
+  return ahead_;
+}
+
+std::optional<std::string> LineReader::take() {
   for (;;) {
     size_t newline = buffer_.find('\n', scanned_);
     if (newline != std::string::npos) {
@@ -127,7 +139,8 @@ std::optional<std::string> LineReader::next() {
 }
 
 bool LineReader::ready() {
-  while (!end_ && buffer_.find('\n', scanned_) == std::string::npos && buffer_.size() <= kMaxLine) {
+  while (!ahead_ && !end_ && buffer_.find('\n', scanned_) == std::string::npos &&
+         buffer_.size() <= kMaxLine) {
     struct pollfd input = {fd_, POLLIN, 0};
     if (::poll(&input, 1, 0) <= 0) return false;
     scanned_ = buffer_.size();
@@ -143,6 +156,29 @@ void LineReader::read_some() {
   if (n < 0) throw io_error("cannot read", name_, errno);
   end_ = n == 0;
   if (n > 0) buffer_.append(bytes, static_cast<size_t>(n));
+}
+
+FileDescriptor open_questions(const std::string& path) {
+  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_NOCTTY | O_CLOEXEC));
+  if (!file.valid() && errno == EINTR) throw Interrupted();  // a FIFO that nobody writes to
+  struct stat st {};
+  if (!file.valid() || ::fstat(file.get(), &st) != 0) throw io_error("cannot open", path, errno);
+  if (S_ISDIR(st.st_mode)) {
+    throw Error(ErrorKind::kBadData, path + " is a folder, expected a file of questions",
+                "apud batch -i questions.jsonl");
+  }
+  if (::isatty(file.get())) {
+    throw Error(ErrorKind::kUsage, "batch reads questions from a pipe or a file",
+                "apud batch -i questions.jsonl");
+  }
+  return file;
+}
+
+void check_encoding(const std::string& first_line) {
+  if (first_line.starts_with("\xFF\xFE") || first_line.starts_with("\xFE\xFF")) {
+    throw Error(ErrorKind::kBadData, "the questions are in UTF-16, expected UTF-8",
+                "iconv -f UTF-16 -t UTF-8 makes it of them");
+  }
 }
 
 void parse_batch_line(const std::string& raw, int64_t index, BatchItem& item) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "app/json_text.h"
+#include "base/file.h"
 
 namespace apud {
 
@@ -20,16 +21,20 @@ class LineReader {
   /// Absent at the end. A last line without newline counts. Throws kBadData for one of more than
   /// 16 MiB, kIo.
   std::optional<std::string> next();
+  /// What next() will return, which waits for it.
+  const std::optional<std::string>& peek();
   /// Whether next() returns without waiting for whoever writes the input.
   bool ready();
   /// The line returned last had no newline at its end.
   bool torn() const { return torn_; }
 
  private:
+  std::optional<std::string> take();
   void read_some();
 
   int fd_;
   std::string name_;
+  std::optional<std::string> ahead_;
   std::string buffer_;
   size_t scanned_ = 0;
   bool end_ = false;
@@ -48,6 +53,12 @@ struct BatchItem {
   std::optional<int> beams;
   std::optional<uint64_t> seed;
 };
+
+/// The questions' file, or a pipe under a name (`<(…)`, /dev/stdin, a FIFO). Throws kNoInput, kIo,
+/// kBadData for a folder, kUsage for a terminal.
+FileDescriptor open_questions(const std::string& path);
+/// Throws kBadData where the first line of the input shows another encoding than UTF-8.
+void check_encoding(const std::string& first_line);
 
 /// Reads a line: text, or an object with the fields of BatchItem. Fills `item` as far as it can, so
 /// that a bad line keeps its id. Throws kBadData with line, field and what was expected.

@@ -210,7 +210,7 @@ struct Table {
     batch->add_option("-i,--input", o.batch.input, "file of questions (- : stdin)");
     batch->add_option("-o,--output", o.batch.output, "file of answers (- : stdout)");
     batch->add_flag("--resume", o.batch.resume,
-                    "skip questions that the output file answers already");
+                    "skip questions that the output file answers already, by id, else by line");
     batch->add_option("--jobs", o.batch.jobs,
                       "questions answered at once: a number or auto (4; 8 on a GPU with room)");
     add_beams(batch, o);

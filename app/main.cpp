@@ -65,6 +65,7 @@ int report(Terminal& terminal, const Error& e, bool json) {
 }
 
 int apud_main(int argc, char** argv) {
+  occupy_closed_descriptors();
   Terminal terminal(inspect_terminal());
   bool json = false;
   for (int i = 1; i < argc; ++i) json |= std::string_view(argv[i]) == "--json";

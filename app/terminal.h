@@ -21,6 +21,9 @@ struct TerminalState {
   int columns = 80;
   bool dumb = false;  // TERM=dumb or none: lines cannot be written over
 };
+/// Takes the places of standard descriptors that whoever started apud has closed, so that no file
+/// of ours gets them: reading or writing there fails as before.
+void occupy_closed_descriptors();
 /// Looks at the file descriptors, NO_COLOR, TERM and the window size.
 TerminalState inspect_terminal();
 

@@ -1,11 +1,8 @@
 // `apud batch`: many questions, answered several at once as one ragged batch, printed in order.
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <deque>
 #include <map>
@@ -13,6 +10,7 @@
 #include "app/clock.h"
 #include "app/answer.h"
 #include "app/batch_input.h"
+#include "app/batch_output.h"
 #include "app/generation.h"
 #include "app/json_text.h"
 #include "app/opening.h"
@@ -41,138 +39,46 @@ struct Slot {
 class BatchRun {
  public:
   explicit BatchRun(Runtime& runtime)
-      : runtime_(runtime), options_(runtime.options), terminal_(runtime.terminal) {}
+      : runtime_(runtime),
+        options_(runtime.options),
+        terminal_(runtime.terminal),
+        output_(runtime.terminal, runtime.options.batch.output) {}
   int run();
 
  private:
   Runtime::EngineWish wish(int jobs) const {
     return {jobs, options_.settings.beams, kMaxBeams, !options_.batch.no_save};
   }
-  void open_output(int input);
-  std::map<std::string, int64_t> answered();
-  void drop_failures(off_t whole);
+  int wanted_jobs() const;
+  void prepare();
+  bool room();
+  bool take_line();
   void start(Slot& slot);
   void finish(Slot& slot, Answer answer);
   void fail(Slot& slot, const std::string& message, const std::string& code);
+  void step();
   void emit_ready();
-  void write_line(const std::string& line);
+  void say_throughput(double seconds);
 
   Runtime& runtime_;
   const Options& options_;
   Terminal& terminal_;
-  FileDescriptor output_;
+  FileDescriptor input_;  // of -i
+  std::optional<LineReader> reader_;
+  BatchOutput output_;
+  std::map<std::string, int64_t> have_;  // with --resume: answers that are there
   std::deque<Slot> slots_;
+  int jobs_ = 0;
+  int running_ = 0;
+  int64_t index_ = -1;  // of the line taken last
+  bool more_ = true;    // of the input
+  int64_t skipped_ = 0;
   int64_t answered_count_ = 0;
   int64_t bad_ = 0;
   bool some_without_evidence_ = false;
   int64_t generated_tokens_ = 0;
   std::vector<std::string> default_collections_;
 };
-
-std::string item_key(const ordered_json& id, int64_t index) {
-  return id.is_null() ? fmt::format("#{}", index) : dump_json(id);
-}
-
-void BatchRun::open_output(int input) {
-  const std::string& path = options_.batch.output;
-  if (path == "-") return;
-  struct stat from = {}, to = {};
-  if (::fstat(input, &from) == 0 && ::stat(path.c_str(), &to) == 0 && S_ISREG(from.st_mode) &&
-      from.st_dev == to.st_dev && from.st_ino == to.st_ino) {
-    throw Error(ErrorKind::kUsage, path + " is the file of the questions", "choose another -o");
-  }
-  int flags = O_WRONLY | O_CREAT | O_CLOEXEC | (options_.batch.resume ? 0 : O_TRUNC);
-  output_ = FileDescriptor(::open(path.c_str(), flags, 0600));
-  if (!output_.valid()) throw io_error("cannot write", path, errno);
-}
-
-/// Keys of the questions that the output file answers, with how often (an id may stand twice in the
-/// input). A torn last line and the lines of questions that failed leave the file: they are asked
-/// again.
-std::map<std::string, int64_t> BatchRun::answered() {
-  std::map<std::string, int64_t> keys;
-  if (!options_.batch.resume) return keys;
-  const std::string& path = options_.batch.output;
-  if (path == "-") throw Error(ErrorKind::kUsage, "--resume needs an output file", "add -o FILE");
-  FileDescriptor in(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  off_t good = 0;
-  bool failures = false;
-  if (in.valid()) {
-    LineReader reader(in.get(), path);
-    int64_t number = 0;
-    while (auto line = reader.next()) {
-      ++number;
-      ordered_json json = parse_json(*line);
-      bool whole = json.is_object() && json.contains("index");
-      if (!whole && reader.torn()) break;
-      if (!whole)
-        throw Error(ErrorKind::kBadData,
-                    fmt::format("{}:{}: not an answer line of apud batch", path, number),
-                    "choose another -o file");
-      good += static_cast<off_t>(line->size()) + 1;
-      if (reader.torn()) --good;
-      if (json.contains("error"))
-        failures = true;
-      else
-        ++keys[item_key(json.value("id", ordered_json()), json["index"].get<int64_t>())];
-    }
-  }
-  if (failures) {
-    drop_failures(good);
-    return keys;
-  }
-  if (::ftruncate(output_.get(), good) != 0 || ::lseek(output_.get(), 0, SEEK_END) < 0)
-    throw io_error("cannot continue", path, errno);
-  if (good > 0) {
-    char last = 0;
-    if (::pread(in.get(), &last, 1, good - 1) == 1 && last != '\n') write_line("");
-  }
-  return keys;
-}
-
-/// Replaces the output file by one of its answers alone, and goes on in that.
-void BatchRun::drop_failures(off_t whole) {
-  const Path path = std::filesystem::canonical(options_.batch.output);
-  Path fresh_path = path;
-  fresh_path += fmt::format(".tmp-{}", ::getpid());
-  FileDescriptor in(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  struct stat st {};
-  if (!in.valid() || ::fstat(in.get(), &st) != 0)
-    throw io_error("cannot read", path.string(), errno);
-  output_ = FileDescriptor(
-      ::open(fresh_path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, st.st_mode & 0777));
-  if (!output_.valid()) throw io_error("cannot write", fresh_path.string(), errno);
-  try {
-    LineReader reader(in.get(), path.string());
-    for (off_t at = 0; at < whole;) {
-      auto line = reader.next();
-      if (!line) throw Interrupted();
-      at += static_cast<off_t>(line->size()) + 1;
-      if (!parse_json(*line).contains("error")) write_line(*line);
-    }
-    if (::fsync(output_.get()) != 0 || ::rename(fresh_path.c_str(), path.c_str()) != 0)
-      throw io_error("cannot continue", path.string(), errno);
-  } catch (...) {
-    ::unlink(fresh_path.c_str());
-    throw;
-  }
-}
-
-void BatchRun::write_line(const std::string& line) {
-  if (!output_.valid()) {
-    terminal_.out(line + "\n");
-    terminal_.flush();
-    return;
-  }
-  std::string bytes = line + "\n";
-  std::string_view rest = bytes;
-  while (!rest.empty()) {
-    ssize_t n = ::write(output_.get(), rest.data(), rest.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw io_error("cannot write", options_.batch.output, errno);
-    rest.remove_prefix(static_cast<size_t>(n));
-  }
-}
 
 void BatchRun::fail(Slot& slot, const std::string& message, const std::string& code) {
   ordered_json out;
@@ -256,127 +162,129 @@ void BatchRun::finish(Slot& slot, Answer answer) {
 
 void BatchRun::emit_ready() {
   while (!slots_.empty() && slots_.front().done) {
-    write_line(slots_.front().line);
+    output_.write_line(slots_.front().line);
     slots_.pop_front();
   }
 }
 
-int BatchRun::run() {
-  int jobs = 0;
-  if (options_.batch.jobs != "auto") {
-    char* end = nullptr;
-    long value = std::strtol(options_.batch.jobs.c_str(), &end, 10);
-    if (*end || value < 1 || value > 256) {
-      throw Error(ErrorKind::kUsage,
-                  "--jobs " + options_.batch.jobs + ": expected auto or a number from 1 to 256");
-    }
-    jobs = static_cast<int>(value);
+/// 0: auto.
+int BatchRun::wanted_jobs() const {
+  if (options_.batch.jobs == "auto") return 0;
+  char* end = nullptr;
+  long value = std::strtol(options_.batch.jobs.c_str(), &end, 10);
+  if (*end || value < 1 || value > 256) {
+    throw Error(ErrorKind::kUsage,
+                "--jobs " + options_.batch.jobs + ": expected auto or a number from 1 to 256");
   }
-  FileDescriptor file;
-  int fd = STDIN_FILENO;
-  if (options_.batch.input != "-") {
-    file = open_regular(options_.batch.input);
-    fd = file.get();
-    // Reading blocks like any file from here on.
-    ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+  return static_cast<int>(value);
+}
+
+/// What can fail fails before the output file is touched.
+void BatchRun::prepare() {
+  jobs_ = wanted_jobs();
+  bool named = options_.batch.input != "-";
+  if (options_.batch.resume && options_.batch.output == "-")
+    throw Error(ErrorKind::kUsage, "--resume needs an output file", "add -o FILE");
+  if (named) {
+    input_ = open_questions(options_.batch.input);
   } else if (terminal_.state().stdin_tty) {
     throw Error(ErrorKind::kUsage, "batch reads questions from a pipe or a file",
                 "apud batch -i questions.jsonl");
   }
-  // What can fail fails before the output file is touched.
+  int fd = named ? input_.get() : STDIN_FILENO;
   check_sampling(options_, 1);
   default_collections_ = runtime_.collections();
   runtime_.preload_embedder(default_collections_);
   runtime_.chat_model();
-  if (jobs == 0)
-    jobs = runtime_.more_are_free(wish(kAutoJobs), wish(kAutoJobsGpu)) ? kAutoJobsGpu : kAutoJobs;
-  open_output(fd);
-  std::map<std::string, int64_t> have = answered();
-  runtime_.want_engine(wish(jobs));
+  if (jobs_ == 0)
+    jobs_ = runtime_.more_are_free(wish(kAutoJobs), wish(kAutoJobsGpu)) ? kAutoJobsGpu : kAutoJobs;
+  runtime_.want_engine(wish(jobs_));
   runtime_.preload_engine();
-  LineReader reader(fd, options_.batch.input == "-" ? "standard input" : options_.batch.input);
-  auto started = std::chrono::steady_clock::now();
-  int64_t index = -1;
-  int64_t skipped = 0;
-  bool more = true;
-  int running = 0;
-  while (more || !slots_.empty()) {
-    // A finished answer behind a slow one waits in memory: the window bounds how many.
-    while (more && running < jobs && slots_.size() < 4 * static_cast<size_t>(jobs) &&
-           !cancel_flag().raised()) {
-      // While answers are being written, only what is there already is read: `tail -f | apud
-      // batch`.
-      if (running > 0 && !reader.ready()) break;
-      auto line = reader.next();
-      if (!line) {
-        more = false;
-        break;
-      }
-      ++index;
-      if (index == 0 && (line->starts_with("\xFF\xFE") || line->starts_with("\xFE\xFF"))) {
-        throw Error(ErrorKind::kBadData, "the questions are in UTF-16, expected UTF-8",
-                    "iconv -f UTF-16 -t UTF-8 makes it of them");
-      }
-      if (line->find_first_not_of(" \t\r") == std::string::npos) continue;
-      Slot slot;
-      slot.item.index = index;
-      try {
-        parse_batch_line(*line, index, slot.item);
-        auto there = have.find(item_key(slot.item.id, index));
-        if (there != have.end() && there->second-- > 0) {
-          ++skipped;
-          continue;
-        }
-        start(slot);
-      } catch (const Interrupted&) {  // while it was reworded: what is running ends in order
-        break;
-      } catch (const Error& e) {
-        if (e.kind() == ErrorKind::kIo || e.kind() == ErrorKind::kUnavailable) throw;
-        fail(slot, e.what(), error_code_name(e.kind()));
-      }
-      running += slot.request.has_value();
-      slots_.push_back(std::move(slot));
-      emit_ready();
-    }
-    if (running == 0) {
-      emit_ready();
-      if (!more || cancel_flag().raised()) break;
-      continue;
-    }
-    runtime_.engine().step();
-    for (Slot& slot : slots_) {
-      if (!slot.request) continue;
-      if (auto answer = runtime_.engine().take(*slot.request)) {
-        --running;
-        bool cancelled = !answer->completions.empty() &&
-                         answer->best().finish_reason == FinishReason::kCancelled;
-        if (cancelled) {
-          slot.request.reset();
-          slot.done = false;
-          more = false;
-        } else {
-          finish(slot, std::move(*answer));
-        }
-      }
-    }
-    emit_ready();
-    terminal_.progress(fmt::format("{} answered · {} running", answered_count_, running));
-    if (cancel_flag().raised() && running == 0) break;
+  reader_.emplace(fd, named ? options_.batch.input : "standard input");
+  if (const auto& first = reader_->peek()) check_encoding(*first);
+  if (cancel_flag().raised()) throw Interrupted();
+  output_.open(fd, options_.batch.resume);
+  if (options_.batch.resume) have_ = output_.answered();
+}
+
+/// A finished answer behind a slow one waits in memory: the window bounds how many. While answers
+/// are being written, only what is there already is read: `tail -f | apud batch`.
+bool BatchRun::room() {
+  return more_ && running_ < jobs_ && slots_.size() < 4 * static_cast<size_t>(jobs_) &&
+         !cancel_flag().raised() && (running_ == 0 || reader_->ready());
+}
+
+/// Takes the next line of the input. False: nothing can be taken at present.
+bool BatchRun::take_line() {
+  auto line = reader_->next();
+  if (!line) {
+    more_ = false;
+    return false;
   }
+  ++index_;
+  if (line->find_first_not_of(" \t\r") == std::string::npos) return true;
+  Slot slot;
+  slot.item.index = index_;
+  try {
+    parse_batch_line(*line, index_, slot.item);
+    auto there = have_.find(item_key(slot.item.id, index_));
+    if (there != have_.end() && there->second-- > 0) {
+      ++skipped_;
+      return true;
+    }
+    start(slot);
+  } catch (const Interrupted&) {  // while it was reworded: what is running ends in order
+    return false;
+  } catch (const Error& e) {
+    if (e.kind() == ErrorKind::kIo || e.kind() == ErrorKind::kUnavailable) throw;
+    fail(slot, e.what(), error_code_name(e.kind()));
+  }
+  running_ += slot.request.has_value();
+  slots_.push_back(std::move(slot));
+  return true;
+}
+
+/// One step of the engine, and what it finished.
+void BatchRun::step() {
+  runtime_.engine().step();
+  for (Slot& slot : slots_) {
+    if (!slot.request) continue;
+    auto answer = runtime_.engine().take(*slot.request);
+    if (!answer) continue;
+    --running_;
+    if (!answer->completions.empty() && answer->best().finish_reason == FinishReason::kCancelled) {
+      slot.request.reset();
+      more_ = false;
+    } else {
+      finish(slot, std::move(*answer));
+    }
+  }
+  terminal_.progress(fmt::format("{} answered · {} running", answered_count_, running_));
+}
+
+void BatchRun::say_throughput(double seconds) {
+  if (!options_.common.stats && !terminal_.state().stderr_tty) return;
+  std::string line =
+      fmt::format("{} answered in {:.1f} s · {:.1f} tok/s · {} at once{}", answered_count_, seconds,
+                  static_cast<double>(generated_tokens_) / std::max(seconds, 1e-9), jobs_,
+                  skipped_ ? fmt::format(" · {} already there", skipped_) : "");
+  if (options_.common.stats && !terminal_.state().stderr_tty)
+    terminal_.error(line);
+  else
+    terminal_.dim(line);
+}
+
+int BatchRun::run() {
+  prepare();
+  auto started = std::chrono::steady_clock::now();
+  do {
+    while (room() && take_line()) emit_ready();
+    if (running_ > 0) step();
+    emit_ready();
+  } while (running_ > 0 || (more_ && !cancel_flag().raised()));
   terminal_.progress("", true);
   terminal_.flush();
-  double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-  if (options_.common.stats || terminal_.state().stderr_tty) {
-    std::string line =
-        fmt::format("{} answered in {:.1f} s · {:.1f} tok/s · {} at once{}", answered_count_,
-                    seconds, static_cast<double>(generated_tokens_) / std::max(seconds, 1e-9), jobs,
-                    skipped ? fmt::format(" · {} already there", skipped) : "");
-    if (options_.common.stats && !terminal_.state().stderr_tty)
-      terminal_.error(line);
-    else
-      terminal_.dim(line);
-  }
+  say_throughput(std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
   if (cancel_flag().raised()) return ending_signal() ? 128 + ending_signal() : 130;
   if (bad_ > 0) {
     terminal_.warn(fmt::format("{} of {} lines failed: `error` in the output says why", bad_,

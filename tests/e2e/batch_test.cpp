@@ -138,9 +138,12 @@ TEST_F(Batch, InputsOfOtherSystemsAndMistakes) {
                          "\xEF\xBB\xBF{\"id\": \"first\", \"question\": \"Hello?\"}\r\n");
   EXPECT_EQ(marked.code, 0) << marked;
   EXPECT_EQ(json_lines(marked.out).at(0)["id"], "first");
-  RunResult wide = run({"batch", "--no-docs"}, std::string("\xFF\xFEH\0i\0\n\0", 8));
+  home().write("answers.jsonl", "yesterday's\n");
+  RunResult wide =
+      run({"batch", "--no-docs", "-o", "answers.jsonl"}, std::string("\xFF\xFEH\0i\0\n\0", 8));
   EXPECT_EQ(wide.code, 65) << wide;
   EXPECT_TRUE(has(wide.err, "UTF-16")) << wide;
+  EXPECT_EQ(home().shell("cat answers.jsonl").out, "yesterday's\n");
   home().write("questions", "Hello?\n");
   RunResult same = run({"batch", "--no-docs", "-i", (home().path() / "questions").string(), "-o",
                         (home().path() / "questions").string()});
@@ -148,6 +151,49 @@ TEST_F(Batch, InputsOfOtherSystemsAndMistakes) {
   EXPECT_EQ(home().shell("cat questions").out, "Hello?\n");
   RunResult long_answer = run({"batch", "--no-docs", "--max-tokens", "5000"}, "Hello?\n");
   EXPECT_TRUE(has(long_answer.out, "an answer of up to 5000 tokens leaves no room")) << long_answer;
+}
+
+TEST_F(Batch, PipesHaveNamesToo) {
+  RunResult process = home().shell(
+      "\"$APUD\" batch --no-docs --max-tokens 2 -i <(printf 'One?\\nTwo?\\n') -o >(cat)");
+  EXPECT_EQ(process.code, 0) << process;
+  EXPECT_EQ(json_lines(process.out).size(), 2u) << process;
+  RunResult named =
+      home().shell("printf 'One?\\n' | \"$APUD\" batch --no-docs --max-tokens 2 -i /dev/stdin");
+  EXPECT_EQ(json_lines(named.out).size(), 1u) << named;
+  RunResult folder = run({"batch", "--no-docs", "-i", "samples"});
+  EXPECT_EQ(folder.code, 65) << folder;
+  EXPECT_TRUE(has(folder.err, "samples is a folder")) << folder;
+}
+
+TEST_F(Batch, AClosedStandardInputIsNotWaitedFor) {
+  RunResult closed = home().shell("timeout -s KILL 30 \"$APUD\" batch --no-docs <&-");
+  EXPECT_EQ(closed.code, 74) << closed;
+  EXPECT_TRUE(has(closed.err, "cannot read standard input")) << closed;
+  // Nor does a file that apud opens take the place of a closed output.
+  EXPECT_EQ(home().shell("\"$APUD\" search mirror --mode bm25 <&- >&-").code, 74);
+}
+
+TEST_F(Batch, TwoBatchesDoNotShareAnOutput) {
+  RunResult second;
+  bool asked = false;
+  RunResult first =
+      run({"batch", "--no-docs", "--max-tokens", "200", "-o", "shared.jsonl"}, small_questions(8),
+          [&](pid_t, const RunResult&) {
+            std::error_code ignored;
+            if (asked || std::filesystem::file_size(home().path() / "shared.jsonl", ignored) == 0 ||
+                ignored)
+              return !asked;
+            asked = true;
+            home().write("one", "One?\n");
+            second = home().shell("\"$APUD\" batch --no-docs -i one -o shared.jsonl");
+            return false;
+          });
+  EXPECT_EQ(first.code, 0) << first;
+  ASSERT_TRUE(asked);
+  EXPECT_EQ(second.code, 75) << second;
+  EXPECT_TRUE(has(second.err, "shared.jsonl is being written by another apud batch")) << second;
+  EXPECT_EQ(home().shell("wc -l < shared.jsonl").out, "8\n");
 }
 
 TEST_F(Batch, ResumesAfterATornLine) {
@@ -206,6 +252,32 @@ TEST_F(Batch, ResumesAfterATornLine) {
   RunResult refused = run({"batch", "-i", "questions.jsonl", "-o", "other.txt", "--resume"});
   EXPECT_EQ(refused.code, 65) << refused;
   EXPECT_EQ(read("other.txt"), "my precious notes\n") << "another file is not touched";
+  for (const std::string other : {"a line without an end", "{\"index\": \"of names\"}\n"}) {
+    home().write("other.txt", other);
+    refused = run({"batch", "-i", "questions.jsonl", "-o", "other.txt", "--resume"});
+    EXPECT_EQ(refused.code, 65) << refused;
+    EXPECT_EQ(read("other.txt"), other);
+  }
+  // Interrupted while it reads what is there: nothing of it is lost.
+  std::string long_ago;
+  for (int i = 0; i < 400'000; ++i)
+    long_ago += "{\"id\":null,\"index\":" + std::to_string(1000 + i) + ",\"answer\":\"x\"}\n";
+  home().write("long.jsonl", long_ago);
+  RunResult stopped =
+      run({"batch", "--no-docs", "-i", "questions.jsonl", "-o", "long.jsonl", "--resume"}, "",
+          [&](pid_t pid, const RunResult&) {
+            std::string folder = "/proc/" + std::to_string(pid) + "/fd";
+            std::error_code ignored;
+            for (const auto& one : std::filesystem::directory_iterator(folder, ignored)) {
+              auto to = std::filesystem::read_symlink(one.path(), ignored);
+              if (to.filename() != "long.jsonl") continue;
+              ::kill(pid, SIGINT);
+              return false;
+            }
+            return true;
+          });
+  EXPECT_EQ(stopped.code, 130) << stopped;
+  EXPECT_EQ(read("long.jsonl").size(), long_ago.size());
 }
 
 TEST_F(Batch, AClosedPipeEndsTheRun) {

@@ -422,6 +422,9 @@ TEST_F(Verbs, TextsFromSeveralFilesAreEvidence) {
     EXPECT_EQ(r.code, 65) << r;
     EXPECT_TRUE(has(r.err, "standard input: ")) << r;
   }
+  r = home_.shell(
+      "\"$APUD\" ask --no-docs --show-prompt -f <(echo The stork nods.) \"Which birds?\"");
+  EXPECT_TRUE(has(r.out, "The stork nods.")) << r;
   r = run({"ask", "--no-docs", "-f", ".", "Which birds?"});
   EXPECT_EQ(r.code, 66) << r;
   EXPECT_TRUE(has(r.err, "apud ingest takes folders")) << r;
