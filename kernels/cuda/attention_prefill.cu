@@ -44,6 +44,8 @@ template <int D, typename H, bool kPaged, bool kI8, int kStages>
 __global__ void __launch_bounds__(warps<D>() * 32, D > 128 ? 1 : 2)
     prefill_kernel(const __grid_constant__ PrefillParams p) {
   extern __shared__ __align__(16) uint8_t shared[];
+  grid_dependency_trigger();
+  grid_dependency_wait();
   constexpr int kWarps = warps<D>();
   constexpr int kLd = D + 8, kRows = kWarps * warp_rows<D>(), kTiles = warp_rows<D>() / 16;
   H* q_shared = reinterpret_cast<H*>(shared);
@@ -144,7 +146,7 @@ __global__ void __launch_bounds__(warps<D>() * 32, D > 128 ? 1 : 2)
         copy_async16(to, static_cast<const H*>(p.q.data) + at, valid);
       } else {
         const float* from = static_cast<const float*>(p.q.data) + at;
-        for (int i = 0; i < 8; ++i) to[i] = to_h16<H>(valid ? from[i] : 0.f);
+        for (int i = 0; i < 8; ++i) to[i] = to_h16<H>(valid ? ld_stream(from + i) : 0.f);
       }
     }
   }

@@ -121,9 +121,10 @@ Step CudaExecutor::prepare(Meta& m, const Batch& batch, CudaKv* kv) {
   step.sequences = sequences;
   step.kv = kv;
   step.batch = m.view;
-  step.small = &m == &small_meta_;
+  step.small = kv && &m == &small_meta_;
   if (kv) kv->begin_step(step.small);  // a graph cannot wait between its layers
-  step.where = {stream_, programmatic_ && step.small};
+  step.few = short_text(batch);
+  step.where = {stream_, programmatic_ && (step.small || step.few)};
   if (whole) {
     send(m.device.as<int32_t>(), m.ints + pages);
     return step;

@@ -6,10 +6,25 @@
 namespace apud::cuda {
 namespace {
 
+// Through L2, as ld_stream.
+__device__ __forceinline__ uint2 ld_stream8(const void* p) {
+  uint2 v;
+  asm volatile("ld.global.cg.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p) : "memory");
+  return v;
+}
+template <typename H>
+__device__ __forceinline__ H ld_stream_half(const H* p) {
+  uint16_t bits;
+  asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(bits) : "l"(p) : "memory");
+  H v;
+  memcpy(&v, &bits, 2);
+  return v;
+}
+
 template <typename H>
 __device__ float matrix_at(const Matrix& m, int64_t i) {
-  return m.half16 ? to_float(static_cast<const H*>(m.data)[i])
-                  : static_cast<const float*>(m.data)[i];
+  return m.half16 ? to_float(ld_stream_half(static_cast<const H*>(m.data) + i))
+                  : ld_stream(static_cast<const float*>(m.data) + i);
 }
 template <typename H>
 __device__ void set_matrix(const Matrix& m, int64_t i, float v) {
@@ -57,7 +72,7 @@ __global__ void embed_kernel(const __grid_constant__ EmbedArgs a) {
     for (int i = 0; i < kGroup; i += 8) {
       uint4* at = reinterpret_cast<uint4*>(out + i);
       if (a.accumulate) {
-        const uint4 old = *at;
+        const float4 old = ld_stream4(reinterpret_cast<const float*>(at));
         H h[8];
         memcpy(h, &old, 16);
 #pragma unroll
@@ -78,8 +93,7 @@ __global__ void embed_kernel(const __grid_constant__ EmbedArgs a) {
 template <typename H>
 __device__ __forceinline__ float4 load_quad(const Matrix& m, int64_t row, int c) {
   if (!m.half16) return ld_stream4(static_cast<const float*>(m.data) + row * m.ld + 4 * c);
-  const uint2 bits =
-      *reinterpret_cast<const uint2*>(static_cast<const H*>(m.data) + row * m.ld + 4 * c);
+  const uint2 bits = ld_stream8(static_cast<const H*>(m.data) + row * m.ld + 4 * c);
   H h[4];
   memcpy(h, &bits, 8);
   return make_float4(to_float(h[0]), to_float(h[1]), to_float(h[2]), to_float(h[3]));
@@ -93,7 +107,7 @@ __device__ __forceinline__ void norm_out(const NormArgs& a, int64_t row, int c, 
   }
   if (a.add_to) {
     float4* to = reinterpret_cast<float4*>(a.add_to + row * a.add_ld + 4 * c);
-    float4 old = *to;
+    const float4 old = ld_stream4(&to->x);
     *to = make_float4(old.x + v.x, old.y + v.y, old.z + v.z, old.w + v.w);
   }
 }
@@ -190,7 +204,10 @@ __global__ void norm_any_kernel(const __grid_constant__ NormArgs a) {
     if (a.bias) v += a.bias[c];
     if (a.out) a.out[row * a.out_ld + c] = v;
     if (a.half_out) static_cast<H*>(a.half_out)[row * a.half_ld + c] = to_h16<H>(v);
-    if (a.add_to) a.add_to[row * a.add_ld + c] += v;
+    if (a.add_to) {
+      float* const to = a.add_to + row * a.add_ld + c;
+      *to = ld_stream(to) + v;
+    }
   }
 }
 
@@ -253,7 +270,8 @@ __global__ void add_kernel(const float* x, int64_t x_ld, float* out, int64_t out
   int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= int64_t{rows} * cols) return;
   int64_t r = i / cols, c = i % cols;
-  out[r * out_ld + c] += x[r * x_ld + c];
+  float* const to = out + r * out_ld + c;
+  *to = ld_stream(to) + ld_stream(x + r * x_ld + c);
 }
 
 __global__ void select_kernel(const float* x, int64_t x_ld, float* out, int64_t out_ld, int first,
@@ -262,18 +280,35 @@ __global__ void select_kernel(const float* x, int64_t x_ld, float* out, int64_t 
   grid_dependency_wait();
   int c = blockIdx.x * blockDim.x + threadIdx.x;
   if (c >= cols) return;
-  out[blockIdx.y * out_ld + c] = x[batch.output_rows[first + blockIdx.y] * x_ld + c];
+  out[blockIdx.y * out_ld + c] = ld_stream(x + batch.output_rows[first + blockIdx.y] * x_ld + c);
 }
 
 template <typename H>
 __global__ void pool_kernel(Matrix x, float* out, int64_t out_ld, PoolKind kind, int cols,
                             BatchView batch) {
+  grid_dependency_trigger();
+  grid_dependency_wait();
   int c = blockIdx.y * blockDim.x + threadIdx.x, s = blockIdx.x;
   if (c >= cols) return;
   int first = batch.first[s], count = batch.count[s];
   float v = 0;
   if (kind == PoolKind::kMean) {
-    for (int t = 0; t < count; ++t) v += matrix_at<H>(x, int64_t{first + t} * x.ld + c);
+    auto sum = [&](auto at) {
+      constexpr int kAhead = 8;
+      int t = 0;
+      for (; t + kAhead <= count; t += kAhead) {
+        float values[kAhead];
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) values[i] = at(int64_t{first + t + i} * x.ld + c);
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) v += values[i];
+      }
+      for (; t < count; ++t) v += at(int64_t{first + t} * x.ld + c);
+    };
+    if (x.half16)
+      sum([&](int64_t i) { return to_float(ld_stream_half(static_cast<const H*>(x.data) + i)); });
+    else
+      sum([&](int64_t i) { return ld_stream(static_cast<const float*>(x.data) + i); });
     v /= static_cast<float>(count);
   } else {
     v = matrix_at<H>(x, int64_t{kind == PoolKind::kFirst ? first : first + count - 1} * x.ld + c);
@@ -287,14 +322,19 @@ __global__ void softcap_kernel(float* x, int64_t ld, float cap, int rows, int co
   int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= int64_t{rows} * cols) return;
   float* at = x + i / cols * ld + i % cols;
-  *at = soft_cap(*at, cap);
+  *at = soft_cap(ld_stream(at), cap);
 }
 
 __global__ void l2_kernel(float* x, int64_t ld, int cols) {
   __shared__ float scratch[33];
+  grid_dependency_trigger();
+  grid_dependency_wait();
   float* row = x + blockIdx.x * ld;
   float ss = 0;
-  for (int c = threadIdx.x; c < cols; c += blockDim.x) ss += row[c] * row[c];
+  for (int c = threadIdx.x; c < cols; c += blockDim.x) {
+    const float v = ld_stream(row + c);
+    ss += v * v;
+  }
   ss = block_sum(ss, scratch);
   float factor = ss > 0 ? 1.f / sqrtf(ss) : 0.f;
   for (int c = threadIdx.x; c < cols; c += blockDim.x) row[c] *= factor;
@@ -406,11 +446,8 @@ void select_rows(const float* x, int64_t x_ld, float* out, int64_t out_ld, int f
 void pool(const Matrix& x, Half16 half16, float* out, int64_t out_ld, PoolKind kind, int sequences,
           int cols, const BatchView& batch, const Launch& where) {
   dim3 grid(sequences, ceil_div(cols, 128));
-  if (half16 == Half16::kFp16)
-    pool_kernel<__half><<<grid, 128, 0, where.stream>>>(x, out, out_ld, kind, cols, batch);
-  else
-    pool_kernel<__nv_bfloat16><<<grid, 128, 0, where.stream>>>(x, out, out_ld, kind, cols, batch);
-  check_launch("pool");
+  auto kernel = half16 == Half16::kFp16 ? pool_kernel<__half> : pool_kernel<__nv_bfloat16>;
+  launch(where, kernel, grid, dim3(128), 0, x, out, out_ld, kind, cols, batch);
 }
 
 void softcap(float* x, int64_t ld, float cap, int rows, int cols, const Launch& where) {
@@ -419,8 +456,7 @@ void softcap(float* x, int64_t ld, float cap, int rows, int cols, const Launch& 
 }
 
 void l2_normalize(float* x, int64_t ld, int rows, int cols, const Launch& where) {
-  l2_kernel<<<rows, 256, 0, where.stream>>>(x, ld, cols);
-  check_launch("l2_normalize");
+  launch(where, l2_kernel, dim3(rows), dim3(256), 0, x, ld, cols);
 }
 
 }  // namespace apud::cuda

@@ -115,6 +115,7 @@ CudaExecutor::CudaExecutor(const Program& program, const Weights& weights,
   size_t panel = take(panel_bytes);
   size_t attention = take(program_.is_encoder() ? 0 : size_t{2} * max * head_values * 4);
   shared_ = DeviceBuffer(at, "workspace");
+  APUD_CUDA(cudaMemset(shared_.as(), 0, at));  // see Gemm::Gemm
   if (turns_bytes)
     APUD_CUDA(
         cudaMemcpy(shared_.as() + turns_off, turns.data(), turns_bytes, cudaMemcpyHostToDevice));
@@ -143,7 +144,8 @@ CudaExecutor::CudaExecutor(const Program& program, const Weights& weights,
   if (!program_.is_encoder()) small_ = compile_small(context_, *small_values_);
 
   size_t pages = program_.is_encoder() ? 0 : size_t{1} << 20;
-  make_meta(small_meta_, kSmallRows, kSmallRows, std::min<size_t>(pages, size_t{1} << 18));
+  make_meta(small_meta_, program_.is_encoder() ? kShortText : kSmallRows, kSmallRows,
+            std::min<size_t>(pages, size_t{1} << 18));
   make_meta(large_meta_, max, max, pages);
 
   int columns = program_.values[program_.result].cols;
@@ -238,6 +240,10 @@ bool CudaExecutor::use_small(const Batch& batch) const {
   return !program_.is_encoder() && batch.tokens.size() <= static_cast<size_t>(kSmallRows);
 }
 
+bool CudaExecutor::short_text(const Batch& batch) const {
+  return program_.is_encoder() && batch.sequences.size() == 1 && batch.tokens.size() <= kShortText;
+}
+
 template <typename Sink>
 void CudaExecutor::pass(const Batch& batch, CudaKv* kv, bool greedy, Sink&& sink) {
   const bool pooled = program_.values[program_.result].rows == Rows::kSequences;
@@ -264,7 +270,8 @@ void CudaExecutor::pass(const Batch& batch, CudaKv* kv, bool greedy, Sink&& sink
     }
     return;
   }
-  Step step = prepare(large_meta_, batch, kv);
+  // A short text's arrays cross in one copy.
+  Step step = prepare(pooled && short_text(batch) ? small_meta_ : large_meta_, batch, kv);
   if (pooled) {
     run_encoder(step);
     step.out_rows = rows;
@@ -323,9 +330,13 @@ void CudaExecutor::run(const Batch& batch, KvStore* kv, std::span<float> out) {
     pass(part, static_cast<CudaKv*>(kv), false, [&](const Step& step, int first) {
       for (int r = 0; r < step.out_rows; r += result_rows_) {
         int n = std::min(result_rows_, step.out_rows - r);
-        APUD_CUDA(cudaMemcpy2DAsync(result_host_, columns * 4, result(step) + r * result_ld(),
-                                    result_ld() * 4, columns * 4, n, cudaMemcpyDeviceToHost,
-                                    stream_));
+        const float* from = result(step) + r * result_ld();
+        if (n == 1)
+          APUD_CUDA(
+              cudaMemcpyAsync(result_host_, from, columns * 4, cudaMemcpyDeviceToHost, stream_));
+        else
+          APUD_CUDA(cudaMemcpy2DAsync(result_host_, columns * 4, from, result_ld() * 4, columns * 4,
+                                      n, cudaMemcpyDeviceToHost, stream_));
         APUD_CUDA(cudaStreamSynchronize(stream_));
         size_t at = static_cast<size_t>(base + first + r) * columns;
         APUD_CHECK(at + static_cast<size_t>(n) * columns <= out.size(), "out holds the result");

@@ -64,6 +64,8 @@ class CudaExecutor : public Executor {
   void make_meta(Meta& meta, int tokens, int capacity, size_t pages);
   Step prepare(Meta& meta, const Batch& batch, CudaKv* kv);
   bool use_small(const Batch& batch) const;
+  /// Of an encoder: its step is a graph.
+  bool short_text(const Batch& batch) const;
   void check_batch(const Batch& batch, const KvStore* kv) const;
   /// Enqueues the step's body; then `sink(step, logits)` after each chunk of output rows.
   template <typename Sink>

@@ -39,6 +39,10 @@ class Gemm {
 /// GELU (by erf) of x wᵀ + bias, of at least 2,048 rows with k = 384 on Hopper: 16 bits in and out.
 /// False, and nothing done, where the card, the sizes or the places are not for it.
 bool product_gelu(const GemmArgs& a, int multiprocessors, cudaStream_t stream);
+/// x wᵀ + bias, with GELU where wanted, of at most kShortText rows: a short text's. Likewise;
+/// `where` may be programmatic.
+inline constexpr int kShortText = 64;
+bool product_few(const GemmArgs& g, bool gelu, const Launch& where);
 /// SiLU(gate) * up of x wᵀ's two parts, g.n outputs each, whose rows of w begin at gate_row and
 /// up_row: of at least kGatedRows rows on Hopper, likewise.
 inline constexpr int kGatedRows = 1024;

@@ -330,6 +330,7 @@ void bench_embed(Bench& b, const GpuCeilings& c, bool stages, GpuBenchRow row,
   q.work = "embed one query of 16";
   q.value = times[4] * 1e3;
   q.unit = "ms";
+  if (stages) q.stages = by_name(b.executor->profile(query, nullptr), 0);
   emit(q);
 }
 

@@ -51,12 +51,11 @@ void CudaExecutor::run_graph(const Step& step, bool greedy) {
 
 /// A short text's hundred kernels take longer to launch than to run: its step is a graph, too.
 void CudaExecutor::run_encoder(const Step& step) {
-  constexpr int kShort = 64;
   auto all = [&] {
     enqueue(large_.body, step);
     enqueue(large_.outputs, step);
   };
-  if (step.sequences != 1 || step.tokens > kShort) return all();
+  if (!step.few) return all();
   replay(GraphKey{step.tokens, 1, true, false, false, false, nullptr}, all);
 }
 

@@ -32,6 +32,7 @@ struct Step {
   bool small = false;               // decode's plan and values
   bool single = false;              // every sequence has one token: decode attention may be fused
   bool identity = false;            // output rows are the rows themselves
+  bool few = false;                 // an encoder's, of one short text
   bool long_rows = false;  // some row has more context than decode attention's few runs take
 };
 

@@ -67,6 +67,10 @@ void run_product(const Product& p, const Step& s) {
       activation(p.out, {}, p.out, Activation::kGeluErf, rows, p.row_count, g.half16, s.where);
   };
   if (p.half.data) {
+    if (s.few && product_few(g, p.gelu, s.where)) {
+      if (p.gated) finish();
+      return;
+    }
     if (p.gated && p.activation == Activation::kSilu) {
       GemmArgs half = g;
       half.n = p.row_count / 2;

@@ -38,6 +38,8 @@ void ProductsAhead::run(Half16 half16, int device) {
     out = std::max(out, kRows * n * 4);
   }
   DeviceBuffer memory(static_cast<size_t>(x + w + out), "products run ahead");
+  // Anything would do: see Gemm::Gemm.
+  APUD_CUDA(cudaMemsetAsync(memory.as(), 0, memory.bytes(), cudaStreamPerThread));
   Gemm gemm;
   for (const Product& p : products_) {
     GemmArgs g;

@@ -12,8 +12,8 @@
 namespace {
 
 void print(const apud::GpuBenchRow& r) {
-  std::printf("%-22s %-22s ctx %6d  %12.1f %-6s", r.work.c_str(), r.model.c_str(), r.context,
-              r.value, r.unit.c_str());
+  std::printf("%-22s %-22s ctx %6d  %12.*f %-6s", r.work.c_str(), r.model.c_str(), r.context,
+              r.value < 10 ? 3 : 1, r.value, r.unit.c_str());
   if (r.share > 0) std::printf("  %5.1f%% of %s", 100 * r.share, r.ceiling.c_str());
   if (r.microseconds_per_stage > 0) std::printf("  %.2f us/stage", r.microseconds_per_stage);
   if (r.logits_hash)

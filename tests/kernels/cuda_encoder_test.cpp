@@ -56,6 +56,34 @@ TEST_F(Cuda, Encoders) {
       }
 }
 
+TEST_F(Cuda, ShortTextsOfAnEncoder) {
+  // Alone in a step and of up to 64 tokens: products of few rows, in one, two and four tiles.
+  for (WeightType type : {WeightType::kF16, WeightType::kBF16})
+    for (int width : {96, 136, 384, 768}) {  // odd: heads of 34 do not fit, so 136 has 8.5 chunks
+      if (small() && (type == WeightType::kF16) != (width == 136)) continue;
+      EncoderShape s;
+      s.width = width;
+      s.heads = width == 136 ? HeadShape{17, 17, 8} : HeadShape{width / 32, width / 32, 32};
+      s.ffn = width == 136 ? 264 : 4 * width;
+      s.type = type;
+      auto m = test::synthetic_encoder(s);
+      auto e = gpu(*m);
+      auto reference = make_reference_executor(m->program, m->weights);
+      for (int n : {1, 9, 16, 17, 32, 33, 64}) {
+        if (small() && n % 16 == 0) continue;
+        auto text = ids(n, n);
+        SequenceSlice slice{0, n, 0, {}};
+        std::vector<float> want(width), got(width);
+        reference->run({text, std::span(&slice, 1), {}}, nullptr, want);
+        for (int round = 0; round < 3; ++round) {  // run, captured, replayed
+          e->run({text, std::span(&slice, 1), {}}, nullptr, got);
+          EXPECT_LT(test::relative_error(got, want), type == WeightType::kBF16 ? 2e-2 : 3e-3)
+              << weight_type_name(type) << " width " << width << ", " << n << " tokens";
+        }
+      }
+    }
+}
+
 TEST_F(Cuda, ManyRowsOfAnEncoder) {
   // More than 2,048 rows of width 384 go through products of our own where the card has them;
   // fewer, which Encoders compares with the reference, do not.
