@@ -21,6 +21,7 @@ namespace apud {
 namespace {
 
 constexpr uint64_t kHostTierBytes = 2ull << 30;
+constexpr int kSparePages = 2;  // of a conversation on the GPU: pages in which it parts from others
 
 InstalledModel best_installed_chat_model() {
   std::optional<InstalledModel> best;
@@ -155,6 +156,7 @@ LoadSubject Runtime::gpu_subject(int conversations) {
   request.context = options.settings.ctx;
   // A second conversation stays in memory where there is room for it.
   request.sequences = std::max(2, conversations);
+  request.spare_tokens = kSparePages * kKvPageTokens;
   request.kv_type = kv_type_of(options.settings.kv).value_or(KvType::kF16);
   return subject;
 }
@@ -220,9 +222,9 @@ std::unique_ptr<Engine> Runtime::build_engine() {
                       static_cast<uint64_t>(conversations(wish_));
   }
   if (gpu_plan_) {
-    // As planned, and per conversation the page in which two of them part.
+    // As planned.
     engine.kv_bytes = kv_bytes_per_token(chosen.model->program(), kv_type) *
-                      static_cast<uint64_t>(engine.context + 2 * kKvPageTokens) *
+                      static_cast<uint64_t>(engine.context + kSparePages * kKvPageTokens) *
                       static_cast<uint64_t>(planned_conversations_);
   }
   // Pages that leave the device are kept in pinned memory, up to an eighth of the machine's.

@@ -37,6 +37,20 @@ void weight_sizes(const Program& program, const Weights& weights, int64_t* packe
   }
 }
 
+/// KV of a token in a group's layers.
+int64_t token_bytes(const KvGroup& g, KvType type) {
+  int64_t vector = g.head_dim * bytes_per_value(type) + (type == KvType::kI8 ? 4 : 0);
+  return vector * 2 * g.layers * g.kv_heads;
+}
+
+/// What a decode step reads of `tokens` cached tokens: of windows only their own.
+int64_t kv_read_bytes(const Program& program, int tokens, KvType type) {
+  int64_t total = 0;
+  for (const KvGroup& g : program.kv_groups)
+    total += (g.window > 0 ? std::min(tokens, g.window) : tokens) * token_bytes(g, type);
+  return total;
+}
+
 /// An upper bound of what lives at once: every float value of a step, as if none shared memory.
 int64_t workspace_bytes(const Program& program, int tokens) {
   int64_t total = kFixedWork;
@@ -52,11 +66,8 @@ int64_t workspace_bytes(const Program& program, int tokens) {
 int64_t kv_bytes(const Program& program, int tokens, KvType type) {
   int64_t total = 0;
   for (const KvGroup& g : program.kv_groups) {
-    // A window needs its tokens, the page being written and the page being left.
-    int64_t kept = g.window > 0 ? std::min(tokens, g.window + 2 * kKvPageTokens) : tokens;
-    int64_t pages = (kept + kKvPageTokens - 1) / kKvPageTokens;
-    int64_t token = g.head_dim * bytes_per_value(type) + (type == KvType::kI8 ? 4 : 0);
-    total += pages * kKvPageTokens * 2 * g.layers * g.kv_heads * token;
+    int64_t pages = (tokens + kKvPageTokens - 1) / kKvPageTokens;
+    total += pages * kKvPageTokens * token_bytes(g, type);
   }
   return total;
 }
@@ -69,11 +80,14 @@ LoadPlan plan_load(const Program& program, const Weights& weights, const LoadReq
   plan.head_room = std::min(kHeadRoom, request.device_bytes / 16);
   const int64_t left = request.device_bytes - plan.weights - plan.workspace - plan.head_room;
 
+  auto kv_of = [&](int context, KvType type, int sequences) {
+    return kv_bytes(program, context + request.spare_tokens, type) * sequences;
+  };
   auto largest = [&](KvType type, int sequences) {
     int low = 0, high = std::max(program.max_positions, 1) / kKvPageTokens;  // pages
     while (low < high) {
       int middle = low + (high - low + 1) / 2;
-      if (kv_bytes(program, middle * kKvPageTokens, type) * sequences <= left)
+      if (kv_of(middle * kKvPageTokens, type, sequences) <= left)
         low = middle;
       else
         high = middle - 1;
@@ -83,14 +97,14 @@ LoadPlan plan_load(const Program& program, const Weights& weights, const LoadReq
   auto speed = [&](int context, KvType type) {
     if (request.read_bytes_per_second <= 0) return 0.0;
     double bytes = static_cast<double>(program_cost(program, weights).read_bytes_per_token) +
-                   static_cast<double>(kv_bytes(program, context / 2, type));
+                   static_cast<double>(kv_read_bytes(program, context / 2, type));
     return request.read_bytes_per_second / bytes;
   };
 
   plan.context =
       request.context > 0 ? request.context : largest(request.kv_type, request.sequences);
   if (program.is_encoder()) plan.context = 0;
-  plan.kv = kv_bytes(program, plan.context, request.kv_type) * request.sequences;
+  plan.kv = kv_of(plan.context, request.kv_type, request.sequences);
   plan.fits = left >= plan.kv && (program.is_encoder() || plan.context > 0) && left >= 0;
   if (plan.fits) {
     // The executor keeps 16-bit copies only where they leave 40 % of the card free.

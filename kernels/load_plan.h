@@ -15,7 +15,8 @@ namespace apud {
 struct LoadRequest {
   int64_t device_bytes = 0;  // free on the device
   int context = 0;           // tokens per sequence; 0: what fits, at most the program's own
-  int sequences = 1;         // that hold a full context at once
+  int sequences = 1;         // that hold a full context at once,
+  int spare_tokens = 0;      //   each with room for so many more: pages in which two of them part
   KvType kv_type = KvType::kF16;
   int max_step_tokens = 4096;        // workspace grows with it
   double read_bytes_per_second = 0;  // of the device; 0: no speed is predicted
@@ -43,8 +44,8 @@ struct LoadPlan {
       ladder;  // where !fits: what would, most useful first; empty: not even one page
 };
 
-/// Bytes of KV for `tokens` tokens of one sequence, in whole pages; sliding-window groups keep
-/// their window only.
+/// Bytes of KV for `tokens` tokens of one sequence, in whole pages. Groups with a sliding window
+/// keep all of them, too (the engine frees none behind it).
 int64_t kv_bytes(const Program& program, int tokens, KvType type);
 LoadPlan plan_load(const Program& program, const Weights& weights, const LoadRequest& request);
 /// Whether room for `sequences` instead of the request's costs neither context nor the 16-bit copy.

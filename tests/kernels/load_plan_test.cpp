@@ -19,12 +19,35 @@ TEST(LoadPlan, KvBytesAreWholePagesOfEveryLayer) {
   EXPECT_EQ(kv_bytes(m->program, 64, KvType::kI8), 64 * 32 * 2 * 8 * (128 + 4));
 }
 
-TEST(LoadPlan, WindowsBoundTheirGroups) {
+TEST(LoadPlan, WindowsKeepTheirPagesButAreReadAlone) {
   auto m = random_model("tiny:f16");
-  int64_t all = kv_bytes(m->program, 8192, KvType::kF16);
+  LoadRequest r;
+  r.device_bytes = kGiB;
+  r.context = 1 << 24;
+  r.read_bytes_per_second = 1e12;
+  const int64_t all = kv_bytes(m->program, 8192, KvType::kF16);
+  const LoadPlan plain = plan_load(m->program, m->weights, r);
   m->program.kv_groups[0].window = 512;
-  EXPECT_EQ(kv_bytes(m->program, 8192, KvType::kF16), all * (512 + 128) / 8192);
-  EXPECT_EQ(kv_bytes(m->program, 64, KvType::kF16), all * 64 / 8192);
+  EXPECT_EQ(kv_bytes(m->program, 8192, KvType::kF16), all) << "as the engine allocates";
+  const LoadPlan windowed = plan_load(m->program, m->weights, r);
+  ASSERT_FALSE(plain.ladder.empty());
+  ASSERT_EQ(plain.ladder.size(), windowed.ladder.size());
+  EXPECT_EQ(windowed.ladder[0].context, plain.ladder[0].context);
+  EXPECT_GT(windowed.ladder[0].tokens_per_second, 2 * plain.ladder[0].tokens_per_second);
+}
+
+TEST(LoadPlan, PagesInWhichSequencesPartAreCounted) {
+  auto m = random_model("llama-7b:q4_k_m");
+  LoadRequest r;
+  r.device_bytes = 140 * kGiB;
+  r.sequences = 256;
+  r.spare_tokens = 2 * kKvPageTokens;
+  const LoadPlan p = plan_load(m->program, m->weights, r);
+  ASSERT_TRUE(p.fits);
+  EXPECT_EQ(p.kv, 256 * kv_bytes(m->program, p.context + r.spare_tokens, r.kv_type));
+  EXPECT_LE(p.total(), r.device_bytes);
+  r.spare_tokens = 0;
+  EXPECT_EQ(plan_load(m->program, m->weights, r).context, p.context + 2 * kKvPageTokens);
 }
 
 TEST(LoadPlan, AutoContextTakesWhatFitsAndNoMore) {
