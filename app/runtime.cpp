@@ -189,16 +189,20 @@ const LoadPlan& Runtime::gpu_plan() {
 }
 
 std::unique_ptr<Executor> Runtime::make_executor(const Model& model, int max_step_tokens) {
-  return make_executor(model.program(), model.weights(), max_step_tokens);
+  // The 16-bit copy of its weights leaves the planned KV its room.
+  const int64_t reserve =
+      gpu_plan_ ? gpu_plan_->kv + gpu_plan_->workspace + gpu_plan_->head_room : 0;
+  return make_executor(model.program(), model.weights(), max_step_tokens, reserve);
 }
 
 std::unique_ptr<Executor> Runtime::make_executor(const Program& program, const Weights& weights,
-                                                 int max_step_tokens) {
+                                                 int max_step_tokens, int64_t reserve_bytes) {
   const Settings& s = options.settings;
   if (on_gpu()) {
     CudaOptions cuda;
     if (max_step_tokens > 0) cuda.max_step_tokens = max_step_tokens;
     cuda.deterministic = options.generation.deterministic;
+    cuda.reserve_bytes = reserve_bytes;
     return make_cuda_executor(program, weights, cuda);
   }
   CpuOptions cpu;

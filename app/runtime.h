@@ -81,8 +81,9 @@ class Runtime {
   bool on_gpu();
   /// Executor as --device and --cpu-isa say. `purpose` is used in messages.
   std::unique_ptr<Executor> make_executor(const Model& model, int max_step_tokens);
+  /// `reserve_bytes`: as CudaOptions.
   std::unique_ptr<Executor> make_executor(const Program& program, const Weights& weights,
-                                          int max_step_tokens);
+                                          int max_step_tokens, int64_t reserve_bytes = 0);
 
   bool has_store() const;
   /// For reading; throws kNoInput when nothing was ever ingested.

@@ -182,6 +182,9 @@ struct CudaOptions {
   int max_step_tokens = 4096;
   int max_sequences = 64;      // rows of a decode batch for which graphs are captured
   bool deterministic = false;  // row-invariant kernels in prefill, chunk and decode
+  // What a 16-bit copy of the weights must leave free on the device, besides two fifths of it: for
+  // the KV store that will be asked for.
+  int64_t reserve_bytes = 0;
 };
 /// CUDA executor; throws kUnavailable with the reason where there is no usable device.
 std::unique_ptr<Executor> make_cuda_executor(const Program& program, const Weights& weights,

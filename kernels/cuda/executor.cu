@@ -49,8 +49,9 @@ CudaExecutor::CudaExecutor(const Program& program, const Weights& weights,
   // 16-bit copies are a luxury: they leave 40% of the card to KV pages and workspace.
   std::optional<ProductsAhead> ahead;
   ahead.emplace(program_, weights, groups_, options.device);
-  weights_ = std::make_unique<DeviceWeights>(program_, weights, groups_, options.device,
-                                             device_bytes * 2 / 5, [&] { ahead.reset(); });
+  weights_ = std::make_unique<DeviceWeights>(
+      program_, weights, groups_, options.device,
+      std::max<size_t>(device_bytes * 2 / 5, options.reserve_bytes), [&] { ahead.reset(); });
   gemm_ = std::make_unique<Gemm>();
   small_values_ =
       std::make_unique<Values>(program_, groups_, Values::Request{false, kSmallRows, kSmallRows});
