@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cwchar>
@@ -22,6 +23,7 @@ constexpr const char* kPasteOn = "\x1b[?2004h";
 constexpr const char* kPasteOff = "\x1b[?2004l";
 constexpr size_t kMaxInput = 1 << 20;
 constexpr char kCtrlD = 4;
+constexpr wchar_t kRedraw = 0x1F;  // Ctrl-_, bound to drawing the line anew
 
 std::wstring widen(const std::string& text) {
   std::wstring out;
@@ -56,6 +58,7 @@ struct LineEditor::Impl {
   std::string pending;  // bytes of plain input not yet used
   bool at_end = false;
   bool interrupted = false;
+  std::wstring drawn;        // the line when it was looked at last
   bool typed_ahead = false;  // input was there before the terminal left its line mode
 
   /// Own reader: libedit's swallows the first interrupted read, so that Ctrl-C would need two
@@ -64,6 +67,10 @@ struct LineEditor::Impl {
     void* data = nullptr;
     el_wget(editor, EL_CLIENTDATA, &data);
     Impl& self = *static_cast<Impl*>(data);
+    if (self.draw_anew()) {
+      *out = kRedraw;
+      return 1;
+    }
     std::string bytes;
     for (;;) {
       if (!wait_readable(STDIN_FILENO)) {
@@ -82,6 +89,19 @@ struct LineEditor::Impl {
         return 1;
       }
     }
+  }
+
+  /// libedit moves what follows the cursor cell by cell and so cuts wide characters at the edge of
+  /// the screen in two: a line of them that was edited inside is drawn once more when no key waits.
+  bool draw_anew() {
+    const LineInfoW* line = el_wline(editor);
+    std::wstring now(line->buffer, line->lastchar);
+    if (now == drawn) return false;
+    struct pollfd input = {STDIN_FILENO, POLLIN, 0};
+    if (::poll(&input, 1, 0) > 0) return false;
+    drawn = std::move(now);
+    return !dumb && line->cursor < line->lastchar &&
+           std::any_of(drawn.begin(), drawn.end(), [](wchar_t c) { return c >= 0x1100; });
   }
 
   static wchar_t* get_prompt(EditLine* editor) {
@@ -188,6 +208,7 @@ LineEditor::LineEditor(bool terminal, const Path& history) : impl_(std::make_uni
   el_wset(impl_->editor, EL_ADDFN, L"apud-paste", L"insert a bracketed paste", &Impl::paste);
   el_wset(impl_->editor, EL_BIND, L"\\e[200~", L"apud-paste", nullptr);
   el_wset(impl_->editor, EL_BIND, L"^R", L"em-inc-search-prev", nullptr);
+  el_wset(impl_->editor, EL_BIND, L"^_", L"ed-redisplay", nullptr);
   if (!history.empty()) history_w(impl_->history, &impl_->event, H_LOAD, history.c_str());
 }
 

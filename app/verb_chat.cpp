@@ -80,7 +80,6 @@ class Chat {
 };
 
 void Chat::open_session() {
-  collections_ = runtime_.collections();
   std::string wanted = options_.chat.session;
   if (options_.chat.resume_last) {
     auto last = SessionStore(SessionStore::default_folder()).last();
@@ -94,6 +93,7 @@ void Chat::open_session() {
     }
   }
   if (wanted.empty() || (!known && !options_.chat.resume_last)) {
+    collections_ = runtime_.collections();
     Opening opening =
         make_opening(runtime_, system_prompt(options_, options_.chat.system, !collections_.empty()),
                      collections_, answer_tokens());
@@ -112,7 +112,9 @@ void Chat::open_session() {
         "this session was made with another model: its text is kept, its cache cannot be used");
   }
   // The session's own collections, unless the command line names others.
-  if (options_.common.collections.empty() && !options_.common.no_docs) {
+  if (!options_.common.collections.empty() || options_.common.no_docs) {
+    collections_ = runtime_.collections();
+  } else {
     std::vector<std::string> there;
     for (const std::string& name : info.collections) {
       if (runtime_.has_store() && runtime_.store().find_collection(name)) {
@@ -358,6 +360,8 @@ Finished Chat::answer_turn(const std::string& question, bool again) {
   finished.answer.receipt.refined = prepared.refined;
   live.finish();
   const Completion& best = finished.answer.best();
+  // Stopped while the prompt was read: there is no answer to keep.
+  if (best.finish_reason == FinishReason::kCancelled && best.tokens.empty()) throw Interrupted();
   check_finished(finished, best, passages);
   std::string legend =
       finished.refused ? nearest_text(finished.evidence) : legend_text(finished.checked);

@@ -208,8 +208,10 @@ std::vector<std::string> names_in(std::string_view sentence) {
 }
 
 Judge judge_of(const Passage& p) {
+  // With what stands over the passage in the prompt: minutes are named by their date.
   const std::string headed = p.source_text + "\n" + p.heading_path + "\n" + p.title;
-  return {&p, headed + "\n" + p.path, fold(p.source_text), content_stems(headed),
+  const std::string file = p.path.substr(p.path.rfind('/') + 1);
+  return {&p, headed + "\n" + p.path, fold(p.source_text), content_stems(headed + "\n" + file),
           language_of(p.source_text)};
 }
 

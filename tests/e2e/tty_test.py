@@ -299,7 +299,8 @@ def test_interrupt_stops_an_answer_and_keeps_the_session():
         tty.prompt(20)
         tty.send("Write a very long story about a lighthouse keeper.\r")
         tty.wait_for(r"\x1b\[\?2004l", 10, tty.mark)
-        tty.wait_for(r"[a-z]{3,} [a-z]{2,} [a-z]{2,}", 60, tty.seen.rfind(b"tokens", tty.mark))
+        reading = tty.wait_for(r"reading [0-9]+ tokens", 30, tty.mark)
+        tty.wait_for(r"[a-z]{3,} [a-z]{2,} [a-z]{2,}", 60, reading.end())
         sent = time.monotonic()
         tty.send("\x03")
         shown = plain(tty.prompt(5))
@@ -314,6 +315,47 @@ def test_interrupt_stops_an_answer_and_keeps_the_session():
         check(tty.modes() == tty.before, "terminal modes are as before")
     shown = home.run("session", "show", "interrupted").stdout.decode()
     check("very long story" in shown and "hello" in shown.lower(), shown)
+
+
+def test_interrupt_before_the_first_word_takes_the_question_back():
+    home = library()
+    with Tty(home, ["chat", "--no-docs", "-t", "0", "-s", "early", "--max-tokens", "4"]) as tty:
+        tty.prompt(20)
+        tty.send("This is " + "very " * 1500 + "long.\r")
+        tty.wait_for(r"reading [0-9,]+ tokens", 60, tty.mark)
+        tty.send("\x03")
+        shown = plain(tty.prompt(20))
+        check("(stopped)" in shown and "0 written" not in shown, f"an answer that never began has no receipt: {shown[-300:]}")
+        tty.ask("Say only: hello")
+        tty.send("\x04")
+        check(tty.finish() == 0, "Ctrl-D leaves")
+    session = json.loads(home.run("session", "export", "early", "--format", "json").stdout)
+    turns = session.get("turns") or session["conversation"]["turns"]
+    check([t["content"] for t in turns if t["role"] == "user"] == ["Say only: hello"], f"{turns}")
+    # A chat without documents names none when it goes on.
+    with Tty(home, ["chat", "-c"]) as tty:
+        begin = plain(tty.prompt(20))
+        check("documents: none" in begin and "documents: default" not in begin, begin)
+        tty.send("\x04")
+        tty.finish()
+
+
+def test_wide_characters_edited_in_the_middle_of_two_lines():
+    home = library()
+    with Tty(home, ["chat", "--no-docs", "--no-save"], columns=40) as tty:
+        tty.prompt(20)
+        tty.send("石门古桥修缮花了多少钱？工期多长？修缮办法是什么样的，谁来管理")
+        tty.wait_for("管理", 5, tty.mark)
+        tty.send("\x01\x1b[C\x1b[C")
+        time.sleep(0.3)
+        tty.pump(0.1)
+        at = len(tty.seen)
+        tty.send("\x04")
+        # The editor's own way leaves half of a character at the edge of the first line.
+        tty.wait_for("石门桥修缮花了多少钱？工期多长？修缮", 5, at)
+        tty.send("\x03")
+        tty.finish()
+        check_screen(tty.seen)
 
 
 def test_typed_text_and_interrupt():

@@ -136,6 +136,14 @@ TEST(Citations, NumbersHoldWhole) {
     EXPECT_FALSE(holds(wrong)) << wrong;
 }
 
+TEST(Citations, TheFilesNameHoldsItsNumbers) {
+  const std::vector<Passage> all = {
+      passage(1, "/minutes/1999/2025-05-13.md", "Elena was excused. The roof was postponed.")};
+  EXPECT_TRUE(check_answer("Elena was excused on 2025-05-13 [1].", all).citations[0].verified);
+  EXPECT_FALSE(check_answer("Elena was excused on 2025-06-13 [1].", all).citations[0].verified);
+  EXPECT_FALSE(check_answer("Elena was excused in 1999 [1].", all).citations[0].verified);
+}
+
 TEST(Citations, AnotherNumberDoesNotHold) {
   const std::vector<Passage> all = {
       passage(
