@@ -11,6 +11,7 @@
 #include <cwchar>
 #include <utility>
 
+#include "base/ascii.h"
 #include "app/signals.h"
 #include "app/terminal.h"
 #include "base/utf8.h"
@@ -247,7 +248,7 @@ LineEditor::Input LineEditor::read(const std::string& prompt) {
     if (text.size() > kMaxInput) break;
   }
   text = utf8_repair(text);
-  if (impl_->history && text.find_first_not_of(" \t\n") != std::string::npos) {
+  if (impl_->history && !is_blank(text)) {
     history_w(impl_->history, &impl_->event, H_ENTER, widen(text).c_str());
     if (!impl_->history_path.empty()) {
       history_w(impl_->history, &impl_->event, H_SAVE, impl_->history_path.c_str());

@@ -1,5 +1,6 @@
 #include "app/prompts.h"
 
+#include "base/ascii.h"
 #include "base/utf8.h"
 
 namespace apud {
@@ -38,9 +39,7 @@ std::string pinned_frame(std::string_view rendered) {
 }
 
 bool says_not_in_documents(std::string_view answer) {
-  std::string lower;
-  for (char c : answer.substr(0, 200))
-    lower += static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+  const std::string lower = ascii_lower(answer.substr(0, 200));
   size_t start = lower.find_first_not_of(" \n\t\"'*");
   if (start == std::string::npos) return false;
   std::string_view text = std::string_view(lower).substr(start);

@@ -19,7 +19,7 @@ constexpr const char* kSystem =
     "You judge search results. You are given a question and a passage of a document. Answer Yes "
     "if the passage holds the answer to the question, No if it does not.";
 constexpr int kFrameTokens = 20;  // of a judgement beside the passage: what stands after it
-constexpr uint64_t kMostBytes = 16u << 20;
+constexpr uint64_t kLongestTests = 16u << 20;
 
 /// log of the sum of exp(values).
 double log_sum(std::span<const float> values) {
@@ -53,7 +53,7 @@ bool wanted(Runtime& runtime, const std::vector<std::string>& collections) {
 Path tests_path() { return cache_dir() / "rerank.json"; }
 
 ordered_json load_all() {
-  auto text = read_file_if_exists(tests_path(), kMostBytes);
+  auto text = read_file_if_exists(tests_path(), kLongestTests);
   ordered_json all = text ? ordered_json::parse(*text, nullptr, false) : ordered_json::object();
   return all.is_object() ? all : ordered_json::object();  // damaged: as never tested
 }

@@ -13,8 +13,8 @@ namespace {
 constexpr int kReplyTokens = 96;
 constexpr int kImaginedTokens = 64;
 constexpr size_t kMost = 2;
-constexpr size_t kMostBytes = 400;  // of a rewording: a longer one is chatter
-constexpr size_t kLookedHits = 10;  // whose language counts
+constexpr size_t kLongestRewording = 400;  // of a rewording: a longer one is chatter
+constexpr size_t kLookedHits = 10;         // whose language counts
 
 std::string_view trimmed(std::string_view text, std::string_view what) {
   size_t from = text.find_first_not_of(what);
@@ -56,7 +56,7 @@ std::vector<std::string> parse_rewordings(std::string_view reply, std::string_vi
     line = trimmed(line, " \t\"'`");
     if (asked && !asks(line)) continue;
     std::string key = bare(line);
-    if (key.empty() || line.size() > kMostBytes) continue;
+    if (key.empty() || line.size() > kLongestRewording) continue;
     if (std::find(seen.begin(), seen.end(), key) != seen.end()) continue;
     seen.push_back(std::move(key));
     found.emplace_back(line);

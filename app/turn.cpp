@@ -6,6 +6,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "base/ascii.h"
 #include "app/turn_grammar.h"
 #include "base/utf8.h"
 
@@ -211,18 +212,10 @@ constexpr std::array kConversationPhrases = {
     "以",         "让",       "说明",     "列",         "呗",         "哈哈",       "哈",
     "行",         "听起来",   "看起来",   "觉得",       "认为",       "版本",       "部分"};
 
-std::string lower_ascii(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c + 32);
-  }
-  return out;
-}
-
 }  // namespace
 
 bool needs_retrieval(std::string_view turn, bool first_turn) {
-  std::string text = without_talk_about_the_answer(lower_ascii(turn));
+  std::string text = without_talk_about_the_answer(ascii_lower(turn));
   // Han runs: what is left after the conversation's own phrases is the subject.
   static const std::vector<std::string_view> phrases = [] {
     std::vector<std::string_view> sorted(kConversationPhrases.begin(), kConversationPhrases.end());

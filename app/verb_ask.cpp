@@ -3,6 +3,7 @@
 
 #include <chrono>
 
+#include "base/ascii.h"
 #include "app/answer.h"
 #include "app/clock.h"
 #include "app/generation.h"
@@ -32,14 +33,13 @@ std::string question_text(const AskOptions& ask, const Terminal& terminal) {
     }
     std::string text = utf8_repair(read_stdin());
     while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.pop_back();
-    if (text.find_first_not_of(" \t\r\n") == std::string::npos)
-      throw Error(ErrorKind::kUsage, "the question on standard input is empty");
+    if (is_blank(text)) throw Error(ErrorKind::kUsage, "the question on standard input is empty");
     return text;
   }
   std::string text;
   for (const std::string& word : ask.words) text += (text.empty() ? "" : " ") + word;
   text = utf8_repair(text);
-  if (text.find_first_not_of(" \t\r\n") == std::string::npos) {
+  if (is_blank(text)) {
     throw Error(ErrorKind::kUsage, "no question",
                 terminal.state().stdin_tty
                     ? "apud ask \"...\"; apud chat to talk"

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <functional>
 
+#include "base/ascii.h"
 #include "app/chat_turn.h"
 #include "app/generation.h"
 #include "app/json_text.h"
@@ -283,7 +284,7 @@ std::vector<Chat::Command> Chat::commands() {
 }
 
 bool Chat::handle(const std::string& input) {
-  if (input.find_first_not_of(" \t\n") == std::string::npos) return true;
+  if (is_blank(input)) return true;
   try {
     if (input[0] == '/' && input.size() > 1 && input[1] != '/' &&
         input.find('\n') == std::string::npos) {

@@ -3,6 +3,7 @@
 
 #include <set>
 
+#include "base/ascii.h"
 #include "app/answer.h"
 #include "app/json_text.h"
 #include "app/progress.h"
@@ -18,8 +19,7 @@ int verb_search(Runtime& runtime) {
   std::string query;
   for (const std::string& word : o.search.words) query += (query.empty() ? "" : " ") + word;
   query = utf8_repair(query);
-  if (query.find_first_not_of(" \t\n") == std::string::npos)
-    throw Error(ErrorKind::kUsage, "empty query", "apud search \"words\"");
+  if (is_blank(query)) throw Error(ErrorKind::kUsage, "empty query", "apud search \"words\"");
   std::vector<std::string> names = runtime.collections();
   if (names.empty()) {
     throw Error(ErrorKind::kNoInput, "no documents yet", "apud ingest FOLDER takes some in");

@@ -9,7 +9,6 @@ namespace {
 
 using jinja::Dict;
 using jinja::Text;
-using jinja::Value;
 
 /// The largest template met in practice has 17 KB.
 constexpr size_t kMaxSource = 1u << 20;
@@ -23,7 +22,7 @@ bool is_role_word(std::string_view role) {
   return true;
 }
 
-Value message_value(const ChatMessage& message) {
+jinja::Value message_value(const ChatMessage& message) {
   auto dict = std::make_shared<Dict>();
   dict->put("role", Text(message.role, is_role_word(message.role)));
   dict->put("content", Text(message.content, false));
@@ -74,15 +73,15 @@ OriginText ChatTemplate::render(const std::vector<ChatMessage>& messages,
   try {
     auto list = std::make_shared<jinja::List>();
     for (const ChatMessage& message : messages) list->items.push_back(message_value(message));
-    std::unordered_map<std::string, Value> variables;
+    std::unordered_map<std::string, jinja::Value> variables;
     variables["messages"] = list;
-    variables["tools"] = options.tools_json.empty() ? Value(jinja::None{})
+    variables["tools"] = options.tools_json.empty() ? jinja::Value(jinja::None{})
                                                     : jinja::from_json(options.tools_json, "tools");
     variables["documents"] = jinja::None{};
     variables["add_generation_prompt"] = options.add_generation_prompt;
     if (options.enable_thinking) variables["enable_thinking"] = *options.enable_thinking;
-    if (!impl_->bos.empty()) variables["bos_token"] = Value::scaffold(impl_->bos);
-    if (!impl_->eos.empty()) variables["eos_token"] = Value::scaffold(impl_->eos);
+    if (!impl_->bos.empty()) variables["bos_token"] = jinja::Value::scaffold(impl_->bos);
+    if (!impl_->eos.empty()) variables["eos_token"] = jinja::Value::scaffold(impl_->eos);
     text = jinja::Interpreter(options.now).render(*impl_->root, std::move(variables));
   } catch (const jinja::TemplateError& error) {
     throw Error(ErrorKind::kBadData, std::string("chat template: ") + error.what());

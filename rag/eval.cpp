@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "base/ascii.h"
 #include "base/check.h"
 #include "base/error.h"
 #include "base/utf8.h"
@@ -114,7 +115,7 @@ std::vector<EvalQuestion> parse_eval_questions(std::string_view jsonl) {
     std::string_view line = jsonl.substr(0, end);
     jsonl.remove_prefix(std::min(end + 1, jsonl.size()));
     ++number;
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+    if (is_blank(line)) continue;
     auto bad = [&](const std::string& why) {
       return Error(
           ErrorKind::kBadData, "questions line " + std::to_string(number) + ": " + why,

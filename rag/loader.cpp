@@ -8,6 +8,7 @@
 #include <cstring>
 #include <optional>
 
+#include "base/ascii.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "rag/loaders/formats.h"
@@ -16,18 +17,12 @@ namespace apud {
 
 namespace {
 
-std::string lowered(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
-  return out;
-}
-
 std::string lower_extension(std::string_view name) {
   size_t slash = name.rfind('/');
   if (slash != std::string_view::npos) name.remove_prefix(slash + 1);
   size_t dot = name.rfind('.');
   if (dot == std::string_view::npos || dot == 0) return {};
-  return lowered(name.substr(dot + 1));
+  return ascii_lower(name.substr(dot + 1));
 }
 
 bool is(std::string_view extension, std::initializer_list<std::string_view> list) {
@@ -117,7 +112,7 @@ Format choose(std::string_view extension, std::string_view bytes) {
   if (is(extension, {"html", "htm", "xhtml", "shtml"})) return Format::kHtml;
   if (extension == "svg") return Format::kSvg;
   if (extension.empty() || is(extension, {"php", "asp", "aspx", "jsp"})) {
-    std::string head = lowered(bytes.substr(0, 256));
+    std::string head = ascii_lower(bytes.substr(0, 256));
     size_t first = std::min(head.find_first_not_of(" \t\r\n"), head.size());
     if (starts(std::string_view(head).substr(first), "<!doctype html") ||
         starts(std::string_view(head).substr(first), "<html")) {

@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "base/ascii.h"
 #include "base/check.h"
 #include "base/error.h"
 #include "base/stopwatch.h"
@@ -26,10 +27,6 @@ namespace apud {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-bool is_blank(std::string_view text) {
-  return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
-}
 
 /// The end of a text that fits the embedder (of a follow-up the question is at the end).
 std::string fit_to_embedder(const TextEmbedder& embedder, std::string text) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/ascii.h"
 #include "base/utf8.h"
 #include "rag/chunker.h"
 
@@ -24,10 +25,8 @@ bool abbreviation(std::string_view word) {
       "eq",   "no",  "nos", "vol", "pp",  "ch",   "sec", "approx", "dept", "est",
       "jan",  "feb", "mar", "apr", "aug", "sept", "oct", "nov",    "dec",  "viz"};
   if (word.size() == 1 && word[0] >= 'A' && word[0] <= 'Z') return true;  // initials
-  std::string lower(word.substr(0, 8));
-  for (char& c : lower) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
-  if (word.size() > 8) return false;
-  return std::find(kWords.begin(), kWords.end(), lower) != kWords.end();
+  return word.size() <= 8 &&
+         std::find(kWords.begin(), kWords.end(), ascii_lower(word)) != kWords.end();
 }
 
 bool list_marker(std::string_view rest) {

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/ascii.h"
 #include "base/error.h"
 #include "rag/ignore_rules.h"
 
@@ -19,14 +20,6 @@ namespace {
 
 constexpr size_t kMaxDepth = 128;  // one open folder each
 constexpr uint64_t kMaxIgnoreFile = 1u << 20;
-
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c + 32);
-  }
-  return out;
-}
 
 // An ignore file, or nothing where it is absent, special, a link or too large.
 IgnoreRules read_rules(int folder, const char* name) {
@@ -248,7 +241,7 @@ const char* walk_skip_name(WalkSkip reason) {
 }
 
 bool is_secret_name(std::string_view original) {
-  std::string name = lower(original);
+  std::string name = ascii_lower(original);
   static constexpr std::array kNames = {".env",
                                         ".netrc",
                                         "_netrc",

@@ -8,23 +8,16 @@
 
 #include "base/error.h"
 #include "models/arch/arch.h"
+#include "models/arch/limits.h"
 #include "models/arch/json.h"
 
 namespace apud {
 
 namespace {
 
-constexpr int64_t kMaxLayers = 512;
-constexpr int64_t kMaxWidth = 1 << 17;
-constexpr int64_t kMaxFfn = 1 << 20;
-constexpr int64_t kMaxHeads = 1024;
-constexpr int64_t kMaxHeadDim = 1024;
-constexpr int64_t kMaxContext = 1 << 27;
-constexpr int64_t kMaxVocab = 1 << 22;
-
-class Reader {
+class FolderReader {
  public:
-  Reader(const Path& folder, int context)
+  FolderReader(const Path& folder, int context)
       : folder_(folder), json_(JsonObject::read(folder / "config.json")), context_(context) {}
 
   ArchConfig run() {
@@ -392,7 +385,7 @@ class Reader {
 }  // namespace
 
 ArchConfig config_from_folder(const Path& folder, int context) {
-  return Reader(folder, context).run();
+  return FolderReader(folder, context).run();
 }
 
 }  // namespace apud

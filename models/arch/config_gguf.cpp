@@ -9,23 +9,17 @@
 #include "base/error.h"
 #include "kernels/quant.h"
 #include "models/arch/arch.h"
+#include "models/arch/limits.h"
 
 namespace apud {
 
 namespace {
 
 constexpr std::array kArchitectures = {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"};
-constexpr uint64_t kMaxLayers = 512;
-constexpr uint64_t kMaxWidth = 1 << 17;
-constexpr uint64_t kMaxFfn = 1 << 20;
-constexpr uint64_t kMaxHeads = 1024;
-constexpr uint64_t kMaxHeadDim = 1024;
-constexpr uint64_t kMaxContext = 1 << 27;
-constexpr uint64_t kMaxVocab = 1 << 22;
 
-class Reader {
+class GgufReader {
  public:
-  explicit Reader(const GgufFile& file) : file_(file) {}
+  explicit GgufReader(const GgufFile& file) : file_(file) {}
 
   ArchConfig run(int context) {
     architecture();
@@ -255,6 +249,8 @@ class Reader {
 
 }  // namespace
 
-ArchConfig config_from_gguf(const GgufFile& file, int context) { return Reader(file).run(context); }
+ArchConfig config_from_gguf(const GgufFile& file, int context) {
+  return GgufReader(file).run(context);
+}
 
 }  // namespace apud

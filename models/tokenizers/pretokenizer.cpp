@@ -18,7 +18,7 @@ constexpr std::string_view kQwen2Regex =
 constexpr std::string_view kLlama3Regex =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
-struct Symbol {
+struct Character {
   char32_t code;
   uint8_t size;
   uint8_t bits;
@@ -33,9 +33,9 @@ class Matcher {
     for (size_t pos = begin; pos < end;) {
       size_t next = contraction(pos, end, false);
       if (next == pos) {
-        Symbol first = at(pos, end);
+        Character first = at(pos, end);
         size_t start = pos;
-        Symbol body = first;
+        Character body = first;
         if (first.code == ' ' && pos + 1 < end) {
           start = pos + 1;
           body = at(start, end);
@@ -61,7 +61,7 @@ class Matcher {
     for (size_t pos = 0; pos < end;) {
       size_t next = contraction(pos, end, true);
       if (next == pos) {
-        Symbol first = at(pos, end);
+        Character first = at(pos, end);
         size_t second = pos + first.size;
         bool line_end = first.code == '\r' || first.code == '\n';
         if (first.bits & kLetter) {
@@ -72,7 +72,7 @@ class Matcher {
         } else if (first.bits & kNumber) {
           next = second;
           for (size_t n = 1; n < max_digits && next < end; ++n) {
-            Symbol digit = at(next, end);
+            Character digit = at(next, end);
             if (!(digit.bits & kNumber)) break;
             next += digit.size;
           }
@@ -94,7 +94,7 @@ class Matcher {
   void smollm() {
     size_t end = text_.size(), open = 0;
     for (size_t pos = 0; pos < end;) {
-      Symbol c = at(pos, end);
+      Character c = at(pos, end);
       if (c.bits & kNumeric) {
         gpt2(open, pos);
         pos += c.size;
@@ -108,7 +108,7 @@ class Matcher {
   }
 
  private:
-  Symbol at(size_t pos, size_t end) const {
+  Character at(size_t pos, size_t end) const {
     Utf8Char c = utf8_decode(text_.substr(0, end), pos);
     // An ill-formed byte is a symbol of its own, so that pieces do not depend on what follows it.
     if (!c.valid) return {kReplacement, 1, 0};
@@ -117,7 +117,7 @@ class Matcher {
 
   size_t run(size_t pos, size_t end, uint8_t bits) const {
     while (pos < end) {
-      Symbol c = at(pos, end);
+      Character c = at(pos, end);
       if (!(c.bits & bits)) break;
       pos += c.size;
     }
@@ -126,7 +126,7 @@ class Matcher {
 
   size_t others(size_t pos, size_t end) const {
     while (pos < end) {
-      Symbol c = at(pos, end);
+      Character c = at(pos, end);
       if (c.bits & (kSpace | kLetter | kNumber)) break;
       pos += c.size;
     }
@@ -137,7 +137,7 @@ class Matcher {
   size_t spaces(size_t pos, size_t end, bool lines) const {
     size_t stop = pos, last = pos, line = pos;
     while (stop < end) {
-      Symbol c = at(stop, end);
+      Character c = at(stop, end);
       if (!(c.bits & kSpace)) break;
       last = stop;
       stop += c.size;

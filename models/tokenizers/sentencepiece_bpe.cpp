@@ -16,10 +16,7 @@
 namespace apud {
 namespace {
 
-constexpr std::string_view kSpace = "\xE2\x96\x81";
 constexpr size_t kLongestUserDefined = 512;
-/// Positions are 32 bits wide: longer text is cut.
-constexpr size_t kLongestText = 1u << 30;
 
 }  // namespace
 
@@ -114,11 +111,11 @@ size_t SentencePieceBpe::user_defined(std::string_view text) const {
 std::string SentencePieceBpe::normalize(std::string_view text) const {
   std::string out;
   out.reserve(text.size() + text.size() / 2 + 3);
-  if (dummy_prefix_) out += kSpace;
+  if (dummy_prefix_) out += kPieceSpace;
   for (size_t pos = 0; pos < text.size();) {
     unsigned char byte = static_cast<unsigned char>(text[pos]);
     if (byte == ' ') {
-      out += kSpace;
+      out += kPieceSpace;
       ++pos;
     } else if (byte < 0x80) {
       out += text[pos++];

@@ -4,6 +4,7 @@
 // Threads: values and free functions.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -12,6 +13,11 @@
 #include "models/tokenizers/special_tokens.h"
 
 namespace apud {
+
+/// U+2581, which stands for a space in pieces.
+inline constexpr std::string_view kPieceSpace = "\xE2\x96\x81";
+/// Positions are 32 bits wide: longer text is cut.
+inline constexpr size_t kLongestText = 1u << 30;
 
 struct SentencePieceModel {
   struct Piece {

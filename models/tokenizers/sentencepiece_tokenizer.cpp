@@ -11,16 +11,15 @@
 namespace apud {
 namespace {
 
-constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581 stands for a space in pieces
-
 std::string running_text(const SentencePieceModel::Piece& piece) {
   if (piece.kind == TokenKind::kByte)
     return std::string(1, static_cast<char>(byte_of_piece(piece.text)));
   if (piece.kind == TokenKind::kControl || piece.kind == TokenKind::kUnknown) return piece.text;
   if (piece.kind == TokenKind::kUnused) return {};
   std::string out = piece.text;
-  for (size_t at = out.find(kSpace); at != std::string::npos; at = out.find(kSpace, at + 1)) {
-    out.replace(at, kSpace.size(), " ");
+  for (size_t at = out.find(kPieceSpace); at != std::string::npos;
+       at = out.find(kPieceSpace, at + 1)) {
+    out.replace(at, kPieceSpace.size(), " ");
   }
   return out;
 }

@@ -12,11 +12,8 @@
 namespace apud {
 namespace {
 
-constexpr std::string_view kSpace = "\xE2\x96\x81";
 constexpr float kUnknownPenalty = 10.0f;
 constexpr size_t kFewChildren = 8;  // of a node: compared one by one
-/// Positions are 32 bits wide: longer text is cut.
-constexpr size_t kLongestText = 1u << 30;
 
 /// Bytes of a character by its first byte alone, as in the library.
 size_t char_size(char first) {
@@ -170,7 +167,7 @@ std::string SentencePieceUnigram::normalize(std::string_view text) const {
   }
   if (text.empty()) return out;
   out.reserve(text.size() + text.size() / 4 + 3);
-  std::string_view space = escape_whitespaces_ ? kSpace : std::string_view(" ");
+  std::string_view space = escape_whitespaces_ ? kPieceSpace : std::string_view(" ");
   if (dummy_prefix_) out += space;
   bool after_space = remove_extra_whitespaces_;
   while (!text.empty()) {

@@ -9,14 +9,14 @@
 namespace apud {
 
 namespace {
-constexpr const char* kLoader = loader_version("code");
+constexpr const char* kCodeLoader = loader_version("code");
 }  // namespace
 
 Document load_code(std::string_view bytes) {
   DecodedText decoded = decode_text(bytes);
-  if (decoded.binary) return skipped_document(kLoader, LoadStatus::kBinary, "binary content");
+  if (decoded.binary) return skipped_document(kCodeLoader, LoadStatus::kBinary, "binary content");
   Document document;
-  document.loader = kLoader;
+  document.loader = kCodeLoader;
   document.text = std::move(decoded.clean.text);
   document.replaced = decoded.clean.replaced;
   document.hidden_removed = decoded.clean.hidden;

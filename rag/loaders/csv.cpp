@@ -10,7 +10,7 @@ namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = loader_version("csv");
+constexpr const char* kCsvLoader = loader_version("csv");
 constexpr size_t kMaxCells = 4096;
 
 // The delimiter that divides the first lines into the same number of cells most often.
@@ -44,10 +44,10 @@ char guess_delimiter(std::string_view text) {
 
 Document load_csv(std::string_view bytes, std::string_view extension) {
   DecodedText decoded = decode_text(bytes);
-  if (decoded.binary) return skipped_document(kLoader, LoadStatus::kBinary, "binary content");
+  if (decoded.binary) return skipped_document(kCsvLoader, LoadStatus::kBinary, "binary content");
   std::string_view text = decoded.clean.text;
   const char delimiter = extension == "tsv" || extension == "tab" ? '\t' : guess_delimiter(text);
-  DocumentBuilder builder(kLoader);
+  DocumentBuilder builder(kCsvLoader);
   builder.hidden(decoded.clean.hidden);
   RowWriter rows(builder);
   std::vector<std::string> cells;

@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 
+#include "base/ascii.h"
 #include "rag/loaders/archive.h"
 #include "rag/loaders/builder.h"
 #include "rag/loaders/formats.h"
@@ -13,7 +14,7 @@ namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = loader_version("docx");
+constexpr const char* kDocxLoader = loader_version("docx");
 constexpr size_t kMaxCells = 1024;  // of a row
 
 class Word {
@@ -28,8 +29,7 @@ class Word {
     if (!parse_xml(xml, document, ignored)) return;
     for (const pugi::xml_node& style : document.document_element().children()) {
       if (local_name(style.name()) != "style") continue;
-      std::string name(local_attribute(local_child(style, "name"), "val"));
-      for (char& c : name) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+      const std::string name = ascii_lower(local_attribute(local_child(style, "name"), "val"));
       int level = 0;
       if (name.rfind("heading ", 0) == 0 && name.size() == 9) level = name[8] - '0';
       if (name == "title") level = 1;
@@ -178,13 +178,14 @@ Document load_docx(std::string_view bytes, const LoadOptions& options) {
                name == "docProps/core.xml";
       },
       options);
-  if (parts.status != LoadStatus::kOk) return skipped_document(kLoader, parts.status, parts.reason);
+  if (parts.status != LoadStatus::kOk)
+    return skipped_document(kDocxLoader, parts.status, parts.reason);
   pugi::xml_document document, notes, core;
   std::string reason;
   if (!parse_xml(parts.find("word/document.xml"), document, reason)) {
-    return skipped_document(kLoader, LoadStatus::kMalformed, "word/document.xml: " + reason);
+    return skipped_document(kDocxLoader, LoadStatus::kMalformed, "word/document.xml: " + reason);
   }
-  DocumentBuilder builder(kLoader);
+  DocumentBuilder builder(kDocxLoader);
   Word word(builder);
   word.styles(parts.find("word/styles.xml"));
   word.body(local_child(document.document_element(), "body"));

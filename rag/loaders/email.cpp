@@ -5,6 +5,7 @@
 #include <array>
 #include <optional>
 
+#include "base/ascii.h"
 #include "base/utf8.h"
 #include "rag/loaders/builder.h"
 #include "rag/loaders/encoding.h"
@@ -15,16 +16,9 @@ namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = loader_version("email");
-constexpr int kMaxParts = 200;   // of one message
-constexpr int kMaxNesting = 16;  // of multiparts
-
-char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
-std::string lowered(std::string_view text) {
-  std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(), lower);
-  return out;
-}
+constexpr const char* kEmailLoader = loader_version("email");
+constexpr int kMaxParts = 200;      // of one message
+constexpr int kMaxMultiparts = 16;  // of multiparts
 
 std::string decode_base64(std::string_view text) {
   std::string out;
@@ -69,7 +63,7 @@ std::string decode_quoted(std::string_view text, bool header) {
 std::string to_text(std::string_view bytes, std::string_view charset) {
   bool known = false;
   std::string out;
-  std::string name = lowered(charset);
+  std::string name = ascii_lower(charset);
   if (!name.empty() && name != "us-ascii" && name != "unknown-8bit")
     out = to_utf8(bytes, name, &known);
   if (known) return clean_utf8(out).text;
@@ -86,7 +80,7 @@ std::string decode_words(std::string_view text) {
       size_t end = kind == std::string_view::npos ? kind : text.find("?=", kind + 1);
       if (end != std::string_view::npos && kind == charset + 2 && end - i < 1024) {
         std::string_view body = text.substr(kind + 1, end - kind - 1);
-        char how = lower(text[charset + 1]);
+        char how = ascii_lower(text[charset + 1]);
         out += to_text(how == 'b' ? decode_base64(body) : decode_quoted(body, true),
                        text.substr(i + 2, charset - i - 2));
         i = end + 2;
@@ -117,10 +111,10 @@ size_t read_header(std::string_view text, Header& header) {
     at = std::min(end + 1, text.size());
     size_t colon = line.find(':');
     if (colon == std::string_view::npos) continue;
-    std::string name = lowered(line.substr(0, colon));
+    std::string name = ascii_lower(line.substr(0, colon));
     std::string value = one_line(line.substr(colon + 1));
     if (name == "content-type") header.content_type = value;
-    if (name == "content-transfer-encoding") header.encoding = lowered(value);
+    if (name == "content-transfer-encoding") header.encoding = ascii_lower(value);
     if (name == "content-disposition") header.disposition = value;
     if (name == "subject") header.subject = decode_words(value);
     if (name == "from") header.from = decode_words(value);
@@ -132,7 +126,7 @@ size_t read_header(std::string_view text, Header& header) {
 
 // The parameter of a header value: boundary=…, charset="…".
 std::string parameter(std::string_view value, std::string_view name) {
-  std::string low = lowered(value);
+  std::string low = ascii_lower(value);
   for (size_t at = low.find(';'); at != std::string::npos; at = low.find(';', at + 1)) {
     size_t begin = low.find_first_not_of("; \t", at);
     if (begin == std::string::npos || low.compare(begin, name.size(), name) != 0) continue;
@@ -155,8 +149,8 @@ struct Body {
 };
 
 void read_part(const Header& header, std::string_view content, int depth, Body& out) {
-  if (++out.parts > kMaxParts || depth > kMaxNesting) return;
-  std::string type = lowered(header.content_type.substr(0, header.content_type.find(';')));
+  if (++out.parts > kMaxParts || depth > kMaxMultiparts) return;
+  std::string type = ascii_lower(header.content_type.substr(0, header.content_type.find(';')));
   std::string file = parameter(header.disposition, "filename");
   if (file.empty()) file = parameter(header.content_type, "name");
   if (type.rfind("multipart/", 0) == 0) {
@@ -180,7 +174,7 @@ void read_part(const Header& header, std::string_view content, int depth, Body& 
     }
     return;
   }
-  bool attached = lowered(header.disposition).rfind("attachment", 0) == 0;
+  bool attached = ascii_lower(header.disposition).rfind("attachment", 0) == 0;
   if (!file.empty() && (attached || type.rfind("text/", 0) != 0)) {
     out.attachments.push_back(decode_words(file));
     return;
@@ -272,9 +266,9 @@ void message(std::string_view raw, int line, int number, const LoadOptions& opti
 
 Document load_email(std::string_view bytes, bool mailbox, const LoadOptions& options) {
   if (bytes.substr(0, 8192).find('\0') != std::string_view::npos) {
-    return skipped_document(kLoader, LoadStatus::kBinary, "binary content");
+    return skipped_document(kEmailLoader, LoadStatus::kBinary, "binary content");
   }
-  DocumentBuilder builder(kLoader);
+  DocumentBuilder builder(kEmailLoader);
   if (!mailbox) {
     message(bytes, 1, 0, options, builder);
     return builder.finish();
@@ -286,7 +280,7 @@ Document load_email(std::string_view bytes, bool mailbox, const LoadOptions& opt
     size_t next = bytes.find("\nFrom ", first);
     size_t end = next == std::string_view::npos ? bytes.size() : next + 1;
     if (options.cancel && options.cancel->raised())
-      return skipped_document(kLoader, LoadStatus::kLimit, "cancelled");
+      return skipped_document(kEmailLoader, LoadStatus::kLimit, "cancelled");
     message(bytes.substr(first + 1, end - first - 1), line, ++number, options, builder);
     line += static_cast<int>(std::count(bytes.begin() + static_cast<std::ptrdiff_t>(at),
                                         bytes.begin() + static_cast<std::ptrdiff_t>(end), '\n'));

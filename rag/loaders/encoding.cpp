@@ -8,6 +8,7 @@
 #include <cstring>
 #include <memory>
 
+#include "base/ascii.h"
 #include "base/utf8.h"
 
 namespace apud {
@@ -236,8 +237,7 @@ std::string detect_encoding(std::string_view bytes) {
 
 std::string to_utf8(std::string_view bytes, const std::string& encoding, bool* known) {
   if (known) *known = true;
-  std::string name = encoding;
-  for (char& c : name) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+  std::string name = ascii_lower(encoding);
   if (name == "utf-8" || name == "utf8" || name == "us-ascii" || name == "ascii") {
     if (bytes.substr(0, 3) == "\xEF\xBB\xBF") bytes.remove_prefix(3);
     return std::string(bytes);  // repaired and counted by the cleaning

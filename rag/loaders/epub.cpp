@@ -10,7 +10,7 @@
 namespace apud {
 
 namespace {
-constexpr const char* kLoader = loader_version("epub");
+constexpr const char* kEpubLoader = loader_version("epub");
 constexpr size_t kMaxChapters = 10000;
 
 bool ends_with(std::string_view name, std::string_view end) {
@@ -21,7 +21,7 @@ bool ends_with(std::string_view name, std::string_view end) {
 
 Document load_epub(std::string_view bytes, const LoadOptions& options) {
   auto skip = [](LoadStatus status, std::string why) {
-    return skipped_document(kLoader, status, std::move(why));
+    return skipped_document(kEpubLoader, status, std::move(why));
   };
   Parts container = read_parts(
       bytes,
@@ -94,7 +94,7 @@ Document load_epub(std::string_view bytes, const LoadOptions& options) {
     if (binary) return skip(LoadStatus::kMalformed, "a chapter is no text: " + name);
     names.push_back(name);
   }
-  DocumentBuilder builder(kLoader);
+  DocumentBuilder builder(kEpubLoader);
   std::vector<HtmlPage> parsed = parse_html(pages, options);
   if (options.cancel && options.cancel->raised()) return skip(LoadStatus::kLimit, "cancelled");
   for (size_t i = 0; i < parsed.size(); ++i) append_page(parsed[i], names[i], 0, builder);

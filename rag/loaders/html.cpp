@@ -4,6 +4,7 @@
 #include <array>
 #include <chrono>
 
+#include "base/ascii.h"
 #include "base/child.h"
 #include "base/utf8.h"
 #include "rag/loaders/encoding.h"
@@ -21,11 +22,10 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kParseSeconds = 10;  // for what the pre-scan does not foresee
 
-char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
-
 bool name_is(std::string_view name, std::string_view wanted) {
-  return name.size() == wanted.size() && std::equal(name.begin(), name.end(), wanted.begin(),
-                                                    [](char a, char b) { return lower(a) == b; });
+  return name.size() == wanted.size() &&
+         std::equal(name.begin(), name.end(), wanted.begin(),
+                    [](char a, char b) { return ascii_lower(a) == b; });
 }
 
 bool one_of(std::string_view name, std::initializer_list<std::string_view> list) {
@@ -35,8 +35,7 @@ bool one_of(std::string_view name, std::initializer_list<std::string_view> list)
 
 // The value of charset= in the first kilobyte.
 std::string declared_charset(std::string_view bytes) {
-  std::string head(bytes.substr(0, 1024));
-  std::transform(head.begin(), head.end(), head.begin(), lower);
+  const std::string head = ascii_lower(bytes.substr(0, 1024));
   size_t at = 0;
   while ((at = head.find("charset", at)) != std::string::npos) {
     at += 7;
@@ -168,7 +167,7 @@ bool html_within_limits(std::string_view html) {
     }
     bool closing = i + 1 < html.size() && html[i + 1] == '/';
     size_t begin = i + 1 + (closing ? 1 : 0), end = begin;
-    if (begin >= html.size() || lower(html[begin]) < 'a' || lower(html[begin]) > 'z') {
+    if (begin >= html.size() || ascii_lower(html[begin]) < 'a' || ascii_lower(html[begin]) > 'z') {
       ++i;
       continue;
     }
@@ -196,7 +195,7 @@ bool html_within_limits(std::string_view html) {
       for (size_t k = open.size(); k-- > 0;) {
         if (open[k].size() == name.size() &&
             std::equal(name.begin(), name.end(), open[k].begin(),
-                       [](char a, char b) { return lower(a) == lower(b); })) {
+                       [](char a, char b) { return ascii_lower(a) == ascii_lower(b); })) {
           open.resize(k);
           break;
         }
@@ -208,11 +207,7 @@ bool html_within_limits(std::string_view html) {
       for (;;) {
         i = html.find("</", i);
         if (i == std::string_view::npos) return true;
-        if (name_is(html.substr(i + 2, name.size()), std::string([&] {
-                      std::string n(name);
-                      std::transform(n.begin(), n.end(), n.begin(), lower);
-                      return n;
-                    }()))) {
+        if (name_is(html.substr(i + 2, name.size()), ascii_lower(name))) {
           break;
         }
         i += 2;
@@ -285,15 +280,15 @@ void append_page(const HtmlPage& page, std::string_view member, int page_number,
 }
 
 Document load_html(std::string_view bytes, const LoadOptions& options) {
-  constexpr const char* kLoader = loader_version("html");
+  constexpr const char* kHtmlLoader = loader_version("html");
   bool binary = false;
   std::vector<std::string> pages = {decode_html(bytes, &binary)};
-  if (binary) return skipped_document(kLoader, LoadStatus::kBinary, "binary content");
+  if (binary) return skipped_document(kHtmlLoader, LoadStatus::kBinary, "binary content");
   CleanText clean = clean_utf8(bytes);  // for the counts: hidden marks are gone before parsing
   HtmlPage page = std::move(parse_html(pages, options)[0]);
   if (options.cancel && options.cancel->raised())
-    return skipped_document(kLoader, LoadStatus::kLimit, "cancelled");
-  DocumentBuilder builder(kLoader);
+    return skipped_document(kHtmlLoader, LoadStatus::kLimit, "cancelled");
+  DocumentBuilder builder(kHtmlLoader);
   if (detect_encoding(bytes) == "UTF-8") {
     builder.hidden(clean.hidden);
     builder.document().replaced = clean.replaced;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 
+#include "base/ascii.h"
 #include "base/child.h"
 #include "rag/document.h"
 #include "rag/loaders/html_wire.h"
@@ -14,12 +15,6 @@ namespace apud {
 namespace {
 
 constexpr int kMaxDepth = 2048;
-
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
-  return out;
-}
 
 class Extractor {
  public:
@@ -73,7 +68,7 @@ class Extractor {
     if (gumbo_get_attribute(&element.attributes, "hidden")) return true;
     std::string_view raw = attribute(element, "style");
     if (raw.empty()) return false;
-    std::string style = lower(raw);
+    std::string style = ascii_lower(raw);
     style.erase(std::remove(style.begin(), style.end(), ' '), style.end());
     for (const char* mark : {"display:none", "visibility:hidden", "font-size:0", "opacity:0"}) {
       size_t at = style.find(mark);

@@ -14,8 +14,8 @@ namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = loader_version("json");
-constexpr size_t kMaxDepth = 256;
+constexpr const char* kJsonLoader = loader_version("json");
+constexpr size_t kMaxJsonNesting = 256;
 constexpr size_t kBlockBytes = 2048;  // a record longer than this continues in another block
 
 class Scanner {
@@ -145,7 +145,7 @@ class Scanner {
   // `depth` counts open containers; records are the members of the outermost container.
   bool value(size_t depth) {
     space();
-    if (at_ >= text_.size() || depth > kMaxDepth) return false;
+    if (at_ >= text_.size() || depth > kMaxJsonNesting) return false;
     char c = text_[at_];
     if (c == '"') {
       std::string s;
@@ -196,9 +196,9 @@ class Scanner {
 
 Document load_json(std::string_view bytes, std::string_view extension) {
   DecodedText decoded = decode_text(bytes);
-  if (decoded.binary) return skipped_document(kLoader, LoadStatus::kBinary, "binary content");
+  if (decoded.binary) return skipped_document(kJsonLoader, LoadStatus::kBinary, "binary content");
   bool lines = extension == "jsonl" || extension == "ndjson" || extension == "jsonlines";
-  DocumentBuilder builder(kLoader);
+  DocumentBuilder builder(kJsonLoader);
   if (!Scanner(decoded.clean.text, builder).run(lines)) return load_text(bytes, extension);
   builder.hidden(decoded.clean.hidden);
   Document document = builder.finish();

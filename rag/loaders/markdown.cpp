@@ -16,7 +16,7 @@ namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = loader_version("markdown");
+constexpr const char* kMarkdownLoader = loader_version("markdown");
 // md4c 0.4.8 is quadratic in the size of some blocks; so it sees bounded pieces, cut at empty lines
 // outside of code fences. A link whose definition lies in another piece stays as written.
 constexpr size_t kPiece = 64u << 10;
@@ -230,8 +230,9 @@ size_t piece_end(std::string_view source, size_t begin) {
 
 Document load_markdown(std::string_view bytes) {
   DecodedText decoded = decode_text(bytes);
-  if (decoded.binary) return skipped_document(kLoader, LoadStatus::kBinary, "binary content");
-  DocumentBuilder builder(kLoader);
+  if (decoded.binary)
+    return skipped_document(kMarkdownLoader, LoadStatus::kBinary, "binary content");
+  DocumentBuilder builder(kMarkdownLoader);
   builder.hidden(decoded.clean.hidden);
   // Before parsing: long paragraphs become blocks piece by piece.
   builder.document().data_runs = shorten_data(decoded.clean.text);
@@ -258,7 +259,7 @@ Document load_markdown(std::string_view bytes) {
     parse.line = line;
     if (md_parse(parse.source.data(), static_cast<MD_SIZE>(parse.source.size()), &parser, &parse) !=
         0) {
-      return skipped_document(kLoader, LoadStatus::kLimit, "Markdown parser out of memory");
+      return skipped_document(kMarkdownLoader, LoadStatus::kLimit, "Markdown parser out of memory");
     }
     flush(parse);
     line += static_cast<int>(std::count(parse.source.begin(), parse.source.end(), '\n'));

@@ -10,10 +10,10 @@ namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = loader_version("notebook");
+constexpr const char* kNotebookLoader = loader_version("notebook");
 constexpr size_t kMaxBytes = 128u << 20;  // the parsed form takes several times that
 constexpr size_t kMaxOutput = 2000;       // of one cell, characters kept
-constexpr int kMaxDepth = 128;
+constexpr int kMaxCellNesting = 128;
 
 using nlohmann::json;
 
@@ -28,7 +28,7 @@ bool shallow(std::string_view text) {
     } else if (c == '"') {
       quoted = true;
     } else if (c == '[' || c == '{') {
-      if (++depth > kMaxDepth) return false;
+      if (++depth > kMaxCellNesting) return false;
     } else if (c == ']' || c == '}') {
       --depth;
     }
@@ -59,16 +59,18 @@ const json& member(const json& object, const char* name) {
 
 Document load_notebook(std::string_view bytes) {
   DecodedText decoded = decode_text(bytes);
-  if (decoded.binary) return skipped_document(kLoader, LoadStatus::kBinary, "binary content");
+  if (decoded.binary)
+    return skipped_document(kNotebookLoader, LoadStatus::kBinary, "binary content");
   if (bytes.size() > kMaxBytes)
-    return skipped_document(kLoader, LoadStatus::kLimit, "notebook larger than 128 MiB");
+    return skipped_document(kNotebookLoader, LoadStatus::kLimit, "notebook larger than 128 MiB");
   if (!shallow(decoded.clean.text))
-    return skipped_document(kLoader, LoadStatus::kMalformed, "JSON nested deeper than 128");
+    return skipped_document(kNotebookLoader, LoadStatus::kMalformed, "JSON nested deeper than 128");
   json notebook = json::parse(decoded.clean.text, nullptr, false);
   const json& cells = member(notebook, "cells");
   if (!cells.is_array())
-    return skipped_document(kLoader, LoadStatus::kMalformed, "no notebook: \"cells\" is missing");
-  DocumentBuilder builder(kLoader);
+    return skipped_document(kNotebookLoader, LoadStatus::kMalformed,
+                            "no notebook: \"cells\" is missing");
+  DocumentBuilder builder(kNotebookLoader);
   builder.hidden(decoded.clean.hidden);
   int number = 0;
   for (const json& cell : cells) {

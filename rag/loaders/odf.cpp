@@ -10,7 +10,7 @@ namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = loader_version("odf");
+constexpr const char* kOdfLoader = loader_version("odf");
 constexpr int kMaxRepeat = 64;  // repeated cells and spaces that are written out
 
 int repeat_of(std::string_view text) {
@@ -139,17 +139,18 @@ Document load_odf(std::string_view bytes, const LoadOptions& options) {
         return name == "content.xml" || name == "meta.xml" || name == "META-INF/manifest.xml";
       },
       options);
-  if (parts.status != LoadStatus::kOk) return skipped_document(kLoader, parts.status, parts.reason);
+  if (parts.status != LoadStatus::kOk)
+    return skipped_document(kOdfLoader, parts.status, parts.reason);
   const std::string* manifest = parts.find("META-INF/manifest.xml");
   if (manifest && manifest->find("encryption-data") != std::string::npos) {
-    return skipped_document(kLoader, LoadStatus::kEncrypted, "encrypted: needs a password");
+    return skipped_document(kOdfLoader, LoadStatus::kEncrypted, "encrypted: needs a password");
   }
   pugi::xml_document content, meta;
   std::string reason;
   if (!parse_xml(parts.find("content.xml"), content, reason)) {
-    return skipped_document(kLoader, LoadStatus::kMalformed, "content.xml: " + reason);
+    return skipped_document(kOdfLoader, LoadStatus::kMalformed, "content.xml: " + reason);
   }
-  DocumentBuilder builder(kLoader);
+  DocumentBuilder builder(kOdfLoader);
   OpenDocument reader(builder);
   reader.body(local_child(content.document_element(), "body"), false);
   if (parse_xml(parts.find("meta.xml"), meta, reason)) {

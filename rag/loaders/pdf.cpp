@@ -20,8 +20,8 @@ constexpr int kMaxPages = 20000;
 // A crop area beyond any page (the format ends at 14,400 points): without one pdftotext drops what
 // runs over the edge of the page, as long paths in typeset manuals do.
 constexpr const char* kExtent = "16000";
-constexpr size_t kMaxOutput = 64u << 20;  // of one slice
-constexpr size_t kMaxText = 256u << 20;   // of one document
+constexpr size_t kMaxSliceText = 64u << 20;  // of one slice
+constexpr size_t kMaxText = 256u << 20;      // of one document
 
 bool holds(std::string_view text, std::string_view part) {
   return text.find(part) != std::string_view::npos;
@@ -34,17 +34,17 @@ std::string first_line(std::string_view text) {
 }  // namespace
 
 Document load_pdf(std::string_view bytes, const LoadOptions& options) {
-  constexpr const char* kLoader = loader_version("pdf");
+  constexpr const char* kPdfLoader = loader_version("pdf");
   std::optional<Path> program = find_program("pdftotext");
   if (!program) {
-    return skipped_document(kLoader, LoadStatus::kUnsupported,
+    return skipped_document(kPdfLoader, LoadStatus::kUnsupported,
                             "pdftotext not found: install poppler-utils");
   }
   ChildLimits limits;
   limits.memory_bytes = options.parser_memory;
   limits.cpu_seconds = std::max(1, static_cast<int>(options.parser_seconds));
   limits.wall_seconds = options.parser_seconds * 1.5;
-  limits.output_bytes = kMaxOutput;
+  limits.output_bytes = kMaxSliceText;
 
   std::string output;
   std::string cut;  // why later pages are missing
@@ -60,7 +60,7 @@ Document load_pdf(std::string_view bytes, const LoadOptions& options) {
                     input.get(), limits, options.cancel);
     const std::string& said = result.diagnostics;
     if (result.end == ChildEnd::kCancelled)
-      return skipped_document(kLoader, LoadStatus::kLimit, "cancelled");
+      return skipped_document(kPdfLoader, LoadStatus::kLimit, "cancelled");
     bool past_the_end = result.end == ChildEnd::kExit && holds(said, "Wrong page range");
     if (past_the_end && pages > 0) break;
     if (result.end == ChildEnd::kOk) {
@@ -82,16 +82,16 @@ Document load_pdf(std::string_view bytes, const LoadOptions& options) {
       cut = "pages from " + std::to_string(pages + 1) + " on not read: " + why;
       break;
     }
-    if (limit) return skipped_document(kLoader, LoadStatus::kLimit, why);
+    if (limit) return skipped_document(kPdfLoader, LoadStatus::kLimit, why);
     if (holds(said, "Incorrect password") || (holds(said, "ncrypt") && holds(said, "password"))) {
-      return skipped_document(kLoader, LoadStatus::kEncrypted, "encrypted: needs a password");
+      return skipped_document(kPdfLoader, LoadStatus::kEncrypted, "encrypted: needs a password");
     }
-    if (past_the_end) return skipped_document(kLoader, LoadStatus::kMalformed, "no pages");
-    return skipped_document(kLoader, LoadStatus::kMalformed,
+    if (past_the_end) return skipped_document(kPdfLoader, LoadStatus::kMalformed, "no pages");
+    return skipped_document(kPdfLoader, LoadStatus::kMalformed,
                             why + (said.empty() ? "" : ": " + first_line(said)));
   }
   Document document = pdf_document(split_pages(output));
-  document.loader = kLoader;
+  document.loader = kPdfLoader;
   if (!cut.empty()) document.reason += (document.reason.empty() ? "" : "; ") + cut;
   return document;
 }

@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "base/ascii.h"
 #include "base/utf8.h"
 #include "rag/loaders/builder.h"
 #include "rag/loaders/encoding.h"
@@ -26,15 +27,14 @@ struct Line {
 };
 
 bool letter(unsigned char c) { return static_cast<unsigned>((c | 32) - 'a') < 26u || c >= 0x80; }
-bool digit(char c) { return c >= '0' && c <= '9'; }
 
 // Digits become one #, lower-case Roman numbers standing alone ~, so that page numbers compare
 // equal.
 std::string masked(std::string_view line) {
   std::string out;
   for (size_t i = 0; i < line.size();) {
-    if (digit(line[i])) {
-      while (i < line.size() && digit(line[i])) ++i;
+    if (ascii_digit(line[i])) {
+      while (i < line.size() && ascii_digit(line[i])) ++i;
       out += '#';
       continue;
     }
@@ -196,7 +196,7 @@ bool starts_item(std::string_view line) {
           line, {"• ", "◦ ", "▪ ", "■ ", "– ", "— ", "- ", "* ", "∗ ", "● ", "○ ", "$ ", "# "}))
     return true;
   size_t i = line.size() > 1 && line[0] == '(' ? 1 : 0, begin = i;
-  while (i < line.size() && digit(line[i]) && i - begin < 3) ++i;
+  while (i < line.size() && ascii_digit(line[i]) && i - begin < 3) ++i;
   return i > begin && i + 1 < line.size() && (line[i] == '.' || line[i] == ')') &&
          line[i + 1] == ' ';
 }
@@ -213,10 +213,10 @@ int heading_level(const Line* before, const Line& line, const Line* next, int& l
   if (starts_with_any(text, {"Chapter ", "CHAPTER ", "Appendix ", "APPENDIX ", "Part ", "PART "}) &&
       line.width < 70) {
     size_t space = text.find(' ') + 1;
-    return space < text.size() &&
-                   (digit(text[space]) || (text[space] >= 'A' && text[space] <= 'Z' &&
-                                           (space + 1 == text.size() || text[space + 1] == ' ' ||
-                                            text[space + 1] == '.' || text[space + 1] == ':')))
+    return space < text.size() && (ascii_digit(text[space]) ||
+                                   (text[space] >= 'A' && text[space] <= 'Z' &&
+                                    (space + 1 == text.size() || text[space + 1] == ' ' ||
+                                     text[space + 1] == '.' || text[space + 1] == ':')))
                ? 1
                : 0;
   }
@@ -227,10 +227,10 @@ int heading_level(const Line* before, const Line& line, const Line* next, int& l
   }
   size_t i = 0;
   int dots = 0;
-  bool appendix = text[0] >= 'A' && text[0] <= 'Z' && text[1] == '.' && digit(text[2]);
+  bool appendix = text[0] >= 'A' && text[0] <= 'Z' && text[1] == '.' && ascii_digit(text[2]);
   if (appendix) i = 1;
-  while (i < text.size() &&
-         (digit(text[i]) || (text[i] == '.' && i + 1 < text.size() && digit(text[i + 1])))) {
+  while (i < text.size() && (ascii_digit(text[i]) ||
+                             (text[i] == '.' && i + 1 < text.size() && ascii_digit(text[i + 1])))) {
     dots += text[i] == '.';
     if (++i > 14) return 0;
   }
@@ -250,9 +250,10 @@ int heading_level(const Line* before, const Line& line, const Line* next, int& l
   }
   int number = 0;
   // Capped: a row of digits is no chapter, and must not overflow.
-  for (size_t k = 0; k < i && digit(text[k]); ++k)
+  for (size_t k = 0; k < i && ascii_digit(text[k]); ++k)
     number = std::min(number * 10 + (text[k] - '0'), 100'000);
-  bool list = next && !next->text.empty() && (digit(next->text[0]) || starts_item(next->text));
+  bool list =
+      next && !next->text.empty() && (ascii_digit(next->text[0]) || starts_item(next->text));
   if (lower || list || line.width > 60 || (number != last_chapter + 1)) return 0;
   last_chapter = number;
   return 1;
@@ -314,7 +315,7 @@ class Joiner {
         ++end;
       }
       if (end < text.size() && !(text[end] == '-' && end + 1 == text.size())) {
-        std::string word = lower(text.substr(i, end - i));
+        std::string word = ascii_lower(text.substr(i, end - i));
         // Of a-b-c also a-b and b-c: what a line may end in.
         for (size_t hyphen = word.find('-'); hyphen != std::string::npos;
              hyphen = word.find('-', hyphen + 1)) {
@@ -326,12 +327,6 @@ class Joiner {
       }
       i = end;
     }
-  }
-
-  static std::string lower(std::string_view text) {
-    std::string out(text);
-    for (char& c : out) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
-    return out;
   }
 
   bool broken_word(const std::string& before, size_t hyphen, const std::string& line) const {
@@ -347,8 +342,8 @@ class Joiner {
     while (begin > token && letter(static_cast<unsigned char>(before[begin - 1]))) --begin;
     size_t end = 0;
     while (end < line.size() && letter(static_cast<unsigned char>(line[end]))) ++end;
-    std::string left = lower(std::string_view(before).substr(begin, hyphen - begin));
-    std::string right = lower(std::string_view(line).substr(0, end));
+    std::string left = ascii_lower(std::string_view(before).substr(begin, hyphen - begin));
+    std::string right = ascii_lower(std::string_view(line).substr(0, end));
     if (words_.count(left + right)) return true;
     if (words_.count(left + "-" + right)) return false;
     // Neither is known: a compound when both halves are words of this document by themselves.

@@ -9,7 +9,7 @@ namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = loader_version("pptx");
+constexpr const char* kPptxLoader = loader_version("pptx");
 constexpr std::string_view kNotes = "ppt/notesSlides/";
 
 void paragraph_text(const pugi::xml_node& node, std::string& out) {
@@ -94,14 +94,15 @@ Document load_pptx(std::string_view bytes, const LoadOptions& options) {
         return slide || name == "ppt/presentation.xml" || name == "ppt/_rels/presentation.xml.rels";
       },
       options);
-  if (parts.status != LoadStatus::kOk) return skipped_document(kLoader, parts.status, parts.reason);
+  if (parts.status != LoadStatus::kOk)
+    return skipped_document(kPptxLoader, parts.status, parts.reason);
   pugi::xml_document presentation;
   std::string reason;
   if (!parse_xml(parts.find("ppt/presentation.xml"), presentation, reason)) {
-    return skipped_document(kLoader, LoadStatus::kMalformed, "ppt/presentation.xml: " + reason);
+    return skipped_document(kPptxLoader, LoadStatus::kMalformed, "ppt/presentation.xml: " + reason);
   }
   auto targets = relationships(parts.find("ppt/_rels/presentation.xml.rels"), "ppt/");
-  DocumentBuilder builder(kLoader);
+  DocumentBuilder builder(kPptxLoader);
   int number = 0, broken = 0;
   for (const pugi::xml_node& id :
        local_child(presentation.document_element(), "sldIdLst").children()) {

@@ -12,7 +12,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kLoader = loader_version("session");
+constexpr const char* kSessionLoader = loader_version("session");
 constexpr int kMaxDepth = 64;
 constexpr size_t kHeadingBytes = 300;  // a longer question is text, too
 
@@ -54,8 +54,8 @@ Document load_session(std::string_view bytes) {
   if (root.is_object() && root.contains("conversation") && root["conversation"].is_object())
     turns = root["conversation"].value("turns", json());
   if (!turns.is_array())
-    return skipped_document(kLoader, LoadStatus::kMalformed, "not a session of apud");
-  DocumentBuilder builder(kLoader);
+    return skipped_document(kSessionLoader, LoadStatus::kMalformed, "not a session of apud");
+  DocumentBuilder builder(kSessionLoader);
   for (size_t i = 0; i + 1 < turns.size(); ++i) {
     const json &asked = turns[i], &answered = turns[i + 1];
     if (!asked.is_object() || !answered.is_object() || text_of(asked, "role") != "user" ||

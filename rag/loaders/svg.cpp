@@ -10,7 +10,7 @@ namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = loader_version("svg");
+constexpr const char* kSvgLoader = loader_version("svg");
 
 class Drawing {
  public:
@@ -65,8 +65,8 @@ Document load_svg(std::string_view bytes) {
   std::string xml(bytes), reason;
   pugi::xml_document document;
   if (!parse_xml(&xml, document, reason))
-    return skipped_document(kLoader, LoadStatus::kMalformed, reason);
-  DocumentBuilder builder(kLoader);
+    return skipped_document(kSvgLoader, LoadStatus::kMalformed, reason);
+  DocumentBuilder builder(kSvgLoader);
   Drawing(bytes, builder).body(document);
   return builder.finish();
 }

@@ -11,7 +11,7 @@ namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = loader_version("text");
+constexpr const char* kTextLoader = loader_version("text");
 // Length of a line that is one punctuation character repeated (an underline), else 0.
 size_t underline_length(std::string_view line) {
   if (line.size() < 3 || std::string_view("=-~^#*+\"'`:.").find(line[0]) == std::string_view::npos)
@@ -32,9 +32,9 @@ size_t letters(std::string_view line) {
 // before it.
 Document load_text(std::string_view bytes, std::string_view extension) {
   DecodedText decoded = decode_text(bytes);
-  if (decoded.binary) return skipped_document(kLoader, LoadStatus::kBinary, "binary content");
+  if (decoded.binary) return skipped_document(kTextLoader, LoadStatus::kBinary, "binary content");
   Document document;
-  document.loader = kLoader;
+  document.loader = kTextLoader;
   document.text = std::move(decoded.clean.text);
   document.replaced = decoded.clean.replaced;
   document.hidden_removed = decoded.clean.hidden;

@@ -14,7 +14,7 @@ namespace apud {
 
 namespace {
 
-constexpr const char* kLoader = loader_version("xlsx");
+constexpr const char* kXlsxLoader = loader_version("xlsx");
 constexpr size_t kMaxColumns = 4096;
 
 void all_text(const pugi::xml_node& node, std::string& out) {
@@ -130,11 +130,12 @@ Document load_xlsx(std::string_view bytes, const LoadOptions& options) {
                name == "xl/sharedStrings.xml" || name == "xl/styles.xml";
       },
       options);
-  if (parts.status != LoadStatus::kOk) return skipped_document(kLoader, parts.status, parts.reason);
+  if (parts.status != LoadStatus::kOk)
+    return skipped_document(kXlsxLoader, parts.status, parts.reason);
   pugi::xml_document workbook;
   std::string reason;
   if (!parse_xml(parts.find("xl/workbook.xml"), workbook, reason)) {
-    return skipped_document(kLoader, LoadStatus::kMalformed, "xl/workbook.xml: " + reason);
+    return skipped_document(kXlsxLoader, LoadStatus::kMalformed, "xl/workbook.xml: " + reason);
   }
   std::vector<std::string> strings;
   {
@@ -148,7 +149,7 @@ Document load_xlsx(std::string_view bytes, const LoadOptions& options) {
   }
   std::vector<Shown> styles = cell_styles(parts.find("xl/styles.xml"));
   auto targets = relationships(parts.find("xl/_rels/workbook.xml.rels"), "xl/");
-  DocumentBuilder builder(kLoader);
+  DocumentBuilder builder(kXlsxLoader);
   int broken = 0;
   for (const pugi::xml_node& entry :
        local_child(workbook.document_element(), "sheets").children()) {

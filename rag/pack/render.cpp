@@ -7,21 +7,21 @@ namespace {
 
 // Of the path, whose last part always stays: a short one says little alone, of a long one every
 // passage would pay for the rest, a tenth of the evidence.
-constexpr size_t kHeadingBytes = 30;
+constexpr size_t kShownHeadingBytes = 30;
 
 std::string_view file_name(std::string_view path) {
   size_t slash = path.rfind('/');
   return slash == std::string_view::npos ? path : path.substr(slash + 1);
 }
 
-std::string one_line(std::string_view text) {
+std::string on_one_line(std::string_view text) {
   std::string out(text);
   std::replace(out.begin(), out.end(), '\n', ' ');
   return out;
 }
 
 std::string_view short_heading(std::string_view path) {
-  while (path.size() > kHeadingBytes) {
+  while (path.size() > kShownHeadingBytes) {
     size_t next = path.find(" > ");
     if (next == std::string_view::npos) break;
     path.remove_prefix(next + 3);
@@ -58,9 +58,9 @@ std::string render_evidence(std::span<const Passage> passages) {
   std::string out;
   for (const Passage& p : passages) {
     if (!out.empty()) out += "\n";
-    out += "[" + std::to_string(p.id) + "] " + escape_marks(one_line(file_name(p.path)));
+    out += "[" + std::to_string(p.id) + "] " + escape_marks(on_one_line(file_name(p.path)));
     std::string_view heading = short_heading(p.heading_path);
-    if (!heading.empty()) out += " · " + escape_marks(one_line(heading));
+    if (!heading.empty()) out += " · " + escape_marks(on_one_line(heading));
     out += "\n" + escape_marks(p.text) + "\n";
   }
   return out;

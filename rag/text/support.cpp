@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "base/ascii.h"
 #include "base/utf8.h"
 #include "rag/text/terms.h"
 
@@ -13,8 +14,7 @@ namespace apud {
 
 namespace {
 
-bool digit(char c) { return c >= '0' && c <= '9'; }
-bool letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
+bool word_letter(char c) { return ascii_letter(c) || c == '_'; }
 
 /// "85,000.00" as 85000, "0.8", "1.2.3" and "3.0", which may be a version, as they are; empty where
 /// commas do not part thousands.
@@ -27,7 +27,7 @@ std::string plain_number(std::string_view written) {
       continue;
     }
     size_t group = 0;
-    while (i + 1 + group < written.size() && digit(written[i + 1 + group])) ++group;
+    while (i + 1 + group < written.size() && ascii_digit(written[i + 1 + group])) ++group;
     if (group != 3 || i > point) return {};
   }
   const size_t fraction = number.find('.') + 1;
@@ -42,19 +42,19 @@ std::string plain_number(std::string_view written) {
 std::string without_numbers(std::string_view text, bool parts, std::set<std::string>& numbers) {
   std::string rest;
   for (size_t i = 0; i < text.size();) {
-    if (!digit(text[i]) ||
-        (i > 0 && (letter(text[i - 1]) || digit(text[i - 1]) || text[i - 1] == '.'))) {
+    if (!ascii_digit(text[i]) ||
+        (i > 0 && (word_letter(text[i - 1]) || ascii_digit(text[i - 1]) || text[i - 1] == '.'))) {
       rest += text[i++];
       continue;
     }
     size_t end = i, separators = 0;
     while (end < text.size() &&
-           (digit(text[end]) || ((text[end] == '.' || text[end] == ',') && end + 1 < text.size() &&
-                                 digit(text[end + 1])))) {
-      separators += !digit(text[end]);
+           (ascii_digit(text[end]) || ((text[end] == '.' || text[end] == ',') &&
+                                       end + 1 < text.size() && ascii_digit(text[end + 1])))) {
+      separators += !ascii_digit(text[end]);
       ++end;
     }
-    const bool word = end < text.size() && letter(text[end]);
+    const bool word = end < text.size() && word_letter(text[end]);
     std::string number =
         separators > 0 && !word ? plain_number(text.substr(i, end - i)) : std::string();
     if (number.empty()) {

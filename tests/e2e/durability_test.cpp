@@ -40,7 +40,7 @@ class Durability : public LibraryTest {
 };
 
 TEST_F(Durability, IngestKilledAnywhereIsCompletedByARerun) {
-  constexpr int kDocuments = 40;
+  constexpr int kDocuments = 16;
   Home whole;
   configure(whole);
   write_documents(whole, kDocuments);
