@@ -6,10 +6,10 @@ apud_test(NAME app_test SOURCES app/settings_test.cpp app/cli_test.cpp app/promp
 apud_test(NAME engine_embedder_test SOURCES app/engine_embedder_test.cpp LIBS apud_app LABELS unit)
 # Driven by scripts/eval-conversations.
 find_package(nlohmann_json REQUIRED)
-add_executable(conversation_eval bench/conversation_eval.cpp)
+add_executable(conversation_eval EXCLUDE_FROM_ALL bench/conversation_eval.cpp)
 target_include_directories(conversation_eval PRIVATE ${PROJECT_SOURCE_DIR})
 target_link_libraries(conversation_eval PRIVATE apud_app fmt::fmt nlohmann_json::nlohmann_json)
 # Which blend: docs/performance.md, Retrieval.
-add_executable(rerank_dump bench/rerank_dump.cpp)
+add_executable(rerank_dump EXCLUDE_FROM_ALL bench/rerank_dump.cpp)
 target_include_directories(rerank_dump PRIVATE ${PROJECT_SOURCE_DIR})
 target_link_libraries(rerank_dump PRIVATE apud_app nlohmann_json::nlohmann_json)
