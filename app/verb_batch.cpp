@@ -81,11 +81,10 @@ class BatchRun {
 };
 
 void BatchRun::fail(Slot& slot, const std::string& message, const std::string& code) {
-  ordered_json out;
-  out["id"] = slot.item.id;
-  out["index"] = slot.item.index;
-  out["error"] = {{"code", code}, {"message", message}};
-  slot.line = dump_json(out);
+  slot.line = dump_json({{"schema", kJsonSchema},
+                         {"id", slot.item.id},
+                         {"index", slot.item.index},
+                         {"error", {{"code", code}, {"message", message}}}});
   slot.done = true;
   ++bad_;
 }

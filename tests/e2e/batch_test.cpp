@@ -86,6 +86,7 @@ TEST_F(Batch, KeepsOrderEchoesIdsAndReportsBadLines) {
   EXPECT_EQ(lines[2]["id"], 7);
   EXPECT_EQ(lines[4]["id"], "e");
   for (size_t bad : {2u, 3u, 5u, 6u}) {
+    EXPECT_EQ(lines[bad]["schema"], 1) << lines[bad];
     EXPECT_TRUE(lines[bad]["error"]["message"].is_string()) << lines[bad];
     EXPECT_TRUE(lines[bad]["error"]["code"].is_string()) << lines[bad];
     EXPECT_FALSE(lines[bad].contains("answer")) << lines[bad];
