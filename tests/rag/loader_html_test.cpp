@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <ctime>
 
 #include "base/utf8.h"
 #include "rag/loader.h"
@@ -115,10 +116,9 @@ TEST(LoadHtml, Charsets) {
 TEST(LoadHtml, DeepNestingLosesStructureInLinearTime) {
   for (const char* unit : {"<div>", "<b>", "<span><i>", "<table><tr><td>", "<blockquote>",
                            "<a href=x>", "<ul><li>", "<font size=1>"}) {
-    auto begin = std::chrono::steady_clock::now();
+    const std::clock_t begin = std::clock();  // of this process: what runs beside it does not count
     Document d = load_bytes("x.html", repeat(unit, 1u << 20) + "words that stay");
-    double seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    const double seconds = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
     EXPECT_LT(seconds, 0.5) << unit;
     EXPECT_TRUE(d.structure_lost) << unit;
     EXPECT_EQ(d.text, "words that stay") << unit;
