@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "app/named_texts.h"
 #include "app/runtime.h"
 #include "engine/conversation.h"
-#include "app/named_texts.h"
 #include "rag/attribution.h"
 #include "rag/citations.h"
 #include "rag/ledger.h"

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "app/signals.h"
+#include "base/ascii.h"
 #include "base/error.h"
 #include "base/utf8.h"
 #include "engine/engine.h"
@@ -194,7 +195,7 @@ void parse_batch_line(const std::string& raw, int64_t index, BatchItem& item) {
     item.question = line;
   }
   item.question = utf8_repair(item.question);
-  if (item.question.find_first_not_of(" \t\n") == std::string::npos) {
+  if (is_blank(item.question)) {
     throw Error(ErrorKind::kBadData,
                 fmt::format("line {}: field question: empty or missing", index + 1));
   }

@@ -21,15 +21,6 @@ bool is_answer(const ordered_json& json) {
   return json.is_object() && json.contains("index") && json["index"].is_number_integer();
 }
 
-void write_whole(int fd, std::string_view bytes, const std::string& path) {
-  while (!bytes.empty()) {
-    ssize_t n = ::write(fd, bytes.data(), bytes.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw io_error("cannot write", path, errno);
-    bytes.remove_prefix(static_cast<size_t>(n));
-  }
-}
-
 /// A file system without locks is written without one.
 void lock(int fd, const std::string& path) {
   if (::flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;

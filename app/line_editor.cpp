@@ -11,9 +11,9 @@
 #include <cwchar>
 #include <utility>
 
-#include "base/ascii.h"
 #include "app/signals.h"
 #include "app/terminal.h"
+#include "base/ascii.h"
 #include "base/utf8.h"
 
 namespace apud {

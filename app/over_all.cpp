@@ -4,10 +4,10 @@
 
 #include <algorithm>
 
-#include "base/ascii.h"
 #include "app/clock.h"
 #include "app/prompts.h"
 #include "app/side_prompt.h"
+#include "base/ascii.h"
 #include "base/error.h"
 #include "rag/attribution.h"
 

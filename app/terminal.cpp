@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/file.h"
 #include "base/utf8.h"
 
 namespace apud {
@@ -35,18 +36,6 @@ TerminalState inspect_terminal() {
   return state;
 }
 
-namespace {
-/// Writes everything or throws. EPIPE arrives only where SIGPIPE is ignored.
-void write_all(int fd, std::string_view bytes, const char* name) {
-  while (!bytes.empty()) {
-    ssize_t n = ::write(fd, bytes.data(), bytes.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw io_error("cannot write to", name, errno);
-    bytes.remove_prefix(static_cast<size_t>(n));
-  }
-}
-}  // namespace
-
 void Terminal::out(std::string_view bytes) {
   buffer_.append(bytes);
   if (buffer_.size() > (1 << 16)) flush();
@@ -60,7 +49,8 @@ void Terminal::flush() {
   std::string bytes;
   bytes.swap(buffer_);
   broken_ = true;
-  write_all(STDOUT_FILENO, bytes, "standard output");
+  // EPIPE arrives only where SIGPIPE is ignored.
+  write_whole(STDOUT_FILENO, bytes, "standard output");
   broken_ = false;
 }
 

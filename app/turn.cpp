@@ -6,8 +6,8 @@
 #include <unordered_set>
 #include <vector>
 
-#include "base/ascii.h"
 #include "app/turn_grammar.h"
+#include "base/ascii.h"
 #include "base/utf8.h"
 
 namespace apud {

@@ -3,7 +3,6 @@
 
 #include <chrono>
 
-#include "base/ascii.h"
 #include "app/answer.h"
 #include "app/clock.h"
 #include "app/generation.h"
@@ -15,6 +14,7 @@
 #include "app/prompts.h"
 #include "app/runtime.h"
 #include "app/signals.h"
+#include "base/ascii.h"
 #include "base/thread_pool.h"
 #include "base/utf8.h"
 

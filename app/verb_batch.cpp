@@ -7,10 +7,10 @@
 #include <deque>
 #include <map>
 
-#include "app/clock.h"
 #include "app/answer.h"
 #include "app/batch_input.h"
 #include "app/batch_output.h"
+#include "app/clock.h"
 #include "app/generation.h"
 #include "app/json_text.h"
 #include "app/opening.h"
@@ -18,6 +18,7 @@
 #include "app/prompts.h"
 #include "app/runtime.h"
 #include "app/signals.h"
+#include "base/ascii.h"
 
 namespace apud {
 
@@ -221,7 +222,7 @@ bool BatchRun::take_line() {
     return false;
   }
   ++index_;
-  if (line->find_first_not_of(" \t\r") == std::string::npos) return true;
+  if (is_blank(*line)) return true;
   Slot slot;
   slot.item.index = index_;
   try {

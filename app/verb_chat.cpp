@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <functional>
 
-#include "base/ascii.h"
 #include "app/chat_turn.h"
 #include "app/generation.h"
 #include "app/json_text.h"
@@ -16,6 +15,7 @@
 #include "app/prompts.h"
 #include "app/runtime.h"
 #include "app/signals.h"
+#include "base/ascii.h"
 #include "base/file.h"
 #include "base/utf8.h"
 

@@ -3,11 +3,11 @@
 
 #include <set>
 
-#include "base/ascii.h"
 #include "app/answer.h"
 #include "app/json_text.h"
 #include "app/progress.h"
 #include "app/runtime.h"
+#include "base/ascii.h"
 #include "base/utf8.h"
 #include "rag/hit_line.h"
 

@@ -112,6 +112,15 @@ std::optional<std::string> read_file_if_exists(const Path& path, uint64_t limit)
   return read_file(path, limit);
 }
 
+void write_whole(int fd, std::string_view bytes, const std::string& name) {
+  while (!bytes.empty()) {
+    ssize_t n = ::write(fd, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw io_error("cannot write", name, errno);
+    bytes.remove_prefix(static_cast<size_t>(n));
+  }
+}
+
 AtomicFileWriter::AtomicFileWriter(const Path& path, unsigned mode) : path_(path) {
   static std::atomic<unsigned> counter{0};
   temporary_ = path.parent_path() / ("." + path.filename().string() + ".tmp" +
@@ -125,12 +134,7 @@ AtomicFileWriter::~AtomicFileWriter() {
 }
 
 void AtomicFileWriter::write(std::string_view data) {
-  while (!data.empty()) {
-    ssize_t n = ::write(fd_.get(), data.data(), data.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw io_error("cannot write", path_.string(), errno);
-    data.remove_prefix(static_cast<size_t>(n));
-  }
+  write_whole(fd_.get(), data, path_.string());
 }
 
 void AtomicFileWriter::commit() {

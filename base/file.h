@@ -88,6 +88,9 @@ std::string read_file(const Path& path, uint64_t limit = 1ull << 30);
 /// As read_file, but absent when the file does not exist.
 std::optional<std::string> read_file_if_exists(const Path& path, uint64_t limit = 1ull << 30);
 
+/// Writes all of it, however often that is interrupted. Throws kIo, naming `name`.
+void write_whole(int fd, std::string_view bytes, const std::string& name);
+
 /// Replaces `path` as a whole: temporary file in the same folder (O_EXCL, `mode`), written,
 /// fsynced, renamed, folder fsynced. On any failure the old file stays and the temporary one is
 /// gone.

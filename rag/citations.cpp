@@ -210,9 +210,8 @@ std::vector<std::string> names_in(std::string_view sentence) {
 Judge judge_of(const Passage& p) {
   // With what stands over the passage in the prompt: minutes are named by their date.
   const std::string headed = p.source_text + "\n" + p.heading_path + "\n" + p.title;
-  const std::string file = p.path.substr(p.path.rfind('/') + 1);
-  return {&p, headed + "\n" + p.path, fold(p.source_text), content_stems(headed + "\n" + file),
-          language_of(p.source_text)};
+  return {&p, headed + "\n" + p.path, fold(p.source_text),
+          content_stems(headed + "\n" + std::string(file_name(p))), language_of(p.source_text)};
 }
 
 /// Checks one answer: numbers its marks, then judges it sentence by sentence.

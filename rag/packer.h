@@ -90,6 +90,8 @@ struct Packed {
 
 /// The markup in the prompt: one block per passage, "[id] file name · heading path" and the text.
 std::string render_evidence(std::span<const Passage> passages);
+/// The last part of the passage's path, which stands above it in the prompt.
+std::string_view file_name(const Passage& passage);
 
 /// Text in which nothing looks like a passage mark: [12] becomes (12).
 std::string escape_marks(std::string_view text);

@@ -5,6 +5,7 @@
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/math.cuh"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/tensor_map.h"
 
 namespace apud::cuda {
 namespace {
@@ -119,11 +120,10 @@ void run(const FewParams& p, const Launch& where) {
 }  // namespace
 
 bool product_few(const GemmArgs& g, bool gelu, const Launch& where) {
-  auto aligned = [](const void* p, int64_t ld, int bytes) {
-    return reinterpret_cast<uintptr_t>(p) % bytes == 0 && ld % 8 == 0;
-  };
-  if (g.rows > kShortText || g.accumulate || g.k % 8 != 0 || !aligned(g.x, g.x_ld, 16) ||
-      !aligned(g.w, g.w_ld, 16) || !aligned(g.out.data, g.out.ld, 8))
+  // Results are stored in pairs.
+  const bool pairs = reinterpret_cast<uintptr_t>(g.out.data) % 8 == 0 && g.out.ld % 8 == 0;
+  if (g.rows > kShortText || g.accumulate || g.k % 8 != 0 || !copies_take(g.x, g.x_ld) ||
+      !copies_take(g.w, g.w_ld) || !pairs)
     return false;
   const FewParams p = {g.x, g.w, g.bias, g.x_ld, g.w_ld, g.out, g.rows, g.n, g.k, gelu};
   if (g.half16 == Half16::kBf16)

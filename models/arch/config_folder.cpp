@@ -8,8 +8,8 @@
 
 #include "base/error.h"
 #include "models/arch/arch.h"
-#include "models/arch/limits.h"
 #include "models/arch/json.h"
+#include "models/arch/limits.h"
 
 namespace apud {
 

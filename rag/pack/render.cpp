@@ -9,11 +9,6 @@ namespace {
 // passage would pay for the rest, a tenth of the evidence.
 constexpr size_t kShownHeadingBytes = 30;
 
-std::string_view file_name(std::string_view path) {
-  size_t slash = path.rfind('/');
-  return slash == std::string_view::npos ? path : path.substr(slash + 1);
-}
-
 std::string on_one_line(std::string_view text) {
   std::string out(text);
   std::replace(out.begin(), out.end(), '\n', ' ');
@@ -30,6 +25,10 @@ std::string_view short_heading(std::string_view path) {
 }
 
 }  // namespace
+
+std::string_view file_name(const Passage& passage) {
+  return std::string_view(passage.path).substr(passage.path.rfind('/') + 1);
+}
 
 std::string escape_marks(std::string_view text) {
   std::string out;
@@ -58,7 +57,7 @@ std::string render_evidence(std::span<const Passage> passages) {
   std::string out;
   for (const Passage& p : passages) {
     if (!out.empty()) out += "\n";
-    out += "[" + std::to_string(p.id) + "] " + escape_marks(on_one_line(file_name(p.path)));
+    out += "[" + std::to_string(p.id) + "] " + escape_marks(on_one_line(file_name(p)));
     std::string_view heading = short_heading(p.heading_path);
     if (!heading.empty()) out += " · " + escape_marks(on_one_line(heading));
     out += "\n" + escape_marks(p.text) + "\n";
